@@ -1,0 +1,47 @@
+"""What travels with a request through every hop: its id, its deadline and its trace."""
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.errors import Code, MeshError
+
+REQUEST_ID = "x-request-id"
+DEADLINE = "x-deadline-unix-ms"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """`deadline` is on this process's monotonic clock, in seconds."""
+
+    request_id: str
+    deadline: float
+
+    @classmethod
+    def start(cls, timeout_s: float, request_id: str = "") -> "RequestContext":
+        """A new request that ends in `timeout_s` at the latest."""
+        return cls(request_id or uuid.uuid4().hex, time.monotonic() + timeout_s)
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str], limit_s: float) -> "RequestContext":
+        """The caller's context; without a readable deadline of theirs, `limit_s` holds."""
+        text = headers.get(DEADLINE, "")
+        left = int(text) / 1000 - time.time() if text.isdigit() else limit_s
+        return cls.start(min(left, limit_s), headers.get(REQUEST_ID, ""))
+
+    def remaining(self, limit_s: float = float("inf")) -> float:
+        """Seconds left, at most `limit_s`; raises DEADLINE_EXCEEDED when none are."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.")
+        return min(left, limit_s)
+
+    @property
+    def deadline_unix_ms(self) -> int:
+        """The deadline on the wall clock, for other machines."""
+        return int((time.time() + self.deadline - time.monotonic()) * 1000)
+
+    def headers(self) -> dict[str, str]:
+        """Header or metadata entries that carry this context."""
+        return {REQUEST_ID: self.request_id, DEADLINE: str(self.deadline_unix_ms)}

@@ -1,0 +1,67 @@
+"""One error type and one table from its codes to gRPC, HTTP and OpenAI's error types."""
+
+import enum
+from typing import NamedTuple
+
+
+class Wire(NamedTuple):
+    """How one code looks on each wire: gRPC's status number, HTTP's status, OpenAI's type."""
+
+    grpc: int
+    http: int
+    openai: str
+
+
+class Code(enum.Enum):
+    """What went wrong, named as gRPC names it."""
+
+    CANCELLED = Wire(1, 499, "request_cancelled")
+    INVALID_ARGUMENT = Wire(3, 400, "invalid_request_error")
+    DEADLINE_EXCEEDED = Wire(4, 504, "timeout_error")
+    NOT_FOUND = Wire(5, 404, "not_found_error")
+    PERMISSION_DENIED = Wire(7, 403, "permission_error")
+    RESOURCE_EXHAUSTED = Wire(8, 429, "rate_limit_error")
+    FAILED_PRECONDITION = Wire(9, 409, "invalid_request_error")
+    UNIMPLEMENTED = Wire(12, 501, "invalid_request_error")
+    INTERNAL = Wire(13, 500, "server_error")
+    UNAVAILABLE = Wire(14, 503, "service_unavailable")
+    UNAUTHENTICATED = Wire(16, 401, "authentication_error")
+
+    @classmethod
+    def from_grpc(cls, status: int) -> "Code":
+        """The code of a gRPC status number; INTERNAL for numbers that the mesh never sends."""
+        return _BY_GRPC.get(status, cls.INTERNAL)
+
+
+_BY_GRPC = {code.value.grpc: code for code in Code}
+
+
+class MeshError(Exception):
+    """A failure that its caller may see: `message` is written for them and holds nothing internal.
+
+    `field` names the request's field at fault; `retry_after_s` says when to try again.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+def invalid(field: str, message: str) -> MeshError:
+    """The caller sent something that `field` does not allow."""
+    return MeshError(Code.INVALID_ARGUMENT, message, field=field)
+
+
+def unavailable(message: str, retry_after_s: float = 1.0) -> MeshError:
+    """Something the request needs is not there now; trying again may help."""
+    return MeshError(Code.UNAVAILABLE, message, retry_after_s=retry_after_s)

@@ -1,0 +1,143 @@
+"""The life of a service process: start, ready, drain on SIGTERM, stop; tasks with an owner."""
+
+import asyncio
+import contextlib
+import enum
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from mesh.config import Settings, load_or_exit
+from mesh.health import Checks
+from mesh.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Settings)
+Drain = Callable[[], Awaitable[None]]
+
+
+class State(enum.Enum):
+    """Where a process is; the order of the members is the only way through them."""
+
+    STARTING = 0
+    READY = 1
+    DRAINING = 2
+    STOPPED = 3
+
+
+class NotReadyError(Exception):
+    """The process starts or drains."""
+
+
+class Lifecycle:
+    """Owns a process's state, its tasks and what it must finish before it ends."""
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        self.checks = Checks()
+        self.checks.add("lifecycle", self._ping)
+        self.stack = AsyncExitStack()
+        self._stop = asyncio.Event()
+        self._drains: list[Drain] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fault: BaseException | None = None
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Runs a task that this process cannot live without: its fault ends the process."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def on_drain(self, drain: Drain) -> None:
+        """Awaited on SIGTERM, in order, within the drain limit, before anything closes."""
+        self._drains.append(drain)
+
+    def stop(self) -> None:
+        """Asks the process to drain and end; idempotent."""
+        self._stop.set()
+
+    def advance(self, state: State) -> None:
+        """Moves forward in life; going back is a bug."""
+        assert state.value >= self.state.value, f"{self.state} to {state}. This is a bug."
+        self.state = state
+
+    async def until_stopped(self, drain_s: float) -> None:
+        """Ready until asked to stop, then unready while the drains run."""
+        self.advance(State.READY)
+        log.info("ready")
+        await self._stop.wait()
+        self.advance(State.DRAINING)
+        log.info("draining for at most %.0f s", drain_s)
+        try:
+            async with asyncio.timeout(drain_s):
+                for drain in self._drains:
+                    await drain()
+        except TimeoutError:
+            log.warning("drain limit reached; ending what is left")
+
+    async def close(self) -> None:
+        """Cancels the tasks, closes the resources in reverse order, re-raises a task's fault."""
+        self.advance(State.STOPPED)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.stack.aclose()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _ping(self) -> None:
+        if self.state is not State.READY:
+            raise NotReadyError
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        log.error("task %s failed", task.get_name(), exc_info=task.exception())
+        self._fault = self._fault or task.exception()
+        self._stop.set()
+
+
+def run(settings_type: type[S], start: Callable[[S, Lifecycle], Awaitable[None]]) -> None:
+    """The whole of a service's `__main__`.
+
+    `start` enters its resources into `lifecycle.stack` and returns when the service can work.
+    Exits with 2 on bad settings and with 1 when a task failed.
+    """
+    settings = load_or_exit(settings_type, os.environ)
+    telemetry = Telemetry(settings)
+    try:
+        asyncio.run(_main(settings, start))
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        log.exception("%s failed", settings.service)
+        raise SystemExit(1) from None
+    finally:
+        telemetry.close()
+
+
+async def _main(settings: S, start: Callable[[S, Lifecycle], Awaitable[None]]) -> None:
+    lifecycle = Lifecycle()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lifecycle.stop)
+    try:
+        starting = asyncio.ensure_future(start(settings, lifecycle))
+        stopping = asyncio.ensure_future(lifecycle._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            return
+        starting.result()
+        await lifecycle.until_stopped(settings.drain_s)
+    finally:
+        await lifecycle.close()

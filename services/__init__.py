@@ -1,0 +1,1 @@
+"""The five deployables; every folder here runs as `python -m services.NAME`."""
