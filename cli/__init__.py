@@ -1,0 +1,1 @@
+"""The `infermesh` command: start a stack on one machine, ingest documents, chat."""

@@ -1,0 +1,62 @@
+"""Real servers for tests: nats-server with JetStream and Redis, each on a free port."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import servers
+
+START_LIMIT_S = 15.0
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Returns once something accepts connections; fails where it ended or takes too long."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"server ended with {process.returncode}"
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+def running(command: list[str], port: int, environ: dict[str, str]) -> Iterator[int]:
+    """Runs a server for the length of a fixture."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A nats-server with the configuration that the stack uses."""
+    port = servers.free_port()
+    store: Path = tmp_path_factory.mktemp("nats")
+    command, environ = servers.nats_command(port, store)
+    for used in running(command, port, environ):
+        yield f"nats://127.0.0.1:{used}"
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of its own."""
+    port = servers.free_port()
+    command = servers.redis_command(port, tmp_path_factory.mktemp("redis"))
+    for used in running(command, port, {}):
+        yield f"redis://127.0.0.1:{used}/0"
