@@ -1,0 +1,94 @@
+"""What the gateway asks of the generator stage and what comes back: ids in, text out.
+
+Knows no transport; `fleet` places jobs and `detokenizer` turns their tokens into text.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.context import RequestContext
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that at least one replica serves; lengths in tokens."""
+
+    id: str
+    revision: str
+    context_length: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; the fields mean what `mesh.v1.SamplingParams` says."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. `stop` strings end it; their text is kept with `include_stop`."""
+
+    model: Model
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    tenant: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one sequence."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that one sequence spent waiting, computing its prompt, and decoding."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text of a sequence; the last one carries `finish_reason` ("stop" or "length")."""
+
+    text: str
+    num_tokens: int = 0
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+class TextGenerator(Protocol):
+    """Generates text for one sequence at a time, many at once."""
+
+    def models(self) -> list[Model]:
+        """What the live replicas serve."""
+        ...
+
+    def stream(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> AsyncIterator[TextDelta]:
+        """The sequence's text as it comes; closing the iterator cancels the work.
+
+        Raises MeshError: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when no replica
+        serves the model or one was lost, DEADLINE_EXCEEDED, INTERNAL.
+        """
+        ...
