@@ -14,10 +14,20 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, ObjectStoreConfig, RetentionPolicy, StreamConfig
+from nats.js.api import (
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StreamConfig,
+)
 from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
 from nats.js.object_store import ObjectStore
 from prometheus_client import Counter
+
+from mesh.errors import unavailable
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +36,7 @@ MAX_PENDING_MESSAGES = 16_384
 MAX_PENDING_BYTES = 64 * 2**20
 CONNECT_TIMEOUT_S = 15.0
 TIMEOUT_S = 5.0
+NO_RESPONDERS = "503"
 
 ANNOUNCE = "mesh.v1.generator.announce"
 HELLO = "mesh.v1.generator.hello"
@@ -34,19 +45,14 @@ INGEST = "mesh.v1.ingest.document"
 INGEST_BUCKET = "ingest-documents"
 
 
-def jobs(replica_id: str) -> str:
-    """Where one generator replica takes its jobs."""
-    return f"mesh.v1.generator.job.{replica_id}"
+def commands(replica_id: str) -> str:
+    """Where one generator replica takes jobs, cancellations and requests for missed frames."""
+    return f"mesh.v1.generator.command.{replica_id}"
 
 
-def cancels(replica_id: str) -> str:
-    """Where one generator replica hears of cancelled jobs."""
-    return f"mesh.v1.generator.cancel.{replica_id}"
-
-
-def resends(replica_id: str) -> str:
-    """Where one generator replica is asked for frames that were missed."""
-    return f"mesh.v1.generator.resend.{replica_id}"
+def undelivered(gateway_id: str, replica_id: str) -> str:
+    """Where the server tells a gateway that nobody takes a replica's commands any more."""
+    return f"mesh.v1.gateway.undelivered.{gateway_id}.{replica_id}"
 
 
 def frames(gateway_id: str) -> str:
@@ -117,13 +123,37 @@ class Bus:
         await self._client.flush(timeout=1)
 
     async def publish(
-        self, subject: str, message: Versioned, headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        message: Versioned,
+        *,
+        headers: Mapping[str, str] | None = None,
+        undelivered: str = "",
     ) -> None:
-        """Sends without waiting for anyone; `message.version` is set here."""
+        """Sends without waiting for anyone; `message.version` is set here.
+
+        Where nobody subscribes to `subject`, the server says so on the subject `undelivered`.
+        Raises UNAVAILABLE when the connection is down and its buffer full.
+        """
         message.version = VERSION
-        await self._client.publish(
-            subject, message.SerializeToString(), headers=dict(headers) if headers else None
-        )
+        try:
+            await self._client.publish(
+                subject,
+                message.SerializeToString(),
+                reply=undelivered,
+                headers=dict(headers) if headers else None,
+            )
+        except nats.errors.Error as error:
+            raise unavailable("The message bus is not available now.") from error
+
+    async def on_undelivered(self, subjects: str, handler: Callable[[str], None]) -> None:
+        """Calls `handler` with the last part of each of `subjects` that the server answers on."""
+
+        async def receive(raw: Msg) -> None:
+            if (raw.headers or {}).get("Status") == NO_RESPONDERS:
+                handler(raw.subject.rsplit(".", 1)[1])
+
+        await self._client.subscribe(subjects, cb=receive, pending_msgs_limit=MAX_PENDING_MESSAGES)
 
     async def subscribe(self, subject: str, kind: type[M], handler: "Handler[M]") -> Subscription:
         """Calls `handler(message, headers)` for each message, one after the other.
@@ -161,6 +191,8 @@ class Bus:
             retention=RetentionPolicy.WORK_QUEUE,
             duplicate_window=duplicate_window_s,
             max_msgs=100_000,
+            # refuse a new task rather than drop the oldest
+            discard=DiscardPolicy.NEW,
         )
         try:
             await self._jetstream.stream_info(stream)
@@ -172,12 +204,15 @@ class Bus:
     ) -> bool:
         """Adds a task; returns when it is on disk. False: this `task_id` was queued before."""
         message.version = VERSION
-        ack = await self._jetstream.publish(
-            subject,
-            message.SerializeToString(),
-            timeout=TIMEOUT_S,
-            headers={**headers, "Nats-Msg-Id": task_id},
-        )
+        try:
+            ack = await self._jetstream.publish(
+                subject,
+                message.SerializeToString(),
+                timeout=TIMEOUT_S,
+                headers={**headers, "Nats-Msg-Id": task_id},
+            )
+        except nats.errors.Error as error:
+            raise unavailable("The work queue is not available now.") from error
         return not ack.duplicate
 
     async def consumer(
@@ -201,6 +236,13 @@ class Bus:
             return await self._jetstream.create_object_store(
                 bucket, ObjectStoreConfig(bucket=bucket, ttl=ttl_s)
             )
+
+    async def keys(self, bucket: str, *, ttl_s: float) -> KeyValue:
+        """A bucket of small values that vanish `ttl_s` after they were last written."""
+        try:
+            return await self._jetstream.key_value(bucket)
+        except (BucketNotFoundError, NotFoundError):
+            return await self._jetstream.create_key_value(KeyValueConfig(bucket=bucket, ttl=ttl_s))
 
     async def close(self) -> None:
         """Sends what is buffered and disconnects; idempotent."""

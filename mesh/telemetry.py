@@ -77,13 +77,21 @@ def span(
 
 
 def past_span(
-    name: str, parent: context.Context, start_unix_s: float, end_unix_s: float, **attributes: int
-) -> None:
-    """Records a span after the fact, for work that ran where no context is current."""
+    name: str,
+    parent: context.Context,
+    start_unix_s: float,
+    end_unix_s: float,
+    **attributes: str | int | float | bool,
+) -> context.Context:
+    """Records a span after the fact, for work that ran where no context is current.
+
+    Returns the context in which its own parts can be recorded.
+    """
     recorded = _tracer.start_span(
         name, parent, start_time=int(start_unix_s * 1e9), attributes=attributes
     )
     recorded.end(int(end_unix_s * 1e9))
+    return trace.set_span_in_context(recorded, parent)
 
 
 def inject(carrier: MutableMapping[str, str]) -> None:

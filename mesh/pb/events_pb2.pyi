@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Announcement(_message.Message):
-    __slots__ = ("version", "replica_id", "model", "room_sequences", "room_tokens", "running", "waiting", "draining", "sequence", "job_ids")
+    __slots__ = ("version", "replica_id", "model", "room_sequences", "room_tokens", "running", "waiting", "draining", "job_ids")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -17,7 +17,6 @@ class Announcement(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     JOB_IDS_FIELD_NUMBER: _ClassVar[int]
     version: int
     replica_id: str
@@ -27,9 +26,8 @@ class Announcement(_message.Message):
     running: int
     waiting: int
     draining: bool
-    sequence: int
     job_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., room_sequences: _Optional[int] = ..., room_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., draining: _Optional[bool] = ..., sequence: _Optional[int] = ..., job_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., room_sequences: _Optional[int] = ..., room_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., draining: _Optional[bool] = ..., job_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "gateway_id")
@@ -39,11 +37,23 @@ class Hello(_message.Message):
     gateway_id: str
     def __init__(self, version: _Optional[int] = ..., gateway_id: _Optional[str] = ...) -> None: ...
 
-class Job(_message.Message):
-    __slots__ = ("version", "job_id", "gateway_id", "prompt_token_ids", "sampling", "deadline_unix_ms", "model_revision", "tenant", "cache_salt", "priority")
+class Command(_message.Message):
+    __slots__ = ("version", "gateway_id", "job", "cancel", "resend")
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    JOB_ID_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    RESEND_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    gateway_id: str
+    job: Job
+    cancel: Cancel
+    resend: Resend
+    def __init__(self, version: _Optional[int] = ..., gateway_id: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("job_id", "prompt_token_ids", "sampling", "deadline_unix_ms", "model_revision", "tenant", "cache_salt", "priority")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -51,9 +61,7 @@ class Job(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
-    version: int
     job_id: str
-    gateway_id: str
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: _common_pb2.SamplingParams
     deadline_unix_ms: int
@@ -61,55 +69,49 @@ class Job(_message.Message):
     tenant: str
     cache_salt: str
     priority: int
-    def __init__(self, version: _Optional[int] = ..., job_id: _Optional[str] = ..., gateway_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., deadline_unix_ms: _Optional[int] = ..., model_revision: _Optional[str] = ..., tenant: _Optional[str] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., deadline_unix_ms: _Optional[int] = ..., model_revision: _Optional[str] = ..., tenant: _Optional[str] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
-    __slots__ = ("version", "job_id")
-    VERSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("job_id",)
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
-    version: int
     job_id: str
-    def __init__(self, version: _Optional[int] = ..., job_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class Resend(_message.Message):
+    __slots__ = ("first", "last")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("version", "replica_id", "number", "deltas")
+    __slots__ = ("version", "replica_id", "number", "deltas", "oldest")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DELTAS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     version: int
     replica_id: str
     number: int
     deltas: _containers.RepeatedCompositeFieldContainer[SequenceDelta]
-    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., number: _Optional[int] = ..., deltas: _Optional[_Iterable[_Union[SequenceDelta, _Mapping]]] = ...) -> None: ...
+    oldest: int
+    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., number: _Optional[int] = ..., deltas: _Optional[_Iterable[_Union[SequenceDelta, _Mapping]]] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class SequenceDelta(_message.Message):
-    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings", "error")
+    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: _common_pb2.FinishReason
     usage: _common_pb2.Usage
     timings: _common_pb2.Timings
-    error: str
-    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
-
-class Resend(_message.Message):
-    __slots__ = ("version", "gateway_id", "first", "last")
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
-    FIRST_FIELD_NUMBER: _ClassVar[int]
-    LAST_FIELD_NUMBER: _ClassVar[int]
-    version: int
-    gateway_id: str
-    first: int
-    last: int
-    def __init__(self, version: _Optional[int] = ..., gateway_id: _Optional[str] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ...) -> None: ...
 
 class IngestTask(_message.Message):
     __slots__ = ("version", "ingestion_id", "document_id", "collection", "source", "media_type")

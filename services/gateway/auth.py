@@ -1,0 +1,52 @@
+"""Who sends a request. Knows keys and tenants, not HTTP beyond the text of one header."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.errors import Code, MeshError
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller that a key stands for; answers are cached per tenant."""
+
+    tenant: str
+
+
+ANYONE = Principal("anonymous")
+
+
+class Authenticator:
+    """Knows the hashes of the keys of some tenants; without any, it admits anyone."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._principals = [
+            (_digest(key), Principal(tenant)) for tenant, key in keys.items() if key
+        ]
+
+    def authenticate(self, authorization: str) -> Principal:
+        """The caller behind `Bearer KEY`; raises UNAUTHENTICATED."""
+        if not self._principals:
+            return ANYONE
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise MeshError(
+                Code.UNAUTHENTICATED,
+                "Missing API key: send it as `Authorization: Bearer KEY`.",
+            )
+        given = _digest(key.strip())
+        found = None
+        # every key is compared, so that time does not tell which one was near
+        for known, principal in self._principals:
+            if hmac.compare_digest(known, given):
+                found = principal
+        if found is None:
+            raise MeshError(Code.UNAUTHENTICATED, "Incorrect API key.")
+        return found
+
+
+def _digest(key: str) -> bytes:
+    # headers may hold bytes that are no UTF-8; they arrive as surrogates
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

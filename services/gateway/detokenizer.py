@@ -1,0 +1,225 @@
+"""Streams tokens to the tokenizer service and text back, for all of this gateway's sequences.
+
+A few long streams carry everything, one message per engine step. When a stream breaks, its
+sequences go to a new one: their tokens so far are sent again and the text that was already
+delivered is cut off, so that a reader never notices.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+from prometheus_client import Counter
+
+from mesh.pb import tokenizer_pb2 as pb
+from mesh.pb import tokenizer_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+NUM_STREAMS = 2
+# an answer takes well under a millisecond of work; a stream that owes one for so long is dead
+ANSWER_LIMIT_S = 5.0
+RECONNECT_S = 0.1
+
+_reopened = Counter(
+    "infermesh_gateway_detokenize_reopened_total", "Detokenize streams that had to be reopened"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """New text; `stopped` when a stop string ended it, `final` when nothing follows.
+
+    `num_tokens` counts the tokens sent so far whose text is accounted for.
+    """
+
+    text: str
+    num_tokens: int
+    stopped: bool
+    final: bool
+
+
+Sink = Callable[[Text], None]
+Call = grpc.aio.StreamStreamCall[pb.DetokenizeRequest, pb.DetokenizeResponse]
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    id: str
+    stop: tuple[str, ...]
+    include_stop: bool
+    sink: Sink
+    token_ids: list[int] = field(default_factory=list)
+    final: bool = False
+    opened: bool = False
+    num_chars: int = 0
+    to_skip: int = 0
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Per sequence of one request: the count of its tokens up to there, and whether it ended."""
+
+    marks: dict[str, tuple[int, bool]]
+    at: float
+
+
+class Detokenizer:
+    """Owns the streams; `feed` and `forget` are synchronous, `run` is the task that moves bytes."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        stub = pb_grpc.TokenizerStub(channel)
+        self._lines = [_Line(stub) for _ in range(NUM_STREAMS)]
+        self._turn = itertools.cycle(self._lines)
+        self._line_of: dict[str, _Line] = {}
+
+    def open(self, sequence_id: str, stop: Sequence[str], include_stop: bool, sink: Sink) -> None:
+        """A new sequence; `sink` is called with its text until a `Text` is final or stopped."""
+        line = self._line_of[sequence_id] = next(self._turn)
+        line.sequences[sequence_id] = _Sequence(sequence_id, tuple(stop), include_stop, sink)
+
+    def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
+        """More tokens of a sequence, to be sent with the next message."""
+        line = self._line_of.get(sequence_id)
+        if line is not None:
+            line.feed(sequence_id, token_ids, final)
+
+    def forget(self, sequence_id: str) -> None:
+        """The sequence needs no more text; idempotent."""
+        line = self._line_of.pop(sequence_id, None)
+        if line is not None:
+            line.forget(sequence_id)
+
+    async def run(self) -> None:
+        """Keeps the streams going until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines:
+                group.create_task(line.run())
+
+
+class _Line:
+    """One stream: what waits to be sent on it and what it still owes."""
+
+    def __init__(self, stub: pb_grpc.TokenizerAsyncStub) -> None:
+        self._stub = stub
+        self.sequences: dict[str, _Sequence] = {}
+        self._pending: dict[str, tuple[list[int], bool]] = {}
+        self._news = asyncio.Event()
+        self._owed: deque[_Sent] = deque()
+
+    def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
+        sequence = self.sequences[sequence_id]
+        sequence.token_ids.extend(token_ids)
+        sequence.final = sequence.final or final
+        waiting, _ = self._pending.get(sequence_id, ([], False))
+        waiting.extend(token_ids)
+        self._pending[sequence_id] = (waiting, sequence.final)
+        self._news.set()
+
+    def forget(self, sequence_id: str) -> None:
+        sequence = self.sequences.pop(sequence_id, None)
+        self._pending.pop(sequence_id, None)
+        if sequence is not None and sequence.opened and not sequence.final:
+            # the service still holds it: an empty last delta lets it go
+            self._pending[sequence_id] = ([], True)
+            self._news.set()
+
+    async def run(self) -> None:
+        while True:
+            call = self._stub.Detokenize()
+            writing = asyncio.create_task(self._write(call))
+            try:
+                await self._read(call)
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                if self.sequences:
+                    log.warning("detokenize stream broke: %s", type(error).__name__)
+            finally:
+                call.cancel()
+                writing.cancel()
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                    await writing
+            _reopened.inc()
+            self._start_over()
+            await asyncio.sleep(RECONNECT_S)
+
+    def _start_over(self) -> None:
+        """Everything is owed again: all tokens so far, less the text that was delivered."""
+        self._owed.clear()
+        self._pending = {
+            s.id: (list(s.token_ids), s.final)
+            for s in self.sequences.values()
+            if s.token_ids or s.final
+        }
+        for sequence in self.sequences.values():
+            sequence.opened = False
+            sequence.to_skip = sequence.num_chars
+        if self._pending:
+            self._news.set()
+
+    async def _write(self, call: Call) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._pending:
+                await call.write(self._take())
+
+    def _take(self) -> pb.DetokenizeRequest:
+        request = pb.DetokenizeRequest()
+        marks = {}
+        for sequence_id, (token_ids, final) in self._pending.items():
+            delta = request.deltas.add(sequence_id=sequence_id, token_ids=token_ids, final=final)
+            sequence = self.sequences.get(sequence_id)
+            if sequence is None:
+                continue
+            if not sequence.opened:
+                delta.stop.extend(sequence.stop)
+                delta.include_stop = sequence.include_stop
+                sequence.opened = True
+            marks[sequence_id] = (len(sequence.token_ids), final)
+        self._pending = {}
+        self._owed.append(_Sent(marks, asyncio.get_running_loop().time()))
+        return request
+
+    async def _read(self, call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        reading: asyncio.Future[object] | None = None
+        try:
+            while True:
+                reading = asyncio.ensure_future(call.read())
+                while not reading.done():
+                    await asyncio.wait({reading}, timeout=ANSWER_LIMIT_S)
+                    overdue = self._owed and loop.time() - self._owed[0].at > ANSWER_LIMIT_S
+                    if overdue and not reading.done():
+                        raise TimeoutError
+                response = reading.result()
+                if not isinstance(response, pb.DetokenizeResponse):
+                    raise TimeoutError  # the service ended the stream
+                self._answered(response)
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    def _answered(self, response: pb.DetokenizeResponse) -> None:
+        sent = self._owed.popleft()
+        texts = {delta.sequence_id: delta for delta in response.deltas}
+        for sequence_id, (num_tokens, final) in sent.marks.items():
+            sequence = self.sequences.get(sequence_id)
+            if sequence is None:
+                continue
+            delta = texts.get(sequence_id)
+            text = delta.text if delta is not None else ""
+            stopped = delta is not None and delta.stopped
+            skipped = min(sequence.to_skip, len(text))
+            sequence.to_skip -= skipped
+            text = text[skipped:]
+            sequence.num_chars += len(text)
+            if stopped or final:
+                self.sequences.pop(sequence_id)
+                self._pending.pop(sequence_id, None)
+            if text or stopped or final:
+                sequence.sink(Text(text, num_tokens, stopped, final or stopped))

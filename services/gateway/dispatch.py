@@ -1,0 +1,292 @@
+"""Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
+
+Every method that changes state is synchronous and returns the work that follows from it; `fleet`
+sends it. What to place first and where is decided by `Order` and `Choice`, so that prefix-aware
+choice, fairness and migration change those two functions and nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mesh.errors import Code, MeshError, unavailable
+from services.gateway.generation import Model
+
+# a replica that has been silent for so long is lost, and its jobs with it
+SILENCE_LIMIT_S = 3.0
+# a sent job that a replica does not list for so long never arrived, or its end was lost
+MISSING_LIMIT_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A sequence that waits for a replica or runs on one."""
+
+    id: str
+    model: Model
+    num_prompt_tokens: int
+    max_tokens: int
+    arrived: float
+    tenant: str = ""
+    priority: int = 0
+    replica_id: str | None = None
+    sent: float = 0.0
+    listed: float | None = None
+    has_output: bool = False
+
+    @property
+    def peak_tokens(self) -> int:
+        """KV tokens that it can come to hold."""
+        return self.num_prompt_tokens + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A replica's own words about itself, from an announcement."""
+
+    replica_id: str
+    model: Model
+    room_sequences: int
+    room_tokens: int
+    load: int
+    draining: bool
+    job_ids: frozenset[str]
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """What the gateway knows of a replica: its last report and what happened since."""
+
+    report: Report
+    heard: float
+    unlisted: dict[str, Job] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+
+    @property
+    def room_sequences(self) -> int:
+        """Jobs that can be sent now without waiting there."""
+        return self.report.room_sequences - len(self.unlisted) + len(self.ended)
+
+    @property
+    def room_tokens(self) -> int:
+        """KV tokens that are left for more jobs."""
+        return self.report.room_tokens - sum(j.peak_tokens for j in self.unlisted.values())
+
+    @property
+    def load(self) -> int:
+        """Sequences that run or wait there."""
+        return self.report.load + len(self.unlisted) - len(self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What follows from a change: jobs to send to their `replica_id`, and jobs that were lost."""
+
+    send: tuple[Job, ...] = ()
+    lost: tuple[Job, ...] = ()
+
+
+Choice = Callable[[Job, Sequence[Replica]], Replica | None]
+Order = Callable[[Iterable[Job]], Iterable[Job]]
+
+
+def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
+    """The replica with the fewest sequences among those that have room for the job.
+
+    A replica that runs nothing has room for any job: its prefix cache gives way.
+    """
+    fitting = [
+        r
+        for r in candidates
+        if r.room_sequences > 0 and (r.load == 0 or r.room_tokens >= job.peak_tokens)
+    ]
+    return min(fitting, key=lambda r: (r.load, -r.room_tokens), default=None)
+
+
+def by_priority(waiting: Iterable[Job]) -> list[Job]:
+    """Lower priority numbers first, then the order of arrival."""
+    return sorted(waiting, key=lambda job: (job.priority, job.arrived))
+
+
+class Dispatcher:
+    """The gateway's queue and its view of the fleet; each job is in exactly one place."""
+
+    def __init__(
+        self,
+        max_waiting: int,
+        max_waiting_tokens: int,
+        *,
+        choose: Choice = least_loaded,
+        order: Order = by_priority,
+    ) -> None:
+        self._max_waiting = max_waiting
+        self._max_waiting_tokens = max_waiting_tokens
+        self._choose = choose
+        self._order = order
+        self._waiting: dict[str, Job] = {}
+        self._waiting_tokens = 0
+        self._running: dict[str, Job] = {}
+        self._replicas: dict[str, Replica] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"Dispatcher(waiting={len(self._waiting)}, waiting_tokens={self._waiting_tokens}, "
+            f"running={len(self._running)}, replicas={len(self._replicas)})"
+        )
+
+    def models(self) -> list[Model]:
+        """What the live replicas serve, each once, in the order in which they appeared."""
+        return list(dict.fromkeys(r.report.model for r in self._replicas.values()))
+
+    def num_waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._waiting)
+
+    def num_running(self) -> int:
+        """Jobs on replicas."""
+        return len(self._running)
+
+    def submit(self, job: Job) -> Work:
+        """Takes a job in; raises MeshError when nobody serves its model or the queue is full."""
+        if job.model not in self.models():
+            raise unavailable("No replica serves this model now.")
+        self._waiting[job.id] = job
+        self._waiting_tokens += job.peak_tokens
+        work = self._place()
+        over = len(self._waiting) > self._max_waiting
+        if job.replica_id is None and (over or self._waiting_tokens > self._max_waiting_tokens):
+            self._drop_waiting(job)
+            raise MeshError(
+                Code.RESOURCE_EXHAUSTED, "The request queue is full.", retry_after_s=1.0
+            )
+        return work
+
+    def report(self, report: Report, now: float) -> Work:
+        """A replica spoke: its word replaces what was assumed of it."""
+        replica = self._replicas.get(report.replica_id)
+        if replica is None:
+            replica = self._replicas[report.replica_id] = Replica(report, now)
+        replica.report, replica.heard = report, now
+        replica.ended &= report.job_ids
+        lost = []
+        for job in [j for j in self._running.values() if j.replica_id == report.replica_id]:
+            if job.id in report.job_ids:
+                job.listed = now
+                replica.unlisted.pop(job.id, None)
+            elif now - (job.listed or job.sent) > MISSING_LIMIT_S:
+                lost.append(job)
+        # even where nothing was lost: a report may tell of room
+        return self._lose(lost)
+
+    def progressed(self, job_id: str) -> None:
+        """Output of a job arrived; it can no longer be placed anew."""
+        job = self._running.get(job_id)
+        if job is not None:
+            job.has_output = True
+
+    def rejected(self, job_id: str) -> Work:
+        """The replica had no room after all: the job waits again, the replica counts as full."""
+        job = self._running.pop(job_id, None)
+        if job is None:
+            return Work()
+        replica = self._forget_placement(job)
+        if replica is not None:
+            replica.report = _full(replica.report)
+        self._enqueue(job)
+        return self._place()
+
+    def ended(self, job_id: str) -> Work:
+        """A job is over, however: its place is free."""
+        self.withdraw(job_id)
+        return self._place()
+
+    def withdraw(self, job_id: str) -> str | None:
+        """Forgets a job; returns the replica that runs it, if one does."""
+        waiting = self._waiting.get(job_id)
+        if waiting is not None:
+            self._drop_waiting(waiting)
+            return None
+        job = self._running.pop(job_id, None)
+        if job is None:
+            return None
+        self._forget_placement(job)
+        return job.replica_id
+
+    def expire(self, now: float) -> Work:
+        """Drops replicas that fell silent; their jobs are placed anew or lost."""
+        silent = [i for i, r in self._replicas.items() if now - r.heard > SILENCE_LIMIT_S]
+        return self._drop_replicas(silent)
+
+    def gone(self, replica_id: str) -> Work:
+        """Nobody listens where the replica did; its jobs are placed anew or lost."""
+        return self._drop_replicas([replica_id] if replica_id in self._replicas else [])
+
+    def replica_ids(self) -> list[str]:
+        """The replicas that count as alive."""
+        return list(self._replicas)
+
+    def check(self) -> None:
+        """Asserts that the accounts agree."""
+        assert not self._waiting.keys() & self._running.keys()
+        assert self._waiting_tokens == sum(j.peak_tokens for j in self._waiting.values())
+        for replica in self._replicas.values():
+            assert replica.unlisted.keys() <= self._running.keys()
+        assert all(j.replica_id is None for j in self._waiting.values())
+        assert all(j.replica_id is not None for j in self._running.values())
+
+    def _place(self) -> Work:
+        if not any(r.room_sequences > 0 for r in self._replicas.values()):
+            return Work()
+        sent = []
+        full: set[Model] = set()
+        for job in list(self._order(self._waiting.values())):
+            if job.model in full:
+                continue
+            candidates = [
+                r
+                for r in self._replicas.values()
+                if r.report.model == job.model and not r.report.draining
+            ]
+            replica = self._choose(job, candidates)
+            if replica is None:
+                full.add(job.model)
+                continue
+            self._drop_waiting(job)
+            job.replica_id = replica.report.replica_id
+            self._running[job.id] = replica.unlisted[job.id] = job
+            sent.append(job)
+        return Work(send=tuple(sent))
+
+    def _drop_replicas(self, replica_ids: list[str]) -> Work:
+        for replica_id in replica_ids:
+            del self._replicas[replica_id]
+        return self._lose([j for j in self._running.values() if j.replica_id in replica_ids])
+
+    def _lose(self, jobs: list[Job]) -> Work:
+        lost = tuple(job for job in jobs if job.has_output)
+        for job in jobs:
+            del self._running[job.id]
+            self._forget_placement(job)
+            if not job.has_output:
+                self._enqueue(job)
+        return Work(send=self._place().send, lost=lost)
+
+    def _enqueue(self, job: Job) -> None:
+        job.replica_id, job.sent, job.listed = None, 0.0, None
+        self._waiting[job.id] = job
+        self._waiting_tokens += job.peak_tokens
+
+    def _drop_waiting(self, job: Job) -> None:
+        del self._waiting[job.id]
+        self._waiting_tokens -= job.peak_tokens
+
+    def _forget_placement(self, job: Job) -> Replica | None:
+        replica = self._replicas.get(job.replica_id or "")
+        if replica is not None and replica.unlisted.pop(job.id, None) is None:
+            replica.ended.add(job.id)
+        return replica
+
+
+def _full(report: Report) -> Report:
+    return Report(
+        report.replica_id, report.model, 0, 0, report.load, report.draining, report.job_ids
+    )

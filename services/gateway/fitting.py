@@ -1,0 +1,134 @@
+"""Fits prompts, passages and answers into a model's context. Knows no transport."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.context import RequestContext
+from mesh.errors import invalid
+from services.gateway import errors, grounding
+from services.gateway.generation import Model, Sampling
+from services.gateway.openai import Message
+from services.gateway.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A retrieved piece of a document; `start` and `end` count characters of its text."""
+
+    id: str
+    source: str
+    text: str
+    score: float
+    start: int
+    end: int
+
+
+class Tokenizer(Protocol):
+    """The tokenizer service's client; raises MeshError."""
+
+    async def encode(self, texts: Sequence[str], context: RequestContext) -> list[tuple[int, ...]]:
+        """Token ids per text."""
+        ...
+
+    async def encode_chat(
+        self, messages: Sequence[Message], context: RequestContext
+    ) -> tuple[int, ...]:
+        """Token ids of the rendered conversation, ready for the assistant's turn."""
+        ...
+
+
+async def ground(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    found: Sequence[Passage],
+    most_tokens: int,
+    context: RequestContext,
+) -> tuple[tuple[Passage, ...], tuple[int, ...]]:
+    """The passages that fit, best first, and the grounded prompt.
+
+    The lowest scores are dropped until the prompt has at most `most_tokens`; without any passage
+    it may still have more.
+    """
+    ranked = sorted(found, key=lambda passage: passage.score, reverse=True)
+
+    async def prompt_with(count: int) -> tuple[int, ...]:
+        texts = [passage.text for passage in ranked[:count]]
+        return await tokenizer.encode_chat(grounded(messages, texts), context)
+
+    count, prompt = len(ranked), await prompt_with(len(ranked))
+    if count == 0 or len(prompt) <= most_tokens:
+        return tuple(ranked), prompt
+    # the length grows with the count: halve what lies between a fit and an overflow
+    count, prompt, overflow = 0, await prompt_with(0), len(ranked)
+    while overflow - count > 1:
+        middle = (count + overflow) // 2
+        tried = await prompt_with(middle)
+        if len(tried) <= most_tokens:
+            count, prompt = middle, tried
+        else:
+            overflow = middle
+    return tuple(ranked[:count]), prompt
+
+
+def grounded(messages: Sequence[Message], texts: Sequence[str]) -> list[Message]:
+    """The conversation behind one system message that holds the caller's own and the passages."""
+    system = "\n\n".join(m.content for m in messages if m.role == "system")
+    head = Message("system", grounding.render(texts, system))
+    return [head, *(m for m in messages if m.role != "system")]
+
+
+def shortened(options: Options, model: Model, prompt_tokens: int) -> Options:
+    """Lowers max_tokens to the room beside passages: their length is not the caller's doing."""
+    room = model.context_length - prompt_tokens
+    if options.max_tokens is None or not 0 < room < options.max_tokens < model.context_length:
+        return options
+    return dataclasses.replace(options, max_tokens=room, min_tokens=min(options.min_tokens, room))
+
+
+def check_ids(field: str, prompt: Sequence[int], model: Model) -> None:
+    """Refuses ids outside the model's vocabulary, and a prompt without tokens."""
+    if not prompt:
+        raise invalid(field, f"{field} must have at least one token.")
+    if max(prompt) >= model.vocab_size:
+        raise invalid(field, f"{field} holds a token id that is not below {model.vocab_size}.")
+
+
+def sampling(
+    options: Options, model: Model, prompt: Sequence[int], field: str, default_max_tokens: int
+) -> Sampling:
+    """How to draw the answer to one prompt; refuses what the context cannot hold."""
+    room = model.context_length - len(prompt)
+    if room < 1:
+        raise errors.too_long(
+            field,
+            f"The model's context is {model.context_length} tokens; {field} has {len(prompt)},"
+            " which leaves no room for an answer.",
+        )
+    max_tokens = options.max_tokens
+    if max_tokens is None:
+        max_tokens = min(room, max(default_max_tokens, options.min_tokens))
+    elif max_tokens > room:
+        name = options.max_tokens_field
+        raise errors.too_long(
+            name,
+            f"{name} is {max_tokens}, but the model's context of {model.context_length} tokens"
+            f" leaves {room} beside the {len(prompt)} of {field}.",
+        )
+    if options.min_tokens > max_tokens:
+        raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
+    if any(token >= model.vocab_size for token in options.stop_token_ids):
+        raise invalid("stop_token_ids", f"stop_token_ids must be below {model.vocab_size}.")
+    greedy = options.temperature == 0
+    return Sampling(
+        max_tokens=max_tokens,
+        min_tokens=options.min_tokens,
+        temperature=options.temperature,
+        # these change nothing in a greedy answer: equal answers get equal cache keys
+        top_k=0 if greedy or options.top_k >= model.vocab_size else options.top_k,
+        top_p=1.0 if greedy else options.top_p,
+        seed=None if greedy else options.seed,
+        stop_token_ids=options.stop_token_ids,
+        ignore_eos=options.ignore_eos,
+    )

@@ -1,0 +1,179 @@
+"""The engine in a thread of its own, and the event loop beside it.
+
+Commands go in through a queue that the engine empties between steps; each step's outputs come
+back in one hand-off, because waking the loop per token costs the engine milliseconds.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.generator.engine import (
+    Engine,
+    EngineStats,
+    FinishReason,
+    SamplingParams,
+    StepOutput,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A sequence for the engine; `deadline` is on the monotonic clock, in seconds."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    params: SamplingParams
+    deadline: float
+    cache_salt: str = ""
+    priority: int = 0
+
+
+class Listener(Protocol):
+    """Receives the outputs of its sequences, once per engine step, on the event loop."""
+
+    def receive(self, outputs: list[StepOutput]) -> None:
+        """Must not raise; the last output of a sequence has a finish reason."""
+        ...
+
+
+class EngineBridge:
+    """Owns the engine's thread. Everything but the thread's own loop runs on the event loop."""
+
+    def __init__(self, engine: Engine, max_live: int) -> None:
+        self.engine = engine
+        self._max_live = max_live
+        self._commands: queue.SimpleQueue[Callable[[], StepOutput | None] | None] = (
+            queue.SimpleQueue()  # bounded by max_live: an add and an abort for each
+        )
+        self._listeners: dict[str, Listener] = {}
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stats = engine.stats()
+        self._busy_since: float | None = None
+        self._on_fault: Callable[[], None] = lambda: None
+
+    def start(self, on_fault: Callable[[], None]) -> None:
+        """Starts the thread; `on_fault` is called when the engine cannot go on."""
+        self._on_fault = on_fault
+        self._thread.start()
+
+    def room(self) -> int:
+        """Sequences that would be taken now."""
+        return max(0, self._max_live - len(self._listeners))
+
+    def num_live(self) -> int:
+        """Sequences that have not ended."""
+        return len(self._listeners)
+
+    def is_live(self, request_id: str) -> bool:
+        """Whether this sequence was taken and has not ended."""
+        return request_id in self._listeners
+
+    def stats(self) -> EngineStats:
+        """The engine's counts after its latest step."""
+        return self._stats
+
+    def submit(self, submission: Submission, listener: Listener) -> bool:
+        """Hands a sequence to the engine; False when there is no room.
+
+        Raises what `Engine.validate` raises.
+        """
+        self.engine.validate(submission.prompt_token_ids, submission.params)
+        if self.room() == 0:
+            return False
+        self._listeners[submission.request_id] = listener
+        self._idle.clear()
+        self._commands.put(lambda: self._add(submission))
+        return True
+
+    def abort(self, request_id: str) -> None:
+        """Ends a sequence before the next step; its listener hears of it. Idempotent."""
+        if request_id in self._listeners:
+            self._commands.put(lambda: self.engine.abort(request_id, FinishReason.ABORT))
+
+    async def until_idle(self) -> None:
+        """Returns when no sequence is live."""
+        await self._idle.wait()
+
+    async def ping(self) -> None:
+        """Raises when the engine has not finished a step for a while although it has work."""
+        since = self._busy_since
+        if not self._thread.is_alive() or (since and time.monotonic() - since > 5.0):
+            raise TimeoutError
+
+    async def close(self) -> None:
+        """Ends the thread after its current step; idempotent."""
+        if self._thread.is_alive():
+            self._commands.put(None)
+            await asyncio.to_thread(self._thread.join, 10)
+
+    # -- on the engine's thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                ended = self._apply_commands()
+                if ended is None:
+                    return
+                self._busy_since = time.monotonic()
+                outputs = ended + self.engine.step()
+                self._busy_since = None
+                if outputs:
+                    stats = self.engine.stats()
+                    self._loop.call_soon_threadsafe(self._deliver, outputs, stats)
+        except Exception:
+            log.exception("the engine failed")
+            self._loop.call_soon_threadsafe(self._on_fault)
+
+    def _apply_commands(self) -> list[StepOutput] | None:
+        """Waits for work, then does all that waits; None when it is time to end."""
+        ended: list[StepOutput] = []
+        waiting = not self.engine.has_work
+        while True:
+            try:
+                command = self._commands.get(block=waiting)
+            except queue.Empty:
+                return ended
+            if command is None:
+                return None
+            output = command()
+            if output is not None:
+                ended.append(output)
+            waiting = False
+
+    def _add(self, submission: Submission) -> None:
+        self.engine.add(
+            submission.request_id,
+            submission.prompt_token_ids,
+            submission.params,
+            cache_salt=submission.cache_salt,
+            priority=submission.priority,
+            deadline=submission.deadline,
+        )
+
+    # -- on the event loop --------------------------------------------------------------------
+
+    def _deliver(self, outputs: list[StepOutput], stats: EngineStats) -> None:
+        self._stats = stats
+        by_listener: dict[int, tuple[Listener, list[StepOutput]]] = {}
+        for output in outputs:
+            listener = self._listeners.get(output.request_id)
+            if listener is None:
+                continue
+            if output.finish_reason is not None:
+                del self._listeners[output.request_id]
+            by_listener.setdefault(id(listener), (listener, []))[1].append(output)
+        if not self._listeners:
+            self._idle.set()
+        for listener, own in by_listener.values():
+            listener.receive(own)

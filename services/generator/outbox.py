@@ -1,0 +1,43 @@
+"""Numbered frames for one gateway, kept a while so that missed ones can be sent again. Pure."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from mesh.pb import events_pb2
+
+MAX_KEPT_FRAMES = 2048
+
+
+class Outbox:
+    """What one gateway is sent: frames numbered from 1, the last MAX_KEPT_FRAMES remembered."""
+
+    def __init__(self, replica_id: str) -> None:
+        self._replica_id = replica_id
+        self._kept: deque[events_pb2.Frame] = deque(maxlen=MAX_KEPT_FRAMES)
+        self._last = 0
+
+    @property
+    def oldest(self) -> int:
+        """The first number that can still be sent again; one past the last when none can."""
+        return self._kept[0].number if self._kept else self._last + 1
+
+    def frame(self, deltas: Sequence[events_pb2.SequenceDelta]) -> events_pb2.Frame:
+        """The next frame, holding these deltas (at least one)."""
+        assert deltas, "an empty frame is a heartbeat. This is a bug."
+        self._last += 1
+        frame = events_pb2.Frame(
+            replica_id=self._replica_id, number=self._last, deltas=deltas, oldest=self.oldest
+        )
+        self._kept.append(frame)
+        return frame
+
+    def heartbeat(self) -> events_pb2.Frame:
+        """Tells the last number, so that the loss of the last frame is seen too."""
+        return events_pb2.Frame(replica_id=self._replica_id, number=self._last, oldest=self.oldest)
+
+    def again(self, first: int, last: int) -> list[events_pb2.Frame]:
+        """The frames from `first` to `last` that are still there."""
+        found = [frame for frame in self._kept if first <= frame.number <= last]
+        for frame in found:
+            frame.oldest = self.oldest
+        return found

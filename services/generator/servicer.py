@@ -1,0 +1,98 @@
+"""gRPC for callers that hold a connection to this replica."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from mesh import rpc
+from mesh.errors import Code, MeshError
+from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
+from services.generator import wire
+from services.generator.bridge import EngineBridge, Submission
+from services.generator.engine import FinishReason, ParamError, RequestError, StepOutput
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_FAULTS = {
+    FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, "The request's deadline has passed."),
+    FinishReason.ABORT: (Code.UNAVAILABLE, "The generator stops."),
+    FinishReason.ERROR: (Code.INTERNAL, "The generator failed on this request."),
+}
+
+
+class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
+    """Describe and Generate over the engine that the bus worker uses too."""
+
+    def __init__(self, bridge: EngineBridge, model: common_pb2.ModelInfo, replica_id: str) -> None:
+        self._bridge = bridge
+        self._model = model
+        self._replica_id = replica_id
+
+    async def Describe(
+        self, request: generator_pb2.DescribeGeneratorRequest, context: Context
+    ) -> generator_pb2.DescribeGeneratorResponse:
+        """The model and this replica's id."""
+        return generator_pb2.DescribeGeneratorResponse(
+            model=self._model, replica_id=self._replica_id
+        )
+
+    async def Generate(
+        self, request: generator_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[generator_pb2.GenerateResponse]:
+        """One response per engine step; leaving the call ends the sequence."""
+        inbox = _Inbox()
+        submission = Submission(
+            request_id=uuid.uuid4().hex,
+            prompt_token_ids=tuple(request.prompt_token_ids),
+            params=wire.sampling_params(request.sampling),
+            deadline=rpc.request_context(context).deadline,
+            cache_salt=request.cache_salt,
+        )
+        try:
+            taken = self._bridge.submit(submission, inbox)
+        except (ParamError, RequestError) as error:
+            raise wire.refused(error) from error
+        if not taken:
+            raise MeshError(Code.RESOURCE_EXHAUSTED, "This replica has no room.", retry_after_s=1.0)
+        try:
+            while True:
+                for output in await inbox.take():
+                    yield _response(output)
+                    if output.finish_reason is not None:
+                        return
+        finally:
+            self._bridge.abort(submission.request_id)
+
+
+def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
+    if output.finish_reason is None:
+        return generator_pb2.GenerateResponse(token_ids=output.token_ids)
+    if output.finish_reason in _FAULTS:
+        raise MeshError(*_FAULTS[output.finish_reason])
+    return generator_pb2.GenerateResponse(
+        token_ids=output.token_ids,
+        finish_reason=wire.finish_reason(output),
+        usage=wire.usage(output),
+        timings=wire.timings(output),
+    )
+
+
+class _Inbox:
+    """Outputs of one call; bounded by the sequence's max_tokens."""
+
+    def __init__(self) -> None:
+        self._outputs: list[StepOutput] = []
+        self._news = asyncio.Event()
+
+    def receive(self, outputs: list[StepOutput]) -> None:
+        self._outputs.extend(outputs)
+        self._news.set()
+
+    async def take(self) -> list[StepOutput]:
+        await self._news.wait()
+        self._news.clear()
+        taken, self._outputs = self._outputs, []
+        return taken

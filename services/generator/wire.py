@@ -1,0 +1,99 @@
+"""Between the engine's values and the protos; refusals name the proto's field."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from mesh.errors import MeshError, invalid
+from mesh.pb import common_pb2
+from services.generator.engine import (
+    Engine,
+    FinishReason,
+    ParamError,
+    RequestError,
+    SamplingParams,
+    StepOutput,
+)
+
+_REASONS = {
+    None: common_pb2.FINISH_REASON_UNSPECIFIED,
+    FinishReason.STOP: common_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
+    FinishReason.ABORT: common_pb2.FINISH_REASON_ABORT,
+    FinishReason.DEADLINE: common_pb2.FINISH_REASON_DEADLINE,
+    FinishReason.ERROR: common_pb2.FINISH_REASON_ERROR,
+}
+_HASHED_EDGE_BYTES = 2**20
+
+
+def sampling_params(message: common_pb2.SamplingParams) -> SamplingParams:
+    """The engine's parameters; raises INVALID_ARGUMENT."""
+    try:
+        return SamplingParams(
+            max_tokens=message.max_tokens,
+            min_tokens=message.min_tokens,
+            temperature=message.temperature,
+            top_k=message.top_k,
+            top_p=message.top_p if message.top_p else 1.0,
+            seed=message.seed if message.HasField("seed") else None,
+            stop_token_ids=tuple(message.stop_token_ids),
+            ignore_eos=message.ignore_eos,
+        )
+    except ParamError as error:
+        raise refused(error) from error
+
+
+def refused(error: ParamError | RequestError) -> MeshError:
+    """The engine's refusal for the caller."""
+    return invalid(error.field, f"{error.field}: {error.message}")
+
+
+def finish_reason(output: StepOutput) -> common_pb2.FinishReason:
+    """The proto's reason; UNSPECIFIED while the sequence goes on."""
+    return _REASONS[output.finish_reason]
+
+
+def usage(output: StepOutput) -> common_pb2.Usage:
+    """Token counts of a sequence that ended."""
+    return common_pb2.Usage(
+        prompt_tokens=output.num_prompt_tokens,
+        completion_tokens=output.num_output_tokens,
+        cached_prompt_tokens=output.num_cached_tokens,
+    )
+
+
+def timings(output: StepOutput) -> common_pb2.Timings:
+    """Stage times of a sequence that ended."""
+    return common_pb2.Timings(
+        queue_s=output.queue_s, prefill_s=output.prefill_s, decode_s=output.decode_s
+    )
+
+
+def model_info(folder: Path, model_id: str, engine: Engine) -> common_pb2.ModelInfo:
+    """What this replica serves."""
+    config = engine.model_config
+    return common_pb2.ModelInfo(
+        id=model_id or folder.resolve().name,
+        revision=revision(folder),
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+    )
+
+
+def revision(folder: Path) -> str:
+    """A short hash that changes with the weights, their config or their tokenizer.
+
+    Of each weight file it reads the size and both ends: a checkpoint of 100 GB costs as little.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".jinja", ".safetensors"):
+            continue
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_EDGE_BYTES))
+            file.seek(max(0, size - _HASHED_EDGE_BYTES))
+            digest.update(file.read(_HASHED_EDGE_BYTES))
+    return digest.hexdigest()[:16]
