@@ -10,9 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh import rpc
 from mesh.context import RequestContext
 from mesh.errors import MeshError, unavailable
-from mesh.pb import cache_pb2, cache_pb2_grpc, common_pb2
+from mesh.pb import cache_pb2, cache_pb2_grpc, common_pb2, retriever_pb2_grpc, tokenizer_pb2_grpc
 from mesh.pb import retriever_pb2 as retriever_pb
-from mesh.pb import retriever_pb2_grpc, tokenizer_pb2_grpc
 from mesh.pb import tokenizer_pb2 as tokenizer_pb
 from services.gateway.answers import Answer
 from services.gateway.errors import prefix_field

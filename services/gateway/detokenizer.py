@@ -105,7 +105,7 @@ class Detokenizer:
 class _Line:
     """One stream: what waits to be sent on it and what it still owes."""
 
-    def __init__(self, stub: pb_grpc.TokenizerAsyncStub) -> None:
+    def __init__(self, stub: "pb_grpc.TokenizerAsyncStub") -> None:
         self._stub = stub
         self.sequences: dict[str, _Sequence] = {}
         self._pending: dict[str, tuple[list[int], bool]] = {}

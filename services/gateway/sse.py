@@ -50,7 +50,7 @@ class Chunks:
         id: str,
         created: int,
         model: str,
-        fingerprint: str,
+        system_fingerprint: str,
         with_usage: bool = False,
         citations: list[dict[str, Any]] | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class Chunks:
             "object": dialect.kind,
             "created": created,
             "model": model,
-            "system_fingerprint": fingerprint,
+            "system_fingerprint": system_fingerprint,
         }
         self._dialect = dialect
         self._head = "data: " + json.dumps(head, separators=(",", ":"))[:-1]

@@ -1,0 +1,135 @@
+"""`infermesh up`: the whole stack on one machine, in the foreground."""
+
+import argparse
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli import keys
+from cli.plan import Options, Plan, PlanError, plan
+from cli.replica import Replica
+from cli.supervisor import Supervisor
+from cli.table import Lines, screen
+
+FOLDER = Path(".infermesh")
+DEV_KEY = FOLDER / "dev-key"
+ADMIN_KEY = FOLDER / "admin-key"
+# beyond what a service gives itself to drain
+KILL_AFTER_S = 5.0
+
+
+class AlreadyUpError(Exception):
+    """Another `infermesh up` works in this folder."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `infermesh up`."""
+    parser.add_argument("--generators", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--tokenizers", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--retrievers", type=int, default=1, metavar="1", help="its store has one writer"
+    )
+    parser.add_argument(
+        "--port", type=int, help="the gateway's; default: INFERMESH_GATEWAY_PORT or 8080"
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="default: INFERMESH_MODEL or the bundled model"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns when everything has stopped: 0, or 2 where nothing could be started."""
+    options = Options(
+        folder=FOLDER,
+        generators=arguments.generators,
+        tokenizers=arguments.tokenizers,
+        retrievers=arguments.retrievers,
+        port=arguments.port,
+        model=arguments.model,
+    )
+    try:
+        with _alone(FOLDER):
+            dev_key = keys.ensure(DEV_KEY, os.environ.get("INFERMESH_GATEWAY_DEV_KEY", ""))
+            admin_key = keys.ensure(ADMIN_KEY, os.environ.get("INFERMESH_GATEWAY_ADMIN_KEY", ""))
+            planned = plan(options, os.environ, dev_key, admin_key)
+            asyncio.run(_supervise(planned, dev_key))
+    except PlanError as error:
+        print("\n".join(f"infermesh up: {p}" for p in error.problems), file=sys.stderr)
+        return 2
+    except AlreadyUpError as error:
+        print(f"infermesh up: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _supervise(planned: Plan, dev_key: str) -> None:
+    logs = _folders(planned)
+    with screen(planned.external) as shown:
+
+        def report(replica: Replica, detail: str) -> None:
+            shown.changed(replica, detail)
+            shown.show(supervisor.replicas)
+
+        def interrupt() -> None:
+            if supervisor.interrupt():
+                shown.say("stopping; once more to kill what is left")
+
+        supervisor = Supervisor(
+            planned.stages, logs, report, lambda: _announce(shown, planned, dev_key)
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # under nohup a lost terminal is no reason to stop
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, interrupt)
+        await supervisor.run(planned.drain_s + KILL_AFTER_S)
+
+
+def _announce(shown: Lines, planned: Plan, dev_key: str) -> None:
+    shown.say(f"\nready: {planned.url}\ndevelopment key: {dev_key}  (in {DEV_KEY})\n")
+    shown.say(curl(planned.url, dev_key, planned.model_id) + "\n")
+
+
+def curl(url: str, key: str, model_id: str) -> str:
+    """One line for a shell: a streaming chat completion."""
+    message = {"role": "user", "content": "Hello! Who are you?"}
+    body = json.dumps({"model": model_id, "stream": True, "messages": [message]})
+    return (
+        f'curl -N {url}/v1/chat/completions -H "Authorization: Bearer {key}"'
+        f" -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    )
+
+
+def _folders(planned: Plan) -> Path:
+    """Makes the folders of the stack's data; logs of the last run go."""
+    for name in ("nats", "redis", "retriever", "logs"):
+        (FOLDER / name).mkdir(exist_ok=True)
+    logs = FOLDER / "logs"
+    for service in (service for stage in planned.stages for service in stage):
+        (logs / f"{service.label}.log").unlink(missing_ok=True)
+    return logs
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; the kernel frees it however this process ends."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyUpError(
+                f"another one runs in {Path.cwd()} (pid {lock.read().strip() or 'unknown'})"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

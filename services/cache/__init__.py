@@ -1,0 +1,1 @@
+"""Exact answers to requests that were asked before, kept in Redis."""

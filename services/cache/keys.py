@@ -1,0 +1,69 @@
+"""What makes two requests the same: one digest over everything that determines an answer.
+
+Every value is framed by its length, so that no two keys have the same encoding, whatever their
+strings hold. Knows nothing of where answers are kept.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+
+from mesh.pb.cache_pb2 import CacheKey
+from mesh.pb.common_pb2 import SamplingParams
+
+# counts the encodings of keys and values: another version never reads this one's answers
+VERSION = 1
+DIGEST_BYTES = 32
+
+
+def prefix(tenant: str) -> bytes:
+    """What all of a tenant's keys in the store begin with, and no other tenant's.
+
+    The name is hashed: it may hold anything, patterns of the store's included.
+    """
+    name = hashlib.sha256(tenant.encode()).hexdigest()[: 2 * DIGEST_BYTES]
+    return f"infermesh:answer:{VERSION}:{name}:".encode()
+
+
+def name(key: CacheKey) -> bytes:
+    """Where the answer to this request lies in the store."""
+    return prefix(key.tenant) + hashlib.sha256(encode(key)).hexdigest().encode()
+
+
+def encode(key: CacheKey) -> bytes:
+    """The one encoding of a key: equal for equal keys, different for different ones."""
+    return _framed(
+        [
+            key.tenant.encode(),
+            key.model.encode(),
+            key.model_revision.encode(),
+            _ids(key.prompt_token_ids),
+            _sampling(key.sampling),
+            _framed(stop.encode() for stop in key.stop),
+            struct.pack("<?", key.include_stop),
+        ]
+    )
+
+
+def _sampling(sampling: SamplingParams) -> bytes:
+    """Absent parameters and an absent message are their proto defaults."""
+    seed = [struct.pack("<Q", sampling.seed)] if sampling.HasField("seed") else []
+    numbers = struct.pack(
+        "<IIfIf?",
+        sampling.max_tokens,
+        sampling.min_tokens,
+        sampling.temperature + 0.0,  # -0.0 is 0.0
+        sampling.top_k,
+        sampling.top_p + 0.0,
+        sampling.ignore_eos,
+    )
+    return _framed([numbers, _framed(seed), _ids(sampling.stop_token_ids)])
+
+
+def _ids(ids: Sequence[int]) -> bytes:
+    """Four bytes each, little-endian."""
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+def _framed(parts: Iterable[bytes]) -> bytes:
+    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)

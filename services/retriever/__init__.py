@@ -1,0 +1,1 @@
+"""The retriever: documents in through a work queue, passages out by meaning."""

@@ -1,0 +1,71 @@
+"""Starts the retriever: data folder, bus, lease, encoder, library, intake, gRPC."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from mesh import rpc
+from mesh.bus import Bus
+from mesh.lifecycle import Lifecycle, run
+from mesh.pb import retriever_pb2, retriever_pb2_grpc
+from services.retriever import encoder
+from services.retriever.config import RetrieverSettings
+from services.retriever.embed import Embedder
+from services.retriever.folder import DataFolder, WriterError
+from services.retriever.ingest import Indexer
+from services.retriever.intake import Intake
+from services.retriever.lease import Lease
+from services.retriever.library import Library
+from services.retriever.servicer import Retriever
+
+log = logging.getLogger(__name__)
+
+
+async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
+    """Returns when searches and ingestions are served."""
+    stack = lifecycle.stack
+    bus = await Bus.connect(settings.nats_url, settings.service)
+    stack.push_async_callback(bus.close)
+    try:
+        folder = await _sole_writer(settings, lifecycle, bus)
+    except WriterError as refusal:
+        log.error("%s", refusal)
+        raise
+    model = await asyncio.to_thread(encoder.load, settings.encoder, settings.encoder_threads)
+    library = await Library.open(folder.path, model.name, model.dimensions)
+    stack.push_async_callback(library.close)
+    embedder = await stack.enter_async_context(Embedder(model.encode))
+    indexer = Indexer(library, embedder, settings.chunk_words, settings.chunk_overlap_sentences)
+    intake = Intake(bus, library, indexer, settings.ingest_workers)
+    lifecycle.spawn(intake.run(), "intake")
+    lifecycle.checks.add("bus", bus.ping)
+    lifecycle.checks.add("store", library.ping)
+    lifecycle.checks.add("encoder", embedder.ping)
+    servicer = Retriever(
+        library,
+        embedder,
+        intake,
+        model=model.name,
+        max_document_bytes=settings.max_document_bytes,
+    )
+    await rpc.serve(
+        lifecycle,
+        f"{settings.bind}:{settings.port}",
+        [lambda server: retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, server)],
+        [retriever_pb2.DESCRIPTOR.services_by_name["Retriever"].full_name],
+    )
+
+
+async def _sole_writer(settings: RetrieverSettings, lifecycle: Lifecycle, bus: Bus) -> DataFolder:
+    """The data folder, held against other processes here and other stores on the bus."""
+    folder = DataFolder(Path(settings.data))
+    lifecycle.stack.callback(folder.close)
+    lease = Lease(bus, folder.store_id)
+    await lease.acquire()
+    lifecycle.stack.push_async_callback(lease.release)
+    lifecycle.spawn(lease.renew(), "lease")
+    return folder
+
+
+if __name__ == "__main__":
+    run(RetrieverSettings, start)

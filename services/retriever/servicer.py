@@ -1,0 +1,179 @@
+"""The gRPC adapter: checks requests, calls the library, the encoder and the intake."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from mesh.context import REQUEST_ID, RequestContext
+from mesh.errors import Code, MeshError, invalid
+from mesh.pb import retriever_pb2 as pb
+from mesh.pb import retriever_pb2_grpc as pb_grpc
+from mesh.rpc import request_context
+from mesh.telemetry import inject, span
+from services.retriever import extract
+from services.retriever.document import Document, Hit, document_id
+from services.retriever.embed import Embedder, Urgency
+from services.retriever.intake import Intake
+from services.retriever.library import Library
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_TOP_K = 100
+MAX_TEXTS = 256
+MAX_TEXT_CHARACTERS = 32_768
+MAX_SOURCE_CHARACTERS = 512
+_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Retriever(pb_grpc.RetrieverServicer):
+    """One object serves all calls."""
+
+    def __init__(
+        self,
+        library: Library,
+        embedder: Embedder,
+        intake: Intake,
+        *,
+        model: str,
+        max_document_bytes: int,
+    ) -> None:
+        self._library = library
+        self._embedder = embedder
+        self._intake = intake
+        self._model = model
+        self._max_document_bytes = max_document_bytes
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """The passages nearest to the query."""
+        _check_collection(request.collection)
+        _check_text("query", request.query)
+        if not 1 <= request.top_k <= MAX_TOP_K:
+            raise invalid("top_k", f"top_k is {request.top_k}; it must be 1 to {MAX_TOP_K}.")
+        self._library.require(request.collection)
+        async with _within(request_context(context)):
+            with span("encode query"):
+                vectors = await self._embedder.embed([request.query], Urgency.SEARCH)
+            with span("search index", top_k=request.top_k):
+                hits = await self._library.search(request.collection, vectors[0], request.top_k)
+        return pb.SearchResponse(passages=map(_passage, hits))
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """One unit vector for each text."""
+        if not 1 <= len(request.texts) <= MAX_TEXTS:
+            raise invalid(
+                "texts", f"texts holds {len(request.texts)}; it must be 1 to {MAX_TEXTS}."
+            )
+        for number, text in enumerate(request.texts):
+            _check_text(f"texts[{number}]", text)
+        async with _within(request_context(context)):
+            vectors = await self._embedder.embed(list(request.texts), Urgency.EMBED)
+        return pb.EmbedResponse(
+            model=self._model, vectors=[pb.Vector(values=row) for row in vectors.tolist()]
+        )
+
+    async def Ingest(self, request: pb.IngestRequest, context: Context) -> pb.IngestResponse:
+        """Queues a document; it is safe once this answers."""
+        _check_collection(request.collection)
+        _check_source(request.source)
+        size, most = len(request.content), self._max_document_bytes
+        if not 1 <= size <= most:
+            raise invalid("content", f"content has {size} bytes; it must have 1 to {most}.")
+        kind = extract.media_type(request.media_type, request.source)
+        called = request_context(context)
+        headers = {REQUEST_ID: called.request_id}
+        inject(headers)
+        async with _within(called):
+            await asyncio.to_thread(extract.check, kind, request.content)
+            document = Document(
+                ingestion_id=uuid.uuid4().hex,
+                document_id=await asyncio.to_thread(
+                    document_id, request.collection, request.source, request.content
+                ),
+                collection=request.collection,
+                source=request.source,
+                media_type=kind,
+            )
+            await self._intake.submit(document, request.content, headers)
+        return pb.IngestResponse(
+            ingestion_id=document.ingestion_id, document_id=document.document_id
+        )
+
+    async def IngestionStatus(
+        self, request: pb.IngestionStatusRequest, context: Context
+    ) -> pb.IngestionStatusResponse:
+        """How far an ingestion is."""
+        async with _within(request_context(context)):
+            status = await self._library.status(request.ingestion_id)
+        if status is None:
+            raise MeshError(
+                Code.NOT_FOUND, "ingestion_id is of no known ingestion.", field="ingestion_id"
+            )
+        return pb.IngestionStatusResponse(
+            state=pb.IngestionState.Name(status.state),
+            passages=status.passages,
+            error=status.error,
+        )
+
+    async def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: Context
+    ) -> pb.ListCollectionsResponse:
+        """All collections in which something has been indexed, by name."""
+        return pb.ListCollectionsResponse(
+            collections=[
+                pb.Collection(name=c.collection, documents=c.documents, passages=c.passages)
+                for c in self._library.collections()
+            ]
+        )
+
+
+def _passage(hit: Hit) -> pb.Passage:
+    passage = hit.passage
+    return pb.Passage(
+        id=passage.id,
+        document_id=passage.document_id,
+        source=passage.source,
+        text=passage.text,
+        score=hit.score,
+        start=passage.start,
+        end=passage.end,
+    )
+
+
+def _check_collection(name: str) -> None:
+    if not _COLLECTION.fullmatch(name):
+        raise invalid(
+            "collection",
+            "collection must be 1 to 64 letters, digits, dots, dashes and underscores, "
+            "with a letter or digit first.",
+        )
+
+
+def _check_source(source: str) -> None:
+    if not 1 <= len(source) <= MAX_SOURCE_CHARACTERS or not source.isprintable():
+        raise invalid(
+            "source", f"source must be 1 to {MAX_SOURCE_CHARACTERS} printable characters."
+        )
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text.strip():
+        raise invalid(field, f"{field} is empty.")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise invalid(
+            field, f"{field} has {len(text)} characters; it may have {MAX_TEXT_CHARACTERS}."
+        )
+
+
+@asynccontextmanager
+async def _within(called: RequestContext) -> AsyncIterator[None]:
+    """Ends the block at the request's deadline."""
+    try:
+        async with asyncio.timeout(called.remaining()):
+            yield
+    except TimeoutError as error:
+        raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from error

@@ -1,0 +1,132 @@
+"""The files of a Hugging Face model folder that matter for text; knows nothing of encoding."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REVISION_DIGITS = 16
+SPECIAL_TOKENS = tuple(
+    f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+
+
+class CheckpointError(Exception):
+    """The model folder lacks something or holds something unusable; says what and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One model folder.
+
+    `special_tokens` maps names such as `bos_token` to their text. `vocab_size` is the model's own,
+    which may be larger than the tokenizer's; None where config.json is silent.
+    """
+
+    id: str
+    revision: str
+    tokenizer_json: str
+    chat_template: str | None
+    special_tokens: dict[str, str]
+    context_length: int
+    vocab_size: int | None
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def read(cls, folder: str, model_id: str = "") -> "Checkpoint":
+        """Reads a folder; the id defaults to the folder's name. Raises CheckpointError."""
+        path = Path(folder).resolve()
+        tokenizer_json = _text(path / "tokenizer.json")
+        if tokenizer_json is None:
+            raise CheckpointError(f"{path / 'tokenizer.json'} does not exist")
+        config = _object(path / "config.json")
+        tokenizer_config = _object(path / "tokenizer_config.json")
+        context_length = config.get("max_position_embeddings")
+        if not isinstance(context_length, int) or context_length < 1:
+            raise CheckpointError(f"{path / 'config.json'} has no usable max_position_embeddings")
+        template_file, template = _chat_template(path, tokenizer_config)
+        revision = _digest(
+            tokenizer_json, _text(path / "tokenizer_config.json") or "", template_file
+        )
+        return cls(
+            id=model_id or path.name,
+            revision=revision,
+            tokenizer_json=tokenizer_json,
+            chat_template=template,
+            special_tokens=_special_tokens(path, tokenizer_config),
+            context_length=context_length,
+            vocab_size=config.get("vocab_size"),
+            eos_token_ids=_eos_token_ids(config, _object(path / "generation_config.json")),
+        )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path) or "{}")
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return value
+
+
+def _digest(*texts: str) -> str:
+    """Hash over the texts; their lengths are hashed too, so that borders count."""
+    digest = hashlib.sha256()
+    for data in (text.encode() for text in texts):
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:REVISION_DIGITS]
+
+
+def _chat_template(path: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str | None]:
+    """The template file's text, and the template: a file wins over tokenizer_config.json."""
+    jinja = _text(path / "chat_template.jinja")
+    if jinja is not None:
+        return jinja, jinja
+    legacy = _text(path / "chat_template.json")
+    if legacy is not None:
+        return legacy, _named(_object(path / "chat_template.json").get("chat_template"))
+    return "", _named(tokenizer_config.get("chat_template"))
+
+
+def _named(template: Any) -> str | None:
+    """Of several named templates the one named `default`, as in transformers."""
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _special_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
+    given = _object(path / "special_tokens_map.json") | tokenizer_config
+    tokens = {name: _content(given.get(name)) for name in SPECIAL_TOKENS}
+    return {name: text for name, text in tokens.items() if text is not None}
+
+
+def _content(token: Any) -> str | None:
+    """A special token is given as its text or as an object with its `content`."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:
+    """All end tokens that any of the files names, in order, each once."""
+    found: dict[int, None] = {}
+    for config in configs:
+        given = config.get("eos_token_id")
+        for token_id in given if isinstance(given, list) else [given]:
+            if isinstance(token_id, int):
+                found[token_id] = None
+    return tuple(found)

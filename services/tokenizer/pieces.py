@@ -1,0 +1,169 @@
+"""What each token id adds to a text, as bytes; and the decoder that joins them as they come.
+
+The library decodes whole sequences only: its byte-level and sentencepiece decoders are taken
+apart here, so that a token costs the same at the start and at the end of a long text.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from services.tokenizer.checkpoint import CheckpointError
+
+# step kinds in the order in which the library applies them; byte-level stands alone
+_KNOWN_DECODER = re.compile(r"ByteLevel |(Replace |Metaspace )*(ByteFallback )?(Fuse (Strip )?)?")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+EACH_BYTE = "infermesh.each_byte"
+
+
+def _each_byte(error: UnicodeError) -> tuple[str, int]:
+    """Byte fallback shows one replacement per byte, where byte-level shows one per character."""
+    assert isinstance(error, UnicodeDecodeError), "decoding only. This is a bug."
+    return REPLACEMENT * (error.end - error.start), error.end
+
+
+codecs.register_error(EACH_BYTE, _each_byte)
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """`by_id` lacks special tokens and ids without a token: those add nothing.
+
+    `first` overrides it for the first token of a text (Metaspace drops its spaces); `strip` at
+    most `strip_limit` times is cut from the start of a text; `errors` is a codec error handler.
+    """
+
+    by_id: dict[int, bytes]
+    first: dict[int, bytes] = field(default_factory=dict)
+    strip: str = " "
+    strip_limit: int = 0
+    errors: str = "replace"
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Pieces":
+        """The pieces of a byte-level or sentencepiece-like vocabulary, else CheckpointError."""
+        steps = _decoder_steps(tokenizer)
+        kinds = [step["type"] for step in steps]
+        if not steps or not _KNOWN_DECODER.fullmatch("".join(f"{kind} " for kind in kinds)):
+            raise CheckpointError(
+                f"tokenizer.json: decoder {kinds} is not supported; it must be byte-level "
+                "or of the sentencepiece kind"
+            )
+        special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        tokens = {i: token for token, i in vocabulary.items() if i not in special}
+        if kinds == ["ByteLevel"]:
+            return cls({i: _byte_level(token) for i, token in tokens.items()})
+        return _sentencepiece(tokens, steps)
+
+
+class TextDecoder:
+    """Ids of one sequence to text, in any portions; bytes wait until they are a character.
+
+    The portions add up to the library's decoding of all ids without special tokens. One exception:
+    where a run of byte-fallback tokens is no UTF-8 as a whole, the library replaces all of it,
+    while characters that were complete before the fault have been given out here.
+    """
+
+    __slots__ = ("_started", "_strip_left", "_pieces", "_utf8")  # noqa: RUF023 - by meaning
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(pieces.errors)
+        self._started = not pieces.first
+        self._strip_left = pieces.strip_limit
+
+    def push(self, ids: Iterable[int], *, final: bool = False) -> str:
+        """The text that these ids complete; `final` also gives out an incomplete character."""
+        found = (
+            filter(None, map(self._pieces.by_id.get, ids)) if self._started else self._begin(ids)
+        )
+        text = self._utf8.decode(b"".join(found), final)
+        return self._stripped(text) if self._strip_left and text else text
+
+    def _begin(self, ids: Iterable[int]) -> Iterable[bytes]:
+        for token_id in ids:
+            piece = self._pieces.by_id.get(token_id)
+            if piece is None:
+                continue
+            yield piece if self._started else self._pieces.first.get(token_id, piece)
+            self._started = True
+
+    def _stripped(self, text: str) -> str:
+        kept = text.lstrip(self._pieces.strip)
+        cut = min(len(text) - len(kept), self._strip_left)
+        self._strip_left = 0 if cut < len(text) else self._strip_left - cut
+        return text[cut:]
+
+
+def _decoder_steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    if tokenizer.decoder is None:
+        return []
+    decoder = json.loads(tokenizer.decoder.__getstate__())
+    steps: list[dict[str, Any]] = (
+        decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    )
+    return steps
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte (openai/gpt-2, encoder.py, bytes_to_unicode)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    alphabet = {chr(b): b for b in printable}
+    return alphabet | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _byte_level(token: str) -> bytes:
+    """Tokens with characters outside the alphabet are added ones, written as they are."""
+    try:
+        return bytes([_BYTES[char] for char in token])
+    except KeyError:
+        return token.encode()
+
+
+def _sentencepiece(tokens: dict[int, str], steps: list[dict[str, Any]]) -> Pieces:
+    by_kind = {step["type"]: step for step in steps}
+    strip = by_kind.get("Strip", {"content": " ", "start": 0, "stop": 0})
+    if strip["stop"]:
+        raise CheckpointError("tokenizer.json: a decoder that strips the end is not supported")
+    replaced = [_replacement(step) for step in steps if step["type"] in ("Replace", "Metaspace")]
+    fallback = "ByteFallback" in by_kind
+    metaspace = by_kind.get("Metaspace", {"prepend_scheme": "never", "replacement": "▁"})
+    space = metaspace["replacement"] if metaspace["prepend_scheme"] != "never" else None
+    return Pieces(
+        by_id={i: _piece(token, replaced, fallback) for i, token in tokens.items()},
+        first={
+            i: _piece(token.replace(space, ""), replaced, fallback)
+            for i, token in tokens.items()
+            if space is not None and space in token
+        },
+        strip=strip["content"],
+        strip_limit=strip["start"],
+        errors=EACH_BYTE if fallback else "replace",
+    )
+
+
+def _replacement(step: dict[str, Any]) -> tuple[str, str]:
+    if step["type"] == "Metaspace":
+        return step["replacement"], " "
+    pattern = step["pattern"].get("String", "")
+    if len(pattern) != 1:  # a longer one could match across tokens
+        raise CheckpointError("tokenizer.json: a decoder may replace single characters only")
+    return pattern, step["content"]
+
+
+def _piece(token: str, replaced: list[tuple[str, str]], fallback: bool) -> bytes:
+    for old, new in replaced:
+        token = token.replace(old, new)
+    byte = _BYTE_TOKEN.fullmatch(token) if fallback else None
+    return bytes([int(byte[1], 16)]) if byte else token.encode()
