@@ -1,6 +1,6 @@
 """What the mesh adds over the engine called in-process.
 
-    python -m bench.mesh [--model FOLDER] [--rounds 3] [--output FILE]
+    python -m bench.mesh [--model FOLDER | --smollm] [--rounds 3] [--output FILE]
 
 Both sides run the same token-id prompts on the same weights, turn about in one run, and the best
 round of each counts. Time to first token is measured at concurrency 1, throughput at 32.
@@ -17,13 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import aiohttp
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
 from cli import servers
 from services.generator.engine import Engine, EngineConfig, SamplingParams
@@ -122,7 +126,9 @@ class OverHttp:
             last = line
         return int(json.loads(last)["usage"]["completion_tokens"])
 
-    async def _chunks(self, session: aiohttp.ClientSession, prompt: list[int]):  # type: ignore[no-untyped-def]  # an async generator of bytes
+    async def _chunks(
+        self, session: aiohttp.ClientSession, prompt: list[int]
+    ) -> AsyncIterator[bytes]:
         body = {
             "model": self._model,
             "prompt": prompt,
@@ -205,15 +211,34 @@ def main() -> None:
     """Runs, prints, writes."""
     parser = argparse.ArgumentParser(description="What the mesh adds over the engine.")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "infermesh-tiny")
+    parser.add_argument("--smollm", action="store_true", help="random weights, 135M parameters")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "mesh.json")
     arguments = parser.parse_args()
-    model = arguments.model.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model.resolve()
+        if arguments.smollm:
+            model = smollm(Path(folder) / "smollm-135m-random")
+        compare(model, arguments.rounds, arguments.output)
+
+
+def smollm(folder: Path) -> Path:
+    """A random checkpoint of SmolLM-135M's shape with a vocabulary of as many made-up words."""
+    write_checkpoint(folder, SMOLLM_135M)
+    words = {f"w{index}": index for index in range(SMOLLM_135M["vocab_size"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def compare(model: Path, rounds: int, output: Path) -> None:
+    """Measures both sides, prints the table and writes it."""
     engine = Engine.load(EngineConfig(model=model))
     prompts = Prompts(engine.model_config.vocab_size)
     with running_stack(model) as (url, key):
         mesh = OverHttp(url, key, model.name)
-        inside, outside = asyncio.run(measure(InProcess(engine), mesh, prompts, arguments.rounds))
+        inside, outside = asyncio.run(measure(InProcess(engine), mesh, prompts, rounds))
     added_ms = (outside.first_token_s - inside.first_token_s) * 1e3
     share = outside.tokens_per_s / inside.tokens_per_s
     print(f"{'':24}{'engine':>10}{'mesh':>10}")
@@ -221,8 +246,8 @@ def main() -> None:
     print(f"{'first token, 1 (ms)':24}{first}   adds {added_ms:.2f} ms")
     rate = f"{inside.tokens_per_s:10.0f}{outside.tokens_per_s:10.0f}"
     print(f"{f'tokens/s, {CONCURRENCY}':24}{rate}   {share:.1%}")
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(
         json.dumps(
             {
                 **describe(),

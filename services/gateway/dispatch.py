@@ -6,7 +6,7 @@ choice, fairness and migration change those two functions and nothing else.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mesh.errors import Code, MeshError, unavailable
 from services.gateway.generation import Model
@@ -190,7 +190,7 @@ class Dispatcher:
             return Work()
         replica = self._forget_placement(job)
         if replica is not None:
-            replica.report = _full(replica.report)
+            replica.report = _full(replica)
         self._enqueue(job)
         return self._place()
 
@@ -281,12 +281,15 @@ class Dispatcher:
 
     def _forget_placement(self, job: Job) -> Replica | None:
         replica = self._replicas.get(job.replica_id or "")
-        if replica is not None and replica.unlisted.pop(job.id, None) is None:
+        if replica is None or replica.unlisted.pop(job.id, None) is not None:
+            return replica
+        # a report that lists it no more has its room already
+        if job.id in replica.report.job_ids:
             replica.ended.add(job.id)
         return replica
 
 
-def _full(report: Report) -> Report:
-    return Report(
-        report.replica_id, report.model, 0, 0, report.load, report.draining, report.job_ids
-    )
+def _full(replica: Replica) -> Report:
+    """The replica's report with just so much less room that nothing is left now."""
+    said = replica.report
+    return replace(said, room_sequences=said.room_sequences - replica.room_sequences, room_tokens=0)

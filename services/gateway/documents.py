@@ -9,8 +9,8 @@ from aiohttp import web
 
 from mesh.errors import Code, MeshError, invalid
 from services.gateway import errors, fields, openai
-from services.gateway.clients import GrpcRetriever
 from services.gateway.body import read_bytes, read_json
+from services.gateway.clients import GrpcRetriever
 from services.gateway.edge import CONTEXT
 
 MAX_NAME = 255

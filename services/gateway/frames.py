@@ -46,6 +46,10 @@ class FrameLine(Generic[F]):
     def heartbeat(self, number: int, oldest: int) -> Arrival[F]:
         """The replica says that `number` was its last; what was asked for before is asked again."""
         self._asked_to = 0
+        if number < self._next - 1:
+            # the replica forgot this gateway meanwhile and counts anew
+            self._next = 1
+            self._held.clear()
         return self._with_gap((), oldest, number)
 
     def _with_gap(self, ready: tuple[F, ...], oldest: int, last: int) -> Arrival[F]:

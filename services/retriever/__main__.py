@@ -1,7 +1,6 @@
 """Starts the retriever: data folder, bus, lease, encoder, library, intake, gRPC."""
 
 import asyncio
-import logging
 from pathlib import Path
 
 from mesh import rpc
@@ -11,14 +10,11 @@ from mesh.pb import retriever_pb2, retriever_pb2_grpc
 from services.retriever import encoder
 from services.retriever.config import RetrieverSettings
 from services.retriever.embed import Embedder
-from services.retriever.folder import DataFolder, WriterError
 from services.retriever.ingest import Indexer
 from services.retriever.intake import Intake
-from services.retriever.lease import Lease
+from services.retriever.lease import become_writer
 from services.retriever.library import Library
 from services.retriever.servicer import Retriever
-
-log = logging.getLogger(__name__)
 
 
 async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
@@ -26,11 +22,7 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
     stack = lifecycle.stack
     bus = await Bus.connect(settings.nats_url, settings.service)
     stack.push_async_callback(bus.close)
-    try:
-        folder = await _sole_writer(settings, lifecycle, bus)
-    except WriterError as refusal:
-        log.error("%s", refusal)
-        raise
+    folder = await become_writer(Path(settings.data), bus, lifecycle)
     model = await asyncio.to_thread(encoder.load, settings.encoder, settings.encoder_threads)
     library = await Library.open(folder.path, model.name, model.dimensions)
     stack.push_async_callback(library.close)
@@ -54,17 +46,6 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
         [lambda server: retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, server)],
         [retriever_pb2.DESCRIPTOR.services_by_name["Retriever"].full_name],
     )
-
-
-async def _sole_writer(settings: RetrieverSettings, lifecycle: Lifecycle, bus: Bus) -> DataFolder:
-    """The data folder, held against other processes here and other stores on the bus."""
-    folder = DataFolder(Path(settings.data))
-    lifecycle.stack.callback(folder.close)
-    lease = Lease(bus, folder.store_id)
-    await lease.acquire()
-    lifecycle.stack.push_async_callback(lease.release)
-    lifecycle.spawn(lease.renew(), "lease")
-    return folder
 
 
 if __name__ == "__main__":

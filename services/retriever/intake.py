@@ -157,7 +157,7 @@ class Intake:
         except Exception:
             log.exception("attempt %d at a document failed", delivery.attempt)
             with contextlib.suppress(nats.errors.Error):
-                await delivery.retry(min(MAX_RETRY_DELAY_S, random.uniform(1, 2**delivery.attempt)))
+                await delivery.retry(_delay_s(delivery.attempt))
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
@@ -212,6 +212,10 @@ class Intake:
 
 
 _LOST = "The document's content is no longer in the queue; ingest it again."
+
+
+def _delay_s(attempt: int) -> float:
+    return min(MAX_RETRY_DELAY_S, random.uniform(0.5, 1) * 2 ** (attempt - 1))
 
 
 async def _next(tasks: JetStreamContext.PullSubscription) -> Delivery | None:

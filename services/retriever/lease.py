@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from pathlib import Path
 
 import nats.errors
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from mesh.bus import Bus
-from services.retriever.folder import WriterError
+from mesh.lifecycle import Lifecycle
+from services.retriever.folder import DataFolder, WriterError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,24 @@ BUCKET = "retriever-writer"
 KEY = "holder"
 TTL_S = 10.0
 RENEW_S = 3.0
+
+
+async def become_writer(path: Path, bus: Bus, lifecycle: Lifecycle) -> DataFolder:
+    """The data folder, held against other processes here and other stores on the bus.
+
+    The life cycle gives both up, and ends with WriterError where another process takes over.
+    """
+    try:
+        folder = DataFolder(path)
+        lifecycle.stack.callback(folder.close)
+        lease = Lease(bus, folder.store_id)
+        await lease.acquire()
+    except WriterError as refusal:
+        log.error("%s", refusal)
+        raise
+    lifecycle.stack.push_async_callback(lease.release)
+    lifecycle.spawn(lease.renew(), "lease")
+    return folder
 
 
 class Lease:

@@ -1,7 +1,7 @@
 """The gRPC face of the tokenizer: reads requests, checks their sizes, writes answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -16,19 +16,14 @@ from services.tokenizer.chat import ChatTemplate, Message
 from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
 from services.tokenizer.detokenize import Detokenizer
+from services.tokenizer.stream import DetokenizeStream
 from services.tokenizer.workers import Workers
 
 Context = ServicerContext[Any, Any]
 MAX_TEXTS = 2_048
 MAX_DECODE_IDS = 2**20
-MAX_DELTA_IDS = 2**16
-MAX_STOPS = 64
-MAX_STOP_CHARS = 1_024
-# ids of one request after which other work gets a turn: about a millisecond
-BREATH_IDS = 4_096
 
 _encoded = Counter("infermesh_tokenizer_encoded_tokens_total", "Tokens made of text")
-_detokenized = Counter("infermesh_tokenizer_detokenized_tokens_total", "Tokens of streams")
 _sequences = Gauge("infermesh_tokenizer_sequences", "Sequences of all streams")
 
 
@@ -54,7 +49,7 @@ class TokenizerServicer(Base):
             vocab_size=codec.vocab_size,
             eos_token_ids=codec.eos_token_ids,
         )
-        self._streams: set[Detokenizer] = set()
+        self._streams: set[DetokenizeStream] = set()
         self._draining = False
         self._idle = asyncio.Event()
         _sequences.set_function(self._live)
@@ -130,20 +125,22 @@ class TokenizerServicer(Base):
         """
         if self._draining:
             raise unavailable("The tokenizer is shutting down.")
-        detokenizer = Detokenizer(self._codec.pieces)
-        self._streams.add(detokenizer)
+        stream = DetokenizeStream(Detokenizer(self._codec.pieces), requests)
+        self._streams.add(stream)
         try:
-            async for request in requests:
-                yield await _step(detokenizer, request)
-                if self._draining and len(detokenizer) == 0:
+            while (request := await stream.next()) is not None:
+                yield await stream.step(request)
+                if self._draining and len(stream.detokenizer) == 0:
                     return
         finally:
-            self._streams.discard(detokenizer)
+            self._streams.discard(stream)
             self._check_idle()
 
     async def drain(self) -> None:
-        """Takes no more streams and returns when the sequences of all streams have ended."""
+        """Takes no more streams, ends idle ones, and returns when all sequences have ended."""
         self._draining = True
+        for stream in self._streams:
+            stream.end_if_idle()
         self._check_idle()
         await self._idle.wait()
 
@@ -180,55 +177,8 @@ class TokenizerServicer(Base):
         return sum(map(len, texts.values()))
 
     def _live(self) -> int:
-        return sum(map(len, self._streams))
+        return sum(len(stream.detokenizer) for stream in self._streams)
 
     def _check_idle(self) -> None:
         if self._draining and not self._live():
             self._idle.set()
-
-
-async def _step(detokenizer: Detokenizer, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
-    response = pb.DetokenizeResponse()
-    ids = 0
-    for i, delta in enumerate(request.deltas):
-        _check_delta(i, delta)
-        text, stop = detokenizer.push(
-            delta.sequence_id,
-            delta.token_ids,
-            final=delta.final,
-            stop=delta.stop,
-            include_stop=delta.include_stop,
-        )
-        if text or stop is not None:
-            response.deltas.add(
-                sequence_id=delta.sequence_id,
-                text=text,
-                stopped=stop is not None,
-                stop_string=stop or "",
-            )
-        ids += len(delta.token_ids)
-        if ids >= BREATH_IDS:
-            _detokenized.inc(ids)
-            ids = 0
-            await asyncio.sleep(0)
-    _detokenized.inc(ids)
-    return response
-
-
-def _check_delta(i: int, delta: pb.DetokenizeDelta) -> None:
-    if len(delta.token_ids) > MAX_DELTA_IDS:
-        raise invalid(
-            f"deltas[{i}].token_ids",
-            f"deltas[{i}].token_ids may hold at most {MAX_DELTA_IDS} ids.",
-        )
-    if delta.stop and not _usable(delta.stop):
-        raise invalid(
-            f"deltas[{i}].stop",
-            f"deltas[{i}].stop may hold at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} "
-            "characters each.",
-        )
-
-
-def _usable(stop: Iterable[str]) -> bool:
-    given = list(stop)
-    return len(given) <= MAX_STOPS and all(1 <= len(text) <= MAX_STOP_CHARS for text in given)

@@ -1,0 +1,27 @@
+"""When things are computed: continuous batching over a paged KV cache, token ids in and out."""
+
+from services.generator.engine.engine import Engine
+from services.generator.engine.engine_config import EngineConfig
+from services.generator.engine.engine_stats import EngineStats
+from services.generator.engine.errors import (
+    EngineConfigError,
+    FieldError,
+    ParamError,
+    RequestError,
+)
+from services.generator.engine.request import FinishReason
+from services.generator.engine.sampling_params import SamplingParams
+from services.generator.engine.step_output import StepOutput
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "EngineConfigError",
+    "EngineStats",
+    "FieldError",
+    "FinishReason",
+    "ParamError",
+    "RequestError",
+    "SamplingParams",
+    "StepOutput",
+]

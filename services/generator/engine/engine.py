@@ -1,0 +1,242 @@
+"""The engine: admits requests, steps them all forward together, reports what came of each.
+
+Knows token ids only, never text. Single-threaded: its owner calls it from one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.engine_config import EngineConfig
+from services.generator.engine.engine_stats import EngineStats
+from services.generator.engine.errors import RequestError
+from services.generator.engine.memory import plan_num_blocks
+from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.request import FinishReason, Request
+from services.generator.engine.runner import Runner
+from services.generator.engine.sampling_params import SamplingParams
+from services.generator.engine.scheduler import Scheduler
+from services.generator.engine.step_output import StepOutput
+from services.generator.model import KVCache, ModelConfig, load_model
+from services.generator.model.kv_cache import block_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class Executor(Protocol):
+    """What the engine needs of a runner; tests bring one without a model."""
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """Return one result per chunk, in order."""
+        ...
+
+    def clear(self, block_ids: Sequence[int]) -> None:
+        """Forget the content of these blocks."""
+        ...
+
+
+class Engine:
+    """A continuous-batching engine over a paged KV cache with prefix reuse."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model_config: ModelConfig,
+        runner: Executor,
+        pool: BlockPool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.model_config = model_config
+        self._runner = runner
+        self._scheduler = Scheduler(pool, config.max_num_seqs, config.max_batched_tokens)
+        self._pool = pool
+        self._clock = clock
+        self._random = random.Random(config.seed)
+        self._requests: dict[str, Request] = {}
+        self._num_steps = 0
+        self._num_computed_tokens = 0
+        self._num_generated_tokens = 0
+        self._last_step_tokens = 0
+        self._last_step_s = 0.0
+
+    @classmethod
+    def load(cls, config: EngineConfig) -> Engine:
+        """Read the model and allocate the cache.
+
+        Raises ModelError for the folder's faults and EngineConfigError for the options'.
+        """
+        started_s = time.monotonic()
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        model = load_model(config.model, config.dtype)
+        bytes_per_block = block_bytes(model.config, config.block_size, model.dtype)
+        num_blocks = plan_num_blocks(config, model.config.context_length, bytes_per_block)
+        cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
+        engine = cls(
+            config, model.config, Runner(model, cache), BlockPool(num_blocks, config.block_size)
+        )
+        logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
+        return engine
+
+    @property
+    def has_work(self) -> bool:
+        """True while a request is live."""
+        return bool(self._requests)
+
+    @property
+    def max_request_tokens(self) -> int:
+        """The most tokens, prompt and output, that one request may reach."""
+        return min(self.model_config.context_length, self._pool.num_blocks * self._pool.block_size)
+
+    def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        """Raise RequestError, naming the field, if this request could not be served."""
+        limit = self.max_request_tokens
+        vocab_size = self.model_config.vocab_size
+        if not prompt_token_ids:
+            raise RequestError("prompt", "must not be empty")
+        if min(prompt_token_ids) < 0 or max(prompt_token_ids) >= vocab_size:
+            raise RequestError("prompt", f"has a token id outside the vocabulary of {vocab_size}")
+        if len(prompt_token_ids) >= limit:
+            raise RequestError(
+                "prompt", f"has {len(prompt_token_ids)} tokens and must leave room below {limit}"
+            )
+        if len(prompt_token_ids) + params.max_tokens > limit:
+            room = limit - len(prompt_token_ids)
+            raise RequestError("max_tokens", f"must be at most {room} after this prompt")
+        if max(params.stop_token_ids, default=0) >= vocab_size:
+            raise RequestError("stop_token_ids", f"must be below the vocabulary of {vocab_size}")
+
+    def add(
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> None:
+        """Admit a request, which from then on ends with exactly one outcome.
+
+        A lower `priority` number goes first; `deadline` is a `time.monotonic` moment. Requests
+        share cached prefixes only within one `cache_salt`. Raises RequestError as `validate` does,
+        and for an id that is already live.
+        """
+        if request_id in self._requests:
+            raise RequestError("request_id", f"{request_id} is already live")
+        self.validate(prompt_token_ids, params)
+        request = Request(
+            request_id=request_id,
+            token_ids=list(prompt_token_ids),
+            params=params,
+            seed=self._random.getrandbits(64) if params.seed is None else params.seed,
+            stop_token_ids=self._stop_token_ids(params),
+            root_hash=root_hash(cache_salt),
+            arrival_index=self._scheduler.num_admissions,
+            arrival_s=self._clock(),
+            priority=priority,
+            deadline_s=deadline,
+        )
+        self._requests[request_id] = request
+        self._scheduler.add(request)
+
+    def abort(
+        self, request_id: str, reason: FinishReason = FinishReason.ABORT
+    ) -> StepOutput | None:
+        """End a request now and free its blocks; None if it is not live (any more)."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return None
+        return self._scheduler.finish(request, reason, self._clock())
+
+    def step(self) -> list[StepOutput]:
+        """Run one iteration; return an output for each request that progressed or ended."""
+        started_s = self._clock()
+        self._runner.clear(self._pool.take_tainted())
+        outputs = self._scheduler.expire(started_s)
+        chunks = self._scheduler.schedule(started_s)
+        if chunks:
+            results = self._execute(chunks)
+            outputs += self._scheduler.commit(chunks, results, self._clock())
+            self._count(chunks, results, self._clock() - started_s)
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._requests[output.request_id]
+        return outputs
+
+    def stats(self) -> EngineStats:
+        """Return the counters as they are now."""
+        scheduler, pool = self._scheduler, self._pool
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_blocks_total=pool.num_blocks,
+            num_blocks_free=pool.num_free,
+            num_blocks_cached=pool.num_cached,
+            num_blocks_used=pool.num_used,
+            last_step_s=self._last_step_s,
+            last_step_tokens=self._last_step_tokens,
+            num_steps=self._num_steps,
+            num_admissions=scheduler.num_admissions,
+            outcomes=dict(scheduler.outcomes),
+            num_preemptions=scheduler.num_preemptions,
+            num_computed_tokens=self._num_computed_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+            num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
+            num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
+        )
+
+    def check(self) -> None:
+        """Assert every account of the engine: blocks, holders, outcomes, live requests."""
+        self._scheduler.check()
+        num_live = len(self._scheduler.running) + len(self._scheduler.waiting)
+        assert num_live == len(self._requests), "live requests differ. This is a bug."
+
+    def _execute(self, chunks: list[Chunk]) -> list[ChunkResult]:
+        """Run the batch; if that raises, run each chunk alone so that only its own request fails.
+
+        Raises the last error when every one of several chunks fails: then it is not confined.
+        """
+        try:
+            return self._runner.execute(chunks)
+        except Exception:
+            logger.exception("a batch of %d failed, isolating the cause", len(chunks))
+        results = [self._execute_alone(chunk) for chunk in chunks]
+        if len(results) > 1 and all(result.failed for result in results):
+            raise RuntimeError(f"all {len(results)} requests of a step failed, each on its own")
+        return results
+
+    def _execute_alone(self, chunk: Chunk) -> ChunkResult:
+        try:
+            return self._runner.execute([chunk])[0]
+        except Exception:
+            logger.exception("%r failed", chunk.request)
+            return ChunkResult(failed=True)
+
+    def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
+        if params.ignore_eos:
+            return frozenset(params.stop_token_ids)
+        vocab = range(self.model_config.vocab_size)
+        eos_token_ids = (i for i in self.model_config.eos_token_ids if i in vocab)
+        return frozenset(params.stop_token_ids).union(eos_token_ids)
+
+    def _count(
+        self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], step_s: float
+    ) -> None:
+        self._num_steps += 1
+        self._last_step_s = step_s
+        self._last_step_tokens = sum(chunk.num_tokens for chunk in chunks)
+        self._num_computed_tokens += self._last_step_tokens
+        self._num_generated_tokens += sum(result.token_id is not None for result in results)
+
+    def __repr__(self) -> str:
+        return f"Engine(step {self._num_steps}, {self._scheduler!r}, {self._runner!r})"

@@ -1,0 +1,39 @@
+"""What an operator chooses about an engine; every default is meant to be kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.generator.engine.errors import EngineConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Validated on construction; raises EngineConfigError naming the first bad option.
+
+    `max_batched_tokens` is the budget of one step: more makes prompts faster and the gap between
+    two tokens longer. `kv_cache_bytes` None takes what `max_num_seqs` full contexts need, capped
+    by a share of the free memory. `dtype` None keeps the checkpoint's. `seed` draws the seeds of
+    requests that bring none.
+    """
+
+    model: Path
+    dtype: str | None = None
+    max_num_seqs: int = 64
+    max_batched_tokens: int = 512
+    block_size: int = 16
+    kv_cache_bytes: int | None = None
+    num_threads: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
+            if getattr(self, field) < 1:
+                raise EngineConfigError(field, "must be at least 1")
+        if self.max_batched_tokens < self.max_num_seqs:
+            raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
+        for field in ("kv_cache_bytes", "num_threads"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise EngineConfigError(field, "must be at least 1, or None")

@@ -1,0 +1,30 @@
+"""A reading of the engine's counters at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.generator.engine.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges first, then totals since the start. Times are in seconds."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_total: int
+    num_blocks_free: int
+    num_blocks_cached: int
+    num_blocks_used: int
+    last_step_s: float
+    last_step_tokens: int
+    num_steps: int
+    num_admissions: int
+    outcomes: Mapping[FinishReason, int]
+    num_preemptions: int
+    num_computed_tokens: int
+    num_generated_tokens: int
+    num_prefix_hit_tokens: int
+    num_prefix_query_tokens: int

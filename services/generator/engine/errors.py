@@ -1,0 +1,27 @@
+"""What a caller can get wrong, as types with the field at fault. Knows nothing of transports."""
+
+from __future__ import annotations
+
+
+class FieldError(ValueError):
+    """A value a caller chose is not acceptable.
+
+    `field` is its public name, `message` one sentence without it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class ParamError(FieldError):
+    """A sampling parameter is out of range by itself."""
+
+
+class RequestError(FieldError):
+    """A request does not fit this model or this engine."""
+
+
+class EngineConfigError(FieldError):
+    """An engine option is out of range or contradicts another."""

@@ -1,0 +1,91 @@
+"""One request's state from admission to its only outcome. Counts tokens; never sees a tensor."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from services.generator.engine.sampling_params import SamplingParams
+
+
+class FinishReason(enum.Enum):
+    """The terminal outcomes; every admitted request gets exactly one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+    DEADLINE = "deadline"
+
+
+class RequestStatus(enum.Enum):
+    """WAITING <-> RUNNING (a preemption leads back), either -> FINISHED."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Chases `num_tokens` (what is known) with `num_computed_tokens` (what the KV cache holds).
+
+    There is no prefill or decode state: a long prompt, a resumed request and a decode differ only
+    in how far the second counter is behind. Times are `time.monotonic` seconds.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    stop_token_ids: frozenset[int]
+    root_hash: bytes
+    arrival_index: int
+    arrival_s: float
+    priority: int = 0
+    deadline_s: float | None = None
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = 0
+    num_cached_tokens: int | None = None
+    num_preemptions: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    status: RequestStatus = RequestStatus.WAITING
+    finish_reason: FinishReason | None = None
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.token_ids)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key of every queue: a lower priority number first, then first come first served."""
+        return self.priority, self.arrival_index
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens: the prompt and what was generated."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Generated tokens, a final stop token included."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Known tokens whose keys and values are not in the cache; 1 for a plain decode."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the outcome is set."""
+        return self.finish_reason is not None
+
+    def __repr__(self) -> str:
+        state = self.finish_reason.value if self.finish_reason else self.status.value
+        return (
+            f"Request({self.request_id!r}, {state}, computed {self.num_computed_tokens}"
+            f"/{self.num_tokens}, prompt {self.num_prompt_tokens}, blocks {len(self.block_ids)})"
+        )

@@ -1,0 +1,207 @@
+"""Decides each step which requests compute how many tokens, and applies what came of it.
+
+Policy only: no tensors, no text, no clock. Running requests come before waiting ones; a decode
+never waits for a prefill chunk, because each running decode keeps one token of the budget.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+
+from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.prefix_cache import chain_hash
+from services.generator.engine.request import FinishReason, Request, RequestStatus
+from services.generator.engine.request_queue import RequestQueue
+from services.generator.engine.step_output import StepOutput, conclusion, progress
+
+
+class Scheduler:
+    """Owns the live requests and their blocks; every state change is one synchronous call."""
+
+    def __init__(self, pool: BlockPool, max_num_seqs: int, max_batched_tokens: int) -> None:
+        assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
+        self.pool = pool
+        self.waiting = RequestQueue()
+        self.running = RequestQueue()
+        self.num_admissions = 0
+        self.outcomes: Counter[FinishReason] = Counter()
+        self.num_preemptions = 0
+        self.num_prefix_hit_tokens = 0
+        self.num_prefix_query_tokens = 0
+        self._max_num_seqs = max_num_seqs
+        self._max_batched_tokens = max_batched_tokens
+        self._deadlines: list[tuple[float, int, Request]] = []
+
+    def add(self, request: Request) -> None:
+        """Admit a request; from here on it ends with exactly one outcome."""
+        self.num_admissions += 1
+        self.waiting.add(request)
+        if request.deadline_s is not None:
+            entry = (request.deadline_s, request.arrival_index, request)
+            heapq.heappush(self._deadlines, entry)
+
+    def finish(
+        self, request: Request, reason: FinishReason, now_s: float, token_ids: tuple[int, ...] = ()
+    ) -> StepOutput:
+        """End a live request: free its blocks at once and return its last output."""
+        assert not request.is_finished, f"{request!r} ends twice. This is a bug."
+        if reason is FinishReason.ERROR:
+            self.pool.taint(request.block_ids)
+        self.pool.release(request.block_ids)
+        request.block_ids = []
+        (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+        self.outcomes[reason] += 1
+        return conclusion(request, token_ids, now_s)
+
+    def expire(self, now_s: float) -> list[StepOutput]:
+        """End every live request whose deadline has passed."""
+        outputs = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, _, request = heapq.heappop(self._deadlines)
+            if not request.is_finished:
+                outputs.append(self.finish(request, FinishReason.DEADLINE, now_s))
+        return outputs
+
+    def schedule(self, now_s: float) -> list[Chunk]:
+        """Return this step's chunks, at most `max_batched_tokens` tokens together."""
+        num_preemptions = self.num_preemptions
+        chunks = self._continue_running()
+        if self.num_preemptions == num_preemptions:
+            budget = self._max_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
+            chunks += self._admit_waiting(budget, now_s)
+        return chunks
+
+    def commit(
+        self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], now_s: float
+    ) -> list[StepOutput]:
+        """Apply the results of the chunks, in order; return what the outside should hear."""
+        outputs = []
+        for chunk, result in zip(chunks, results, strict=True):
+            request = chunk.request
+            if result.failed:
+                outputs.append(self.finish(request, FinishReason.ERROR, now_s))
+                continue
+            request.num_computed_tokens = chunk.end
+            self._publish_blocks(request, chunk.start // self.pool.block_size)
+            if result.token_id is not None:
+                outputs.append(self._append(request, result.token_id, now_s))
+        return outputs
+
+    def check(self) -> None:
+        """Assert the accounts: blocks, holders, and one outcome per admission."""
+        live = [*self.waiting, *self.running]
+        self.pool.check(request.block_ids for request in live)
+        num_ended = sum(self.outcomes.values())
+        assert self.num_admissions == num_ended + len(live), "outcomes differ from admissions"
+        assert all(not request.block_ids for request in self.waiting), (
+            "a waiting request has blocks"
+        )
+        assert len(self.running) <= self._max_num_seqs, "too many requests run"
+
+    def _continue_running(self) -> list[Chunk]:
+        budget = self._max_batched_tokens
+        num_reserved = sum(request.num_uncomputed_tokens == 1 for request in self.running)
+        chunks: list[Chunk] = []
+        index = 0
+        while index < len(self.running):
+            request = self.running[index]
+            num_reserved -= request.num_uncomputed_tokens == 1
+            num_tokens = min(request.num_uncomputed_tokens, budget - num_reserved)
+            if num_tokens > 0:
+                if not self._cover(request, request.num_computed_tokens + num_tokens):
+                    break
+                chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
+                budget -= num_tokens
+            index += 1
+        return chunks
+
+    def _cover(self, request: Request, num_tokens: int) -> bool:
+        """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
+        num_missing = self.pool.num_blocks_for(num_tokens) - len(request.block_ids)
+        while num_missing > self.pool.num_available:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        if num_missing > 0:
+            request.block_ids += self.pool.allocate(num_missing)
+        return True
+
+    def _preempt(self, victim: Request) -> None:
+        self.pool.release(victim.block_ids)
+        victim.block_ids = []
+        victim.num_computed_tokens = 0
+        victim.num_preemptions += 1
+        victim.status = RequestStatus.WAITING
+        self.running.remove(victim)
+        self.waiting.add(victim)
+        self.num_preemptions += 1
+
+    def _admit_waiting(self, budget: int, now_s: float) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
+            request = self.waiting[0]
+            if not self._reserve(request):
+                break
+            self.waiting.remove(request)
+            self.running.add(request)
+            request.status = RequestStatus.RUNNING
+            if request.first_scheduled_s is None:
+                request.first_scheduled_s = now_s
+            num_tokens = min(request.num_uncomputed_tokens, budget)
+            chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
+            budget -= num_tokens
+        return chunks
+
+    def _reserve(self, request: Request) -> bool:
+        """Hit the prefix cache and take blocks for every known token, or change nothing."""
+        hits = self.pool.prefix_cache.match(self._matchable_hashes(request))
+        self.pool.share(hits)
+        num_missing = self.pool.num_blocks_for(request.num_tokens) - len(hits)
+        if num_missing > self.pool.num_available:
+            self.pool.release(hits)
+            return False
+        request.block_ids = hits + self.pool.allocate(num_missing)
+        request.num_computed_tokens = len(hits) * self.pool.block_size
+        self.num_prefix_query_tokens += request.num_tokens
+        self.num_prefix_hit_tokens += request.num_computed_tokens
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = request.num_computed_tokens
+        return True
+
+    def _matchable_hashes(self, request: Request) -> list[bytes]:
+        # The last known token is always computed, because its logits are needed.
+        num_blocks = (request.num_tokens - 1) // self.pool.block_size
+        self._extend_hashes(request, num_blocks)
+        return request.block_hashes[:num_blocks]
+
+    def _extend_hashes(self, request: Request, num_blocks: int) -> None:
+        size = self.pool.block_size
+        for index in range(len(request.block_hashes), num_blocks):
+            parent = request.block_hashes[-1] if request.block_hashes else request.root_hash
+            tokens = request.token_ids[index * size : (index + 1) * size]
+            request.block_hashes.append(chain_hash(parent, tokens))
+
+    def _publish_blocks(self, request: Request, num_published: int) -> None:
+        num_full = request.num_computed_tokens // self.pool.block_size
+        self._extend_hashes(request, num_full)
+        for index in range(num_published, num_full):
+            self.pool.prefix_cache.publish(request.block_hashes[index], request.block_ids[index])
+
+    def _append(self, request: Request, token_id: int, now_s: float) -> StepOutput:
+        request.token_ids.append(token_id)
+        if request.first_token_s is None:
+            request.first_token_s = now_s
+        if token_id in request.stop_token_ids:
+            return self.finish(request, FinishReason.STOP, now_s)
+        if request.num_output_tokens >= request.params.max_tokens:
+            return self.finish(request, FinishReason.LENGTH, now_s, (token_id,))
+        return progress(request, token_id)
+
+    def __repr__(self) -> str:
+        return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"

@@ -1,0 +1,56 @@
+"""What one engine step tells the outside about one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.generator.engine.request import FinishReason, Request
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """New tokens of one request, and its outcome if this is its last output.
+
+    `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
+    what the model generated (as in vLLM), delivery is what a reader should see. The three
+    durations are seconds, zero until the final output.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+def progress(request: Request, token_id: int) -> StepOutput:
+    """Describe one more delivered token of a request that goes on."""
+    return StepOutput(
+        request.request_id,
+        (token_id,),
+        None,
+        request.num_prompt_tokens,
+        request.num_output_tokens,
+        request.num_cached_tokens or 0,
+    )
+
+
+def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> StepOutput:
+    """Describe the end of a finished request, with the time it spent in each stage."""
+    scheduled_s = now_s if request.first_scheduled_s is None else request.first_scheduled_s
+    first_token_s = now_s if request.first_token_s is None else request.first_token_s
+    return StepOutput(
+        request.request_id,
+        token_ids,
+        request.finish_reason,
+        request.num_prompt_tokens,
+        request.num_output_tokens,
+        request.num_cached_tokens or 0,
+        queue_s=scheduled_s - request.arrival_s,
+        prefill_s=first_token_s - scheduled_s,
+        decode_s=now_s - first_token_s,
+    )

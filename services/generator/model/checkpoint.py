@@ -1,0 +1,53 @@
+"""The tensors of a safetensors checkpoint by name, memory-mapped, in one file or in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from services.generator.model.errors import WeightError
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """Opens each shard once; a tensor's pages are read when it is first used."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: dict[str, Any] = {}
+        self._shard_by_name = self._read_index()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shard_by_name
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """Return a tensor backed by the file; WeightError if absent or of another shape."""
+        if name not in self._shard_by_name:
+            raise WeightError(name, f"is missing from {self._folder}")
+        tensor: torch.Tensor = self._open(self._shard_by_name[name]).get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise WeightError(name, f"has shape {tuple(tensor.shape)}, expected {shape}")
+        return tensor
+
+    def _read_index(self) -> dict[str, str]:
+        if (self._folder / _INDEX).is_file():
+            weight_map = json.loads((self._folder / _INDEX).read_text())["weight_map"]
+            return {str(name): str(shard) for name, shard in weight_map.items()}
+        return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
+
+    def _open(self, shard: str) -> Any:
+        if shard not in self._shards:
+            try:
+                self._shards[shard] = safe_open(self._folder / shard, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise WeightError(shard, f"cannot be read from {self._folder}: {error}") from error
+        return self._shards[shard]
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self._folder)!r}, {len(self._shard_by_name)} tensors)"

@@ -1,0 +1,51 @@
+"""The tensor that holds keys and values, cut into blocks. Knows nothing of who holds a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from services.generator.model.config import ModelConfig
+
+
+class LayerCache(NamedTuple):
+    """Two views of one layer's memory; a row is a token's keys, then its values."""
+
+    slots: torch.Tensor  # [num_blocks * block_size, 2 * kv_size], to write tokens
+    blocks: torch.Tensor  # [num_blocks, block_size * 2 * kv_size], to gather contexts
+
+
+class KVCache:
+    """Allocated once. Zeroed, because a masked position times NaN would still be NaN."""
+
+    def __init__(
+        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        shape = (config.num_layers, num_blocks, block_size, 2 * config.kv_size)
+        self._storage = torch.zeros(shape, dtype=dtype)
+        self.block_size = block_size
+        self.layers = [
+            LayerCache(layer.view(-1, shape[-1]), layer.view(num_blocks, -1))
+            for layer in self._storage
+        ]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the whole cache in bytes."""
+        return self._storage.nbytes
+
+    def clear(self, block_ids: Sequence[int]) -> None:
+        """Zero the content of these blocks in every layer."""
+        if block_ids:
+            self._storage[:, torch.tensor(block_ids)] = 0
+
+    def __repr__(self) -> str:
+        shape, dtype = tuple(self._storage.shape), self._storage.dtype
+        return f"KVCache({shape}, {dtype}, {self.num_bytes / 2**20:.0f} MiB)"
+
+
+def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Return the bytes that one block takes over all layers."""
+    return config.num_layers * block_size * 2 * config.kv_size * dtype.itemsize
