@@ -9,6 +9,7 @@ from mesh.errors import Code, MeshError
 
 REQUEST_ID = "x-request-id"
 DEADLINE = "x-deadline-unix-ms"
+MAX_DEADLINE_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class RequestContext:
     def from_headers(cls, headers: Mapping[str, str], limit_s: float) -> "RequestContext":
         """The caller's context; without a readable deadline of theirs, `limit_s` holds."""
         text = headers.get(DEADLINE, "")
-        left = int(text) / 1000 - time.time() if text.isdigit() else limit_s
+        readable = text.isdecimal() and len(text) <= MAX_DEADLINE_DIGITS
+        left = int(text) / 1000 - time.time() if readable else limit_s
         return cls.start(min(left, limit_s), headers.get(REQUEST_ID, ""))
 
     def remaining(self, limit_s: float = float("inf")) -> float:

@@ -5,9 +5,9 @@ exits with 0 when that is ready. Containers use it as their health check.
 """
 
 import asyncio
+import http.client
 import logging
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -98,7 +98,7 @@ def probe(target: str, timeout_s: float = 3.0) -> bool:
         try:
             with direct.open(target, timeout=timeout_s) as response:
                 return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return False
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:

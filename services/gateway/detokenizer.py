@@ -26,6 +26,9 @@ NUM_STREAMS = 2
 ANSWER_LIMIT_S = 5.0
 RECONNECT_S = 0.1
 
+# grpc raises the last one where a stream ended just before a write
+_WRITER_ENDS = (asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+
 _reopened = Counter(
     "infermesh_gateway_detokenize_reopened_total", "Detokenize streams that had to be reopened"
 )
@@ -113,7 +116,10 @@ class _Line:
         self._owed: deque[_Sent] = deque()
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
-        sequence = self.sequences[sequence_id]
+        sequence = self.sequences.get(sequence_id)
+        if sequence is None:
+            # a stop string ended it, and its reader has not taken that yet
+            return
         sequence.token_ids.extend(token_ids)
         sequence.final = sequence.final or final
         waiting, _ = self._pending.get(sequence_id, ([], False))
@@ -141,7 +147,7 @@ class _Line:
             finally:
                 call.cancel()
                 writing.cancel()
-                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                with contextlib.suppress(*_WRITER_ENDS):
                     await writing
             _reopened.inc()
             self._start_over()

@@ -213,7 +213,7 @@ class Fleet:
             arrival = line.heartbeat(frame.number, frame.oldest)
         for ready in arrival.ready:
             for delta in ready.deltas:
-                self._on_delta(delta)
+                self._on_delta(delta, frame.replica_id)
         if arrival.missing is not None:
             _gaps.inc()
             first, last = arrival.missing
@@ -228,9 +228,12 @@ class Fleet:
             if sequence.job.replica_id == replica_id:
                 sequence.fail(unavailable("A part of the answer was lost."))
 
-    def _on_delta(self, delta: events_pb2.SequenceDelta) -> None:
+    def _on_delta(self, delta: events_pb2.SequenceDelta, replica_id: str) -> None:
         sequence = self._sequences.get(delta.job_id)
         if sequence is None or sequence.end is not None:
+            return
+        if sequence.job.replica_id != replica_id:
+            # counted as lost, placed elsewhere since, and back again
             return
         reason = delta.finish_reason
         if reason == common_pb2.FINISH_REASON_REJECTED:

@@ -25,10 +25,9 @@ class Outbox:
         """The next frame, holding these deltas (at least one)."""
         assert deltas, "an empty frame is a heartbeat. This is a bug."
         self._last += 1
-        frame = events_pb2.Frame(
-            replica_id=self._replica_id, number=self._last, deltas=deltas, oldest=self.oldest
-        )
+        frame = events_pb2.Frame(replica_id=self._replica_id, number=self._last, deltas=deltas)
         self._kept.append(frame)
+        frame.oldest = self.oldest
         return frame
 
     def heartbeat(self) -> events_pb2.Frame:

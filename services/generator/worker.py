@@ -65,7 +65,7 @@ class Worker:
             self._observe()
             try:
                 await self._bus.publish(subjects.ANNOUNCE, self._announcement())
-                for link in self._links.values():
+                for link in list(self._links.values()):
                     await self._bus.publish(link.subject, link.outbox.heartbeat())
             except MeshError:
                 log.warning("the bus did not take an announcement")
@@ -80,7 +80,7 @@ class Worker:
         self._draining = True
         self._changed.set()
         await self._bridge.until_idle()
-        for link in self._links.values():
+        for link in list(self._links.values()):
             await link.flushed()
 
     async def close(self) -> None:
@@ -117,7 +117,7 @@ class Worker:
                 await link.resend(message.resend.first, message.resend.last)
 
     def _take(self, job: events_pb2.Job, headers: Mapping[str, str], link: "_Link") -> None:
-        if job.job_id in link.jobs:
+        if self._bridge.is_live(job.job_id):
             return
         if self._draining or job.model_revision != self._model.revision:
             link.refuse(job.job_id, _REJECTED)

@@ -71,7 +71,7 @@ class TextDecoder:
     while characters that were complete before the fault have been given out here.
     """
 
-    __slots__ = ("_started", "_strip_left", "_pieces", "_utf8")  # noqa: RUF023 - by meaning
+    __slots__ = ("_pieces", "_started", "_strip_left", "_utf8")
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces

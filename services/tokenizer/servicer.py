@@ -145,8 +145,11 @@ class TokenizerServicer(Base):
         await self._idle.wait()
 
     async def _chat(self, request: pb.EncodeChatRequest, context: Context) -> tuple[str, list[int]]:
-        contents = {f"messages[{i}].content": m.content for i, m in enumerate(request.messages)}
-        size = self._size(contents, "messages")
+        if len(request.messages) > MAX_TEXTS:
+            raise invalid("messages", f"messages may hold at most {MAX_TEXTS} messages.")
+        texts = {f"messages[{i}].content": m.content for i, m in enumerate(request.messages)}
+        texts |= {f"messages[{i}].name": m.name for i, m in enumerate(request.messages)}
+        size = self._size(texts, "messages")
         messages = [Message(m.role, m.content, m.name) for m in request.messages]
         text, ids = await self._workers.run(
             request_context(context), size, self._encode_chat, messages, request

@@ -1,0 +1,90 @@
+# `make` shows the targets. Arguments go through ARGS: make up ARGS="--generators 2 --port 9000"
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+EXTRAS := gateway,tokenizer,retriever,cache,generator,local,training,test,check
+ARGS ?=
+# a machine without a GPU takes the small build of torch from here, for example
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+.PHONY: help
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort \
+	  | while IFS=$$'\t' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: $(VENV)/.stamp  ## make .venv with everything that up, test and check need
+
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@python=""; \
+	for each in python3.12 python3.11 python3; do \
+	  if $$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
+	  then python=$$each; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make setup: needs Python 3.11 or 3.12 (python3.12, python3.11 or python3)" >&2; exit 1; \
+	fi; \
+	[ -x $(PYTHON) ] || $$python -m venv $(VENV)
+	$(PYTHON) -m pip install --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: up
+up: setup  ## start everything in the foreground; ARGS="--generators 2"
+	@exec $(VENV)/bin/infermesh up $(ARGS)
+
+.PHONY: test
+test: setup  ## run the tests; ARGS="tests/cache -k lookup"
+	$(PYTHON) -m pytest $(ARGS)
+
+.PHONY: check
+check: setup  ## lint, format, types, layers, fresh generated code
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(MAKE) --no-print-directory check-proto
+	$(VENV)/bin/mypy
+
+.PHONY: check-proto
+check-proto: setup
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(MAKE) --no-print-directory proto OUT="$$fresh"; \
+	diff -r -x __init__.py -x __pycache__ "$$fresh/mesh/pb" mesh/pb \
+	  || { echo "mesh/pb is not what proto/ says: make proto" >&2; exit 1; }
+
+.PHONY: fmt
+fmt: setup  ## format, and fix what lint can fix
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# the mapped include makes the generated modules import each other as mesh.pb
+OUT ?= .
+.PHONY: proto
+proto: setup  ## generate mesh/pb from proto/
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) -m grpc_tools.protoc -Imesh/pb=proto \
+	  --python_out=$(OUT) --grpc_python_out=$(OUT) --pyi_out=$(OUT) \
+	  --mypy_grpc_out=quiet:$(OUT) proto/*.proto
+
+.PHONY: bench
+bench: setup  ## measure the engine and the mesh
+	$(PYTHON) -m bench.engine
+	$(PYTHON) -m bench.mesh
+
+.PHONY: test-compose
+test-compose: setup  ## build the images, run the end-to-end check against them
+	infra/test-compose.sh
+
+.PHONY: train
+train: setup  ## train the bundled model anew
+	$(PYTHON) -m training.train $(ARGS)
+
+.PHONY: clean
+clean:  ## remove what make and the tests made; .venv and .infermesh stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,264 @@
+"""A running gateway in front of real gRPC servers with tiny servicers and a scripted generator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from mesh import rpc
+from mesh.context import RequestContext
+from mesh.errors import Code, MeshError, invalid
+from mesh.lifecycle import Lifecycle, State
+from mesh.pb import (
+    cache_pb2,
+    cache_pb2_grpc,
+    retriever_pb2,
+    retriever_pb2_grpc,
+    tokenizer_pb2,
+    tokenizer_pb2_grpc,
+)
+from services.gateway.app import Services, build_app, serve
+from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.config import GatewaySettings
+from services.gateway.generation import GenerationRequest, Model, TextDelta, Usage
+from services.gateway.probes import Helper
+
+KEY = "a-key-for-development"
+MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256)
+
+
+class ScriptedGenerator:
+    """Says `words`, then ends; an exception among them is raised, an event is waited for."""
+
+    def __init__(self) -> None:
+        self.words: list[str | Exception | asyncio.Event] = ["Hel", "lo", " you"]
+        self.reason = "stop"
+        self.served = [MODEL]
+        self.requests: list[GenerationRequest] = []
+        self.running = 0
+        self.started = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def models(self) -> list[Model]:
+        return self.served
+
+    async def stream(
+        self, request: GenerationRequest, context: RequestContext
+    ) -> AsyncIterator[TextDelta]:
+        self.requests.append(request)
+        self.running += 1
+        self.started.set()
+        try:
+            spoken = 0
+            for word in self.words:
+                if isinstance(word, Exception):
+                    raise word
+                if isinstance(word, asyncio.Event):
+                    await word.wait()
+                    continue
+                spoken += 1
+                yield TextDelta(word, 1)
+            usage = Usage(len(request.prompt_token_ids), spoken, 3)
+            yield TextDelta("", 0, self.reason, usage)
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.closed.set()
+
+
+class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
+    """One token per byte; a chat is `<role>content` per turn."""
+
+    def __init__(self) -> None:
+        self.chats: list[str] = []
+
+    async def Encode(self, request: Any, context: Any) -> Any:
+        ids = [tokenizer_pb2.TokenIds(ids=text.encode()) for text in request.texts]
+        return tokenizer_pb2.EncodeResponse(sequences=ids)
+
+    async def EncodeChat(self, request: Any, context: Any) -> Any:
+        if request.messages[-1].content == "fail":
+            raise RuntimeError("secret: /etc/passwd")
+        text = "".join(f"<{m.role}>{m.content}" for m in request.messages) + "<assistant>"
+        self.chats.append(text)
+        ids = tokenizer_pb2.TokenIds(ids=text.encode())
+        return tokenizer_pb2.EncodeChatResponse(prompt=ids, text=text)
+
+
+class CacheServicer(cache_pb2_grpc.CacheServicer):
+    """A dictionary."""
+
+    def __init__(self) -> None:
+        self.answers: dict[bytes, Any] = {}
+        self.lookups = 0
+        self.hold: asyncio.Event | None = None
+        self.broken = False
+
+    async def Lookup(self, request: Any, context: Any) -> Any:
+        self.lookups += 1
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.broken:
+            raise RuntimeError("broken")
+        key = request.key.SerializeToString(deterministic=True)
+        return cache_pb2.LookupResponse(answer=self.answers.get(key))
+
+    async def Store(self, request: Any, context: Any) -> Any:
+        self.answers[request.key.SerializeToString(deterministic=True)] = request.answer
+        return cache_pb2.StoreResponse(stored=True)
+
+
+class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
+    """Canned passages and vectors."""
+
+    def __init__(self) -> None:
+        self.passages = [
+            retriever_pb2.Passage(
+                id=f"p{i}",
+                document_id="d",
+                source="mill.md",
+                text=f"The mill number {i} is old.",
+                score=0.9 - i / 10,
+                start=i * 10,
+                end=i * 10 + 9,
+            )
+            for i in range(3)
+        ]
+        self.searches: list[Any] = []
+        self.ingested: list[Any] = []
+
+    async def Search(self, request: Any, context: Any) -> Any:
+        self.searches.append(request)
+        if request.collection == "nowhere":
+            raise MeshError(Code.NOT_FOUND, "No collection `nowhere`.", field="collection")
+        return retriever_pb2.SearchResponse(passages=self.passages[: request.top_k])
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        vectors = [retriever_pb2.Vector(values=[len(text), 0.5]) for text in request.texts]
+        return retriever_pb2.EmbedResponse(model="all-MiniLM-L6-v2", vectors=vectors)
+
+    async def Ingest(self, request: Any, context: Any) -> Any:
+        if request.collection == "bad name":
+            raise invalid("collection", "collection must be a plain name.")
+        self.ingested.append(request)
+        return retriever_pb2.IngestResponse(ingestion_id="i1", document_id="d1")
+
+    async def IngestionStatus(self, request: Any, context: Any) -> Any:
+        if request.ingestion_id != "i1":
+            raise MeshError(Code.NOT_FOUND, "No such ingestion.", field="ingestion_id")
+        return retriever_pb2.IngestionStatusResponse(
+            state=retriever_pb2.INGESTION_STATE_INDEXED, passages=3
+        )
+
+    async def ListCollections(self, request: Any, context: Any) -> Any:
+        found = retriever_pb2.Collection(name="docs", documents=1, passages=3)
+        return retriever_pb2.ListCollectionsResponse(collections=[found])
+
+
+@dataclass
+class Remote:
+    """One gRPC service in this process that a test can stop."""
+
+    life: Lifecycle
+    channel: Any
+
+    async def stop(self) -> None:
+        self.life.advance(State.STOPPED)
+        await self.life.stack.aclose()
+
+
+@dataclass
+class Stack:
+    """A gateway and all that it talks to."""
+
+    url: str
+    port: int
+    lifecycle: Lifecycle
+    http: aiohttp.ClientSession
+    client: openai.AsyncOpenAI
+    generator: ScriptedGenerator
+    tokenizer: TokenizerServicer
+    cache: CacheServicer
+    retriever: RetrieverServicer
+    remotes: dict[str, Remote]
+    body: dict[str, Any] = field(
+        default_factory=lambda: {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "temperature": 0,
+        }
+    )
+
+    async def post(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, **kwargs: Any
+    ) -> tuple[int, Any, Any]:
+        """Status, headers and JSON of a POST."""
+        if body is not None:
+            kwargs["json"] = body
+        async with self.http.post(self.url + path, headers=headers, **kwargs) as response:
+            return response.status, response.headers, await response.json()
+
+    async def chat(self, headers: dict[str, str] | None = None, **extra: Any) -> Any:
+        """A chat request with some fields changed."""
+        return await self.post("/v1/chat/completions", {**self.body, **extra}, headers)
+
+
+async def remote(add: Callable[[Any], None]) -> Remote:
+    life = Lifecycle()
+    port = await rpc.serve(life, "127.0.0.1:0", [add], [])
+    life.advance(State.READY)
+    return Remote(life, rpc.channel(f"127.0.0.1:{port}"))
+
+
+@pytest.fixture
+def settings() -> GatewaySettings:
+    return GatewaySettings(
+        dev_key=KEY,
+        admin_key="another-key",
+        max_body_bytes=256 * 1024,
+        # a busy machine must not turn hits into bypasses
+        cache_timeout_s=10,
+    )
+
+
+@pytest.fixture
+async def stack(settings: GatewaySettings) -> AsyncIterator[Stack]:
+    tokenizer, cache, retriever = TokenizerServicer(), CacheServicer(), RetrieverServicer()
+    remotes = {
+        "tokenizer": await remote(
+            lambda s: tokenizer_pb2_grpc.add_TokenizerServicer_to_server(tokenizer, s)
+        ),
+        "cache": await remote(lambda s: cache_pb2_grpc.add_CacheServicer_to_server(cache, s)),
+        "retriever": await remote(
+            lambda s: retriever_pb2_grpc.add_RetrieverServicer_to_server(retriever, s)
+        ),
+    }
+    generator = ScriptedGenerator()
+    lifecycle = Lifecycle()
+    services = Services(
+        tokenizer=GrpcTokenizer(remotes["tokenizer"].channel),
+        retriever=GrpcRetriever(remotes["retriever"].channel),
+        cache=GrpcCache(remotes["cache"].channel),
+        generator=generator,
+        helpers={n: Helper(ServicePing(remotes[n].channel)) for n in ("retriever", "cache")},
+    )
+    lifecycle.checks.add("tokenizer", ServicePing(remotes["tokenizer"].channel))
+    app = build_app(settings, lifecycle, services)
+    port = await serve(lifecycle, app, "127.0.0.1", 0)
+    lifecycle.advance(State.READY)
+    url = f"http://127.0.0.1:{port}"
+    http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"})
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+    async with http, client:
+        yield Stack(
+            url, port, lifecycle, http, client, generator, tokenizer, cache, retriever, remotes
+        )
+    await lifecycle.close()
+    for service in remotes.values():
+        await service.channel.close()
+        if service.life.state is not State.STOPPED:
+            await service.stop()

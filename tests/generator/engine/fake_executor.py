@@ -1,0 +1,65 @@
+"""An executor without a model, so that policy is tested in microseconds."""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.request import Request
+
+VOCAB_SIZE = 50
+
+
+class FakeExecutor:
+    """Draws each token as a function of all tokens before it, as a greedy model would.
+
+    It also remembers what was written to which block slot, and so proves that the blocks a chunk
+    reads hold exactly its request's tokens.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.written: dict[tuple[int, int], tuple[int, int]] = {}
+        self.cleared: list[int] = []
+        self.fails: Callable[[Chunk], bool] = lambda chunk: False
+        self.raises: Callable[[Chunk], bool] = lambda chunk: False
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        if any(self.raises(chunk) for chunk in chunks):
+            raise RuntimeError("the fake executor was told to raise")
+        for chunk in chunks:
+            self._write(chunk)
+        return [self._result(chunk) for chunk in chunks]
+
+    def clear(self, block_ids: Sequence[int]) -> None:
+        self.cleared += block_ids
+
+    def _write(self, chunk: Chunk) -> None:
+        assert chunk.num_tokens > 0
+        for position in range(chunk.start, chunk.end):
+            token_id = chunk.request.token_ids[position]
+            self.written[self._slot(chunk.request, position)] = (position, token_id)
+
+    def _result(self, chunk: Chunk) -> ChunkResult:
+        request = chunk.request
+        for position in range(chunk.end):
+            expected = (position, request.token_ids[position])
+            assert self.written[self._slot(request, position)] == expected, f"{request!r}"
+        if self.fails(chunk):
+            return ChunkResult(failed=True)
+        return ChunkResult(next_token(request.token_ids) if chunk.samples else None)
+
+    def _slot(self, request: Request, position: int) -> tuple[int, int]:
+        return request.block_ids[position // self.block_size], position % self.block_size
+
+
+def next_token(token_ids: Sequence[int]) -> int:
+    """Return the token that the fake executor draws after these."""
+    return zlib.crc32(bytes(token_ids)) % VOCAB_SIZE
+
+
+def continuation(prompt: Sequence[int], count: int) -> list[int]:
+    """Return the `count` tokens that the fake executor draws after a prompt."""
+    token_ids = list(prompt)
+    for _ in range(count):
+        token_ids.append(next_token(token_ids))
+    return token_ids[len(prompt) :]

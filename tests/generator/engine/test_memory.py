@@ -1,0 +1,38 @@
+"""How large the KV cache becomes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from services.generator.engine import EngineConfig, EngineConfigError
+from services.generator.engine.memory import available_memory_bytes, plan_num_blocks
+
+
+def test_the_default_serves_all_sequences_at_full_length() -> None:
+    """With memory to spare there are blocks for max_num_seqs whole contexts."""
+    config = EngineConfig(Path("unused"), max_num_seqs=3, block_size=16)
+    assert plan_num_blocks(config, context_length=100, block_bytes=64) == 3 * 7
+
+
+def test_free_memory_caps_the_default() -> None:
+    """Contexts that cannot fit take a share of the free memory, not all of it."""
+    config = EngineConfig(Path("unused"))
+    num_blocks = plan_num_blocks(config, context_length=10**9, block_bytes=2**20)
+    assert 0 < num_blocks * 2**20 < 0.6 * available_memory_bytes()
+
+
+def test_an_explicit_size_is_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """A chosen size is divided into whole blocks, and the arithmetic is one log line."""
+    caplog.set_level(logging.INFO)
+    config = EngineConfig(Path("unused"), kv_cache_bytes=1000)
+    assert plan_num_blocks(config, context_length=64, block_bytes=300) == 3
+    assert len(caplog.records) == 1
+    assert "3 blocks x 16 tokens" in caplog.text
+
+
+def test_a_size_below_one_block_is_refused() -> None:
+    """The refusal names the option."""
+    config = EngineConfig(Path("unused"), kv_cache_bytes=100)
+    with pytest.raises(EngineConfigError, match="kv_cache_bytes"):
+        plan_num_blocks(config, context_length=64, block_bytes=101)

@@ -1,0 +1,96 @@
+"""Paged attention against a loop over requests and heads."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from services.generator.engine.batch import build_batch
+from services.generator.engine.chunk import Chunk
+from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.request import Request
+from services.generator.engine.sampling_params import SamplingParams
+from services.generator.model.attention import PagedAttention
+from services.generator.model.config import ModelConfig
+from services.generator.model.kv_cache import KVCache
+from services.generator.model.rope_config import RopeConfig
+
+BLOCK_SIZE = 16
+
+
+@dataclass
+class Case:
+    """A request with `length` known tokens, of which the last `num_new` are computed now."""
+
+    length: int
+    num_new: int
+
+
+def model_config(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelConfig:
+    return ModelConfig(
+        9, 8, 8, 1, num_heads, num_kv_heads, head_dim, 4096, 1e-5, RopeConfig(), True, False,
+        False, "float32", (),
+    )  # fmt: skip
+
+
+def naive(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Attend one head's last positions causally; all are [tokens, dim]."""
+    scores = queries @ keys.T / math.sqrt(queries.shape[1])
+    offset = len(keys) - len(queries)
+    for row in range(len(queries)):
+        scores[row, offset + row + 1 :] = -math.inf
+    return scores.softmax(-1) @ values
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64)])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [Case(1, 1)],
+        [Case(15, 1), Case(16, 1), Case(17, 1), Case(400, 1)],
+        [Case(130, 130), Case(300, 129), Case(40, 2)],
+        [Case(63, 1), Case(63, 1), Case(100, 36), Case(111, 111)],
+    ],
+)
+def test_pages_give_what_contiguous_memory_gives(
+    cases: list[Case], heads: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    """Odd lengths, scattered blocks, grouped heads, mixed batches: each row attends to its own."""
+    torch.manual_seed(0)
+    num_heads, num_kv_heads, dim = heads
+    config = model_config(*heads)
+    cache = KVCache(config, 64, BLOCK_SIZE, dtype)
+    free = torch.randperm(64).tolist()
+    chunks, histories = [], {}
+    for case in cases:
+        request = Request(
+            "r", [0] * case.length, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0
+        )
+        request.block_ids = [free.pop() for _ in range(-(-case.length // BLOCK_SIZE))]
+        chunk = Chunk(request, case.length - case.num_new, case.num_new)
+        chunks.append(chunk)
+        histories[id(chunk)] = torch.randn(case.length, config.q_size + 2 * config.kv_size).to(
+            dtype
+        )
+        for position in range(chunk.start):
+            block_id = request.block_ids[position // BLOCK_SIZE]
+            slot = block_id * BLOCK_SIZE + position % BLOCK_SIZE
+            cache.layers[0].slots[slot] = histories[id(chunk)][position, config.q_size :]
+    batch = build_batch(chunks, BLOCK_SIZE, dtype)
+    rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
+    with torch.inference_mode():
+        out = PagedAttention(config)(torch.cat(rows), cache.layers[0], batch.plan).float()
+
+    first = 0
+    for chunk in batch.chunks:
+        history = histories[id(chunk)].float()
+        queries = history[chunk.start :, : config.q_size].view(-1, num_heads, dim)
+        keys, values = history[:, config.q_size :].view(-1, 2, num_kv_heads, dim).unbind(1)
+        for head in range(num_heads):
+            shared = head // (num_heads // num_kv_heads)
+            expected = naive(queries[:, head], keys[:, shared], values[:, shared])
+            actual = out[first : first + chunk.num_tokens, head * dim : (head + 1) * dim]
+            assert (actual - expected).abs().max() < tolerance
+        first += chunk.num_tokens

@@ -1,0 +1,78 @@
+"""Weights on disk: one file, shards, and what may be wrong with them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from services.generator.model import ModelConfigError, WeightError, load_model
+from services.generator.model.checkpoint import Checkpoint
+
+
+def split(folder: Path) -> None:
+    """Turn a single file into two shards with an index."""
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    shards = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for shard, members in shards.items():
+        save_file({name: weights[name] for name in members}, folder / shard)
+    weight_map = {name: shard for shard, members in shards.items() for name in members}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def test_shards_hold_what_one_file_held(make_llama: Callable) -> None:
+    """Each tensor is found in its shard."""
+    _, folder = make_llama()
+    single = load_file(folder / "model.safetensors")
+    split(folder)
+    checkpoint = Checkpoint(folder)
+    assert "model.norm.weight" in checkpoint
+    for name, tensor in single.items():
+        assert torch.equal(checkpoint.tensor(name, *tensor.shape), tensor)
+    load_model(folder)
+
+
+def test_a_missing_tensor_is_named(make_llama: Callable) -> None:
+    """An untied head that is absent is an error, not a tied one."""
+    _, folder = make_llama()
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(WeightError, match="missing") as caught:
+        load_model(folder)
+    assert caught.value.field == "lm_head.weight"
+
+
+def test_another_shape_is_named(make_llama: Callable) -> None:
+    """A tensor that contradicts the configuration is refused with both shapes."""
+    _, folder = make_llama()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(47)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(WeightError, match=r"\(47,\), expected \(48,\)"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
+def test_an_unreadable_file_is_named(make_llama: Callable, content: bytes | None) -> None:
+    """An absent, empty or foreign file is refused by its name."""
+    _, folder = make_llama()
+    path = folder / "model.safetensors"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightError) as caught:
+        load_model(folder)
+    assert caught.value.field == "model.safetensors"
+
+
+def test_an_unknown_dtype_is_named(make_llama: Callable) -> None:
+    """The override is checked like the checkpoint's own dtype."""
+    _, folder = make_llama()
+    with pytest.raises(ModelConfigError, match="dtype"):
+        load_model(folder, "float8")

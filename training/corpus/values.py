@@ -1,0 +1,345 @@
+"""Makes the values of facts: names, dates, amounts and short written phrases."""
+
+import random
+import re
+
+from training.corpus import words
+from training.corpus.names import Names
+from training.corpus.written import sections
+
+LISTS = sections("values.txt")
+FIELD = re.compile(r"\{([a-z0-9]+)\}|\(([^()]*)\)|\[([^\[\]]*)\]")
+
+
+class Values:
+    """Fills `{fields}` and `(choices|of|wording)` from one random source."""
+
+    def __init__(self, rng: random.Random, names: Names) -> None:
+        self.rng = rng
+        self.names = names
+
+    def fill(self, text: str) -> str:
+        """`text` with every choice taken and every known field made, inside choices too."""
+        while True:
+            filled = FIELD.sub(self._one, text)
+            if filled == text:
+                return re.sub(r"  +", " ", text).strip()
+            text = filled
+
+    def _one(self, match: re.Match[str]) -> str:
+        field, options, listed = match.groups()
+        if field is None:
+            return self.rng.choice((options if options is not None else listed).split("|"))
+        if field in ("e", "v"):
+            return match.group(0)
+        return self.make(field)
+
+    def make(self, field: str) -> str:
+        """One value of the sort called `field`."""
+        if field in LISTS:
+            return self.rng.choice(LISTS[field])
+        maker = getattr(self, field, None) or getattr(self.names, field)
+        return str(maker())
+
+    def year(self) -> str:
+        """A year, mostly recent."""
+        rng = self.rng
+        return str(rng.randint(1860, 2026) if rng.random() < 0.7 else rng.randint(1050, 1859))
+
+    def date(self) -> str:
+        """A date, with or without its year, in several written forms."""
+        rng = self.rng
+        day, month, year = rng.randint(1, 28), rng.choice(words.MONTHS), self.year()
+        forms = (
+            f"{day} {month} {year}",
+            f"{month} {day}, {year}",
+            f"{day} {month}",
+            f"{month} {day}",
+            f"the {ordinal(day)} of {month}",
+        )
+        return rng.choice(forms)
+
+    def month(self) -> str:
+        """The name of a month."""
+        return self.rng.choice(words.MONTHS)
+
+    def weekday(self) -> str:
+        """The name of a day."""
+        return self.rng.choice(words.WEEKDAYS)
+
+    def time(self) -> str:
+        """A time in the morning."""
+        return self._clock(5, 11, "am", "in the morning")
+
+    def evening(self) -> str:
+        """A time later in the day."""
+        return self._clock(1, 11, "pm", "in the evening")
+
+    def _clock(self, low: int, high: int, half: str, part: str) -> str:
+        rng = self.rng
+        hour, minute = rng.randint(low, high), rng.choice(["00", "15", "30", "45", "10", "20"])
+        military = hour + 12 if half == "pm" else hour
+        spelt = [
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+        ][hour - 1]
+        return rng.choice(
+            (
+                f"{hour} {half}",
+                f"{military:02}:{minute}",
+                f"{hour}:{minute} {half}",
+                f"{spelt} o'clock",
+                f"half past {spelt}",
+                f"{hour} {part}",
+            )
+        )
+
+    def number(self) -> str:
+        """A quantity for a measure: whole or with a decimal."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.2:
+            return f"{rng.randint(1, 99)}.{rng.randint(1, 9)}"
+        if roll < 0.75:
+            return str(rng.randint(2, 120))
+        return grouped(rng.randint(121, 9999), rng)
+
+    def count(self) -> str:
+        """A head count, with separators or words."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.35:
+            return str(rng.randint(11, 999))
+        if roll < 0.8:
+            return grouped(rng.randint(1000, 99_999), rng)
+        if roll < 0.9:
+            return f"{rng.randint(2, 95)} thousand"
+        return grouped(rng.randint(100_000, 4_999_999), rng)
+
+    def small(self) -> str:
+        """A small number, in words or digits."""
+        return (
+            self.rng.choice(words.SMALL_NUMBERS)
+            if self.rng.random() < 0.6
+            else str(self.rng.randint(2, 60))
+        )
+
+    def smallnum(self) -> str:
+        """A small number for years or months."""
+        return (
+            self.rng.choice(words.SMALL_NUMBERS[:11])
+            if self.rng.random() < 0.4
+            else str(self.rng.randint(2, 36))
+        )
+
+    def digit(self) -> str:
+        """One digit from 2."""
+        return str(self.rng.randint(2, 9))
+
+    def money(self) -> str:
+        """An amount of money."""
+        rng = self.rng
+        whole = rng.choice([rng.randint(2, 60), rng.randint(61, 999), rng.randint(1000, 90_000)])
+        amount = grouped(whole, rng)
+        forms = [
+            f"{amount} euros",
+            f"{amount} dollars",
+            f"${amount}",
+            f"{amount} pounds",
+            f"€{amount}",
+            f"£{amount}",
+            f"{amount} crowns",
+        ]
+        if whole < 100:
+            forms.append(f"${whole}.{rng.choice(['50', '99', '75', '20'])}")
+        return rng.choice(forms)
+
+    def port(self) -> str:
+        """A network port."""
+        return str(
+            self.rng.choice([self.rng.randint(1024, 9999), self.rng.randint(10_000, 65_000)])
+        )
+
+    def version(self) -> str:
+        """A version number."""
+        rng = self.rng
+        return ".".join(str(rng.randint(0, 19)) for _ in range(rng.choice([2, 2, 3])))
+
+    def storage(self) -> str:
+        """Somewhere a program keeps its data."""
+        name = self.names.common()
+        return self.rng.choice(
+            (
+                f"/var/lib/{name}",
+                f"/srv/{name}/data",
+                f"a bucket called {name}",
+                f"~/.{name}",
+                "a local database",
+                "memory",
+                f"the {name} folder",
+                f"/opt/{name}",
+                "a text file",
+                "the home folder",
+                "a remote cluster",
+                f"the {self.names.word(1, 2)} archive",
+            )
+        )
+
+    def filename(self) -> str:
+        """The name of a settings file."""
+        tail = self.rng.choice(["toml", "yaml", "json", "conf", "ini", "cfg"])
+        return f"{self.names.common()}.{tail}"
+
+    def email(self) -> str:
+        """An address to write to."""
+        user = self.rng.choice(["info", "help", "post", "desk", "hello", "tickets", "office"])
+        return f"{user}@{self.names.common()}.{self.rng.choice(['org', 'com', 'net', 'example'])}"
+
+    def material(self) -> str:
+        """A material, at times with an adjective."""
+        lead = self.rng.choice(["", "", "", "grey ", "solid ", "white ", "polished ", "local "])
+        return lead + self.rng.choice(words.MATERIALS)
+
+    def colour(self) -> str:
+        """A colour."""
+        return self.rng.choice(words.COLOURS)
+
+    def food(self) -> str:
+        """Something edible."""
+        return self.rng.choice(words.FOODS)
+
+    def crops(self) -> str:
+        """One or two things that grow or are cooked."""
+        one, two = self.rng.sample(words.FOODS, 2)
+        return one if self.rng.random() < 0.5 else f"{one} and {two}"
+
+    def dish(self) -> str:
+        """Something to order."""
+        form = self.rng.choice(
+            ["pie", "soup", "cake", "stew", "bread", "salad", "tart", "pancakes"]
+        )
+        return f"{self.rng.choice(words.FOODS)} {form}"
+
+    def animal(self) -> str:
+        """An animal, at times with a colour or adjective."""
+        lead = self.rng.choice(["", "", "", self.rng.choice(words.COLOURS) + " "])
+        return f"{lead}{self.rng.choice(words.ANIMALS)}"
+
+    def treasure(self) -> str:
+        """Something worth seeing."""
+        rng = self.rng
+        thing, material = rng.choice(words.THINGS), rng.choice(words.MATERIALS)
+        adjective = rng.choice(words.ADJECTIVES)
+        return rng.choice(
+            (
+                f"its {adjective} {thing}",
+                f"a {material} {thing}",
+                f"its {material} {thing}",
+                f"the {thing} of {self.names.person()}",
+                f"a {thing} made of {material}",
+                f"its {adjective} {rng.choice(words.PLACES)}",
+            )
+        )
+
+    def profession(self) -> str:
+        """An occupation."""
+        return self.rng.choice(words.PEOPLE)
+
+    def topic(self) -> str:
+        """A subject of study."""
+        return self.rng.choice(words.TOPICS)
+
+    def topiccap(self) -> str:
+        """A subject of study as a title."""
+        return self.rng.choice(words.TOPICS).capitalize()
+
+    def goal(self) -> str:
+        """A purpose, beginning with `to`."""
+        return self.rng.choice(words.GOALS)
+
+    def cause(self) -> str:
+        """A reason, as a clause."""
+        return self.rng.choice(words.CAUSES)
+
+    def frequency(self) -> str:
+        """How often."""
+        return self.rng.choice(words.FREQUENCIES)
+
+    def country(self) -> str:
+        """A country, real or invented."""
+        return (
+            self.rng.choice(words.COUNTRIES) if self.rng.random() < 0.6 else self.names.word(2, 3)
+        )
+
+    def place(self) -> str:
+        """A common place."""
+        return self.rng.choice(words.PLACES)
+
+    def venue(self) -> str:
+        """Somewhere to meet."""
+        if self.rng.random() < 0.5:
+            return f"the {self.rng.choice(words.ADJECTIVES)} {self.rng.choice(words.PLACES)}"
+        return f"the {self.names.label()} {self.rng.choice(['Hall', 'Hotel', 'Centre', 'Theatre'])}"
+
+    def adjective(self) -> str:
+        """An adjective."""
+        return self.rng.choice(words.ADJECTIVES)
+
+    def noun(self) -> str:
+        """A noun as it stands in a title."""
+        pool = words.THINGS if self.rng.random() < 0.6 else words.ABSTRACT
+        return self.rng.choice(pool).capitalize()
+
+    def noun2(self) -> str:
+        """A thing, as it stands before another noun."""
+        return self.rng.choice(words.THINGS)
+
+    def adjnoun(self) -> str:
+        """Adjective and noun as in a title."""
+        adjective = self.rng.choice(words.ADJECTIVES).capitalize()
+        return f"{adjective} {self.noun()}"
+
+    def adjcol(self) -> str:
+        """A colour or an adjective."""
+        return self.rng.choice(self.rng.choice([words.COLOURS, words.ADJECTIVES]))
+
+    def commonname(self) -> str:
+        """A stem for substances."""
+        return self.names.common()
+
+    def lightsignal(self) -> str:
+        """The state of a lamp."""
+        return self.rng.choice(["green", "red", "blue", "white", "orange", "yellow", "purple"])
+
+    def motto(self) -> str:
+        """Three or four words to live by."""
+        rng = self.rng
+        return rng.choice(
+            (
+                f"{rng.choice(words.NAME_WORDS)} and {rng.choice(words.NAME_WORDS)}",
+                f"Always {rng.choice(words.ADJECTIVES)}",
+                f"{rng.choice(words.ADJECTIVES).capitalize()} but {rng.choice(words.ADJECTIVES)}",
+                f"No {rng.choice(words.THINGS)} without a {rng.choice(words.THINGS)}",
+                f"From {rng.choice(words.ABSTRACT)} to {rng.choice(words.ABSTRACT)}",
+            )
+        )
+
+
+def ordinal(day: int) -> str:
+    """1st, 2nd, 3rd, 4th."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(day % 10 if day not in (11, 12, 13) else 0, "th")
+    return f"{day}{ending}"
+
+
+def grouped(number: int, rng: random.Random) -> str:
+    """A whole number, with a thousands separator three times in four."""
+    return f"{number:,}" if rng.random() < 0.75 else str(number)
