@@ -82,7 +82,7 @@ test-compose: setup  ## build the images, run the end-to-end check against them
 
 .PHONY: train
 train: setup  ## train the bundled model anew
-	$(PYTHON) -m training.train $(ARGS)
+	$(PYTHON) -m training $(ARGS)
 
 .PHONY: clean
 clean:  ## remove what make and the tests made; .venv and .infermesh stay

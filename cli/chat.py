@@ -89,7 +89,8 @@ class Conversation:
             body["retrieval"] = {"collection": self._collection, "top_k": TOP_K}
         with contextlib.closing(self._gateway.stream("/v1/chat/completions", body)) as events:
             for event in events:
-                self.sources += [str(c["source"]) for c in event.get("citations") or ()]
+                if citations := event.get("citations"):
+                    self.sources = [str(citation["source"]) for citation in citations]
                 for choice in event.get("choices") or ():
                     if piece := choice.get("delta", {}).get("content"):
                         yield piece

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images, runs the mesh in containers with two generators and two tokenizers, checks it
 # from outside and from inside, and takes it down again. Keeps the images, for the next build.
+# Arguments go to the end-to-end check's pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -127,7 +128,7 @@ published=$(docker ps --filter "label=com.docker.compose.project=$project" --for
 [[ -z $published ]] || fail "published beyond loopback: $published"
 say "images: no torch in the gateway, no weights in the generator; ports on loopback"
 
-"$python" -m tests.e2e.check || fail "the end-to-end check"
+"$python" -m tests.e2e.check "$@" || fail "the end-to-end check"
 say "end-to-end check passed"
 
 chats 16 || fail "sixteen requests at once"

@@ -100,6 +100,7 @@ class Bus:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._jetstream = client.jetstream(timeout=TIMEOUT_S)
+        self._consumers: list[JetStreamContext.PullSubscription] = []
 
     @classmethod
     async def connect(cls, urls: str, name: str) -> "Bus":
@@ -120,6 +121,9 @@ class Bus:
 
     async def ping(self) -> None:
         """Raises when the server does not answer."""
+        # between connections the client's flush would return at once
+        if not self._client.is_connected:
+            raise unavailable("The message bus is not available now.")
         await self._client.flush(timeout=1)
 
     async def publish(
@@ -219,7 +223,7 @@ class Bus:
         self, stream: str, subject: str, durable: str, *, ack_wait_s: float, max_deliver: int
     ) -> JetStreamContext.PullSubscription:
         """A pull consumer that all replicas of a service share."""
-        return await self._jetstream.pull_subscribe(
+        consumer = await self._jetstream.pull_subscribe(
             subject,
             durable=durable,
             stream=stream,
@@ -227,6 +231,8 @@ class Bus:
             pending_msgs_limit=MAX_PENDING_MESSAGES,
             pending_bytes_limit=MAX_PENDING_BYTES,
         )
+        self._consumers.append(consumer)
+        return consumer
 
     async def objects(self, bucket: str, *, ttl_s: float) -> ObjectStore:
         """A bucket for payloads that are too large for a message."""
@@ -249,6 +255,10 @@ class Bus:
         if not self._client.is_closed:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
+                    # nats-py's drain would wait for ever: it never counts what was fetched as done
+                    for consumer in self._consumers:
+                        await consumer.unsubscribe()
+                    self._consumers.clear()
                     await self._client.drain()
             except (TimeoutError, nats.errors.Error):
                 await self._client.close()

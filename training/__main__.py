@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from training.card import write
-from training.train import Plan, Run, run
+from training.train import Plan, run
 
 
 def main() -> None:
@@ -29,8 +29,7 @@ def main() -> None:
     plan = dataclasses.replace(defaults, **options)
     if not evaluate:
         run(plan, resume)
-    done = Run(plan, resume=True)
-    write(plan, done.seen, done.spent)
+    write(plan)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 import json
 import os
 import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
 
 from training.evaluate import Model, figures
 from training.train import Plan
@@ -28,23 +31,36 @@ SAMPLES = (
 )
 
 
-def write(plan: Plan, seen: int, spent: float) -> None:
+@dataclass(frozen=True)
+class Record:
+    """How the weights came about."""
+
+    command: str
+    seed: int
+    tokens: int
+    minutes: float
+    machine: str
+
+
+def record(plan: Plan) -> Record:
+    """The record of the run whose checkpoint is here, or else the one beside the weights."""
+    checkpoint = plan.run / "checkpoint.pt"
+    if not checkpoint.exists():
+        return Record(**json.loads((plan.out / "figures.json").read_text())["run"])
+    state = torch.load(checkpoint, weights_only=True)
+    minutes = round(state["spent"] / 60, 1)
+    return Record(command(plan), plan.seed, state["seen"], minutes, machine())
+
+
+def write(plan: Plan) -> None:
     """Evaluates the exported model, prints its figures and writes them beside the weights."""
-    found = figures(plan.out)
-    run = {
-        "command": command(plan),
-        "seed": plan.seed,
-        "tokens": seen,
-        "minutes": round(spent / 60, 1),
-        "machine": machine(),
-    }
-    record = {"run": run, "figures": found}
-    (plan.out / "figures.json").write_text(json.dumps(record, indent=2) + "\n")
+    run, found = record(plan), figures(plan.out)
+    content = {"run": asdict(run), "figures": found}
+    (plan.out / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
     print(table(found))
     text = Path(__file__).with_name("card.md").read_text()
-    for mark, filling in fillings(plan, seen, spent).items():
+    for mark, filling in fillings(run, plan.out, found).items():
         text = text.replace(f"{{{{{mark}}}}}", filling)
-    text = text.replace("{{table}}", table(found)).replace("{{samples}}", samples(plan.out))
     (plan.out / "README.md").write_text(text)
 
 
@@ -68,17 +84,19 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name}"
 
 
-def fillings(plan: Plan, seen: int, spent: float) -> dict[str, str]:
-    """What the card says of the run and of the files."""
-    weights = (plan.out / "model.safetensors").stat().st_size
+def fillings(run: Record, folder: Path, found: dict[str, dict[str, float]]) -> dict[str, str]:
+    """What the card says, by the marks of card.md."""
+    weights = (folder / "model.safetensors").stat().st_size
     return {
-        "command": command(plan),
-        "tokens": f"{seen / 1e6:.1f} million",
-        "minutes": f"{spent / 60:.0f}",
-        "machine": machine(),
-        "seed": str(plan.seed),
+        "command": run.command,
+        "tokens": f"{run.tokens / 1e6:.1f} million",
+        "minutes": f"{run.minutes:.0f}",
+        "machine": run.machine,
+        "seed": str(run.seed),
         "parameters": f"{weights / 2e6:.1f} million",
-        "size": f"{sum(f.stat().st_size for f in plan.out.iterdir()) / 1e6:.1f} MB",
+        "size": f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.0f} MB",
+        "table": table(found),
+        "samples": samples(folder),
     }
 
 

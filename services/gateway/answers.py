@@ -87,7 +87,8 @@ class Answers:
         self._cache = cache
         self._timeout_s = timeout_s
         self._rests_until = 0.0
-        self._stores: dict[GenerationRequest, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._latest: dict[GenerationRequest, asyncio.Task[None]] = {}
 
     async def lookup(
         self, request: GenerationRequest, context: RequestContext
@@ -98,7 +99,7 @@ class Answers:
         limit_s = context.remaining(self._timeout_s)
         try:
             async with asyncio.timeout(limit_s):
-                storing = self._stores.get(request)
+                storing = self._latest.get(request)
                 if storing is not None:
                     await asyncio.wait({storing})
                 answer = await self._cache.lookup(
@@ -116,28 +117,37 @@ class Answers:
 
     def keep(self, request: GenerationRequest, answer: Answer, request_id: str) -> None:
         """Stores an answer without waiting for it."""
-        if request in self._stores:
-            return
-        if len(self._stores) >= MAX_STORES:
+        if len(self._running) >= MAX_STORES:
             _stores.labels("dropped").inc()
             return
-        task = asyncio.create_task(self._store(request, answer, request_id), name="store-answer")
-        self._stores[request] = task
-        task.add_done_callback(lambda _: self._stores.pop(request))
+        # an older answer's store ends first, so that the newer one stays
+        storing = self._store(request, answer, request_id, self._latest.get(request))
+        task = asyncio.create_task(storing, name="store-answer")
+        self._running.add(task)
+        self._latest[request] = task
+        task.add_done_callback(lambda done: self._ended(request, done))
 
     async def drain(self) -> None:
         """Waits for the running stores."""
-        if self._stores:
-            await asyncio.wait(set(self._stores.values()))
+        if self._running:
+            await asyncio.wait(set(self._running))
 
     async def close(self) -> None:
         """Ends the running stores; idempotent."""
-        running = list(self._stores.values())
+        running = list(self._running)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _store(self, request: GenerationRequest, answer: Answer, request_id: str) -> None:
+    async def _store(
+        self,
+        request: GenerationRequest,
+        answer: Answer,
+        request_id: str,
+        older: "asyncio.Task[None] | None",
+    ) -> None:
+        if older is not None:
+            await asyncio.wait({older})
         try:
             context = RequestContext.start(STORE_LIMIT_S, request_id)
             await self._cache.store(request, answer, context)
@@ -146,6 +156,11 @@ class Answers:
             self._rest(error)
         else:
             _stores.labels("stored").inc()
+
+    def _ended(self, request: GenerationRequest, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if self._latest.get(request) is task:
+            del self._latest[request]
 
     def _rest(self, error: Exception) -> None:
         if time.monotonic() >= self._rests_until:

@@ -80,9 +80,11 @@ class Completions:
                 texts[index].append(delta.text)
         usage = total(plan, tally.usages)
         meter.done(usage)
+        identity = _identity(request, plan, dialect)
         answer = {
-            **_identity(request, plan, dialect),
+            "id": identity["id"],
             "object": "chat.completion" if dialect is sse.CHAT else dialect.kind,
+            **identity,
             "choices": [
                 _choice(dialect, index, "".join(parts), tally.reasons[index])
                 for index, parts in enumerate(texts)

@@ -124,13 +124,17 @@ def text(name: str, value: Any, *, low: int = 0, high: int | None = None) -> str
     return value
 
 
-def texts(name: str, value: Any, *, low: int, high: int) -> tuple[str, ...]:
-    """`value` as a list of strings of at least `low` characters, at most `high` of them."""
+def texts(
+    name: str, value: Any, *, low: int, high: int, longest: int | None = None
+) -> tuple[str, ...]:
+    """`value` as a list of at most `high` strings of `low` to `longest` characters."""
     if not isinstance(value, list):
         raise wrong_type(name, "a string or a list of strings", value)
     if len(value) > high:
         raise invalid(name, f"{name} must have at most {high} entries.")
-    return tuple(text(f"{name}[{i}]", entry, low=low) for i, entry in enumerate(value))
+    return tuple(
+        text(f"{name}[{i}]", entry, low=low, high=longest) for i, entry in enumerate(value)
+    )
 
 
 def wrong_type(name: str, wanted: str, value: Any) -> MeshError:

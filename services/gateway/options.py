@@ -155,7 +155,7 @@ def _stops(value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, str):
         return (fields.text("stop", value, low=1, high=MAX_STOP_CHARACTERS),)
-    return fields.texts("stop", value, low=1, high=MAX_STOPS)
+    return fields.texts("stop", value, low=1, high=MAX_STOPS, longest=MAX_STOP_CHARACTERS)
 
 
 def _stop_ids(value: Any) -> tuple[int, ...]:

@@ -23,6 +23,8 @@ _REASONS = {
     FinishReason.DEADLINE: common_pb2.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: common_pb2.FINISH_REASON_ERROR,
 }
+# where the engine's name for a field is not the proto's
+_FIELDS = {"prompt": "prompt_token_ids"}
 _HASHED_EDGE_BYTES = 2**20
 
 
@@ -45,7 +47,8 @@ def sampling_params(message: common_pb2.SamplingParams) -> SamplingParams:
 
 def refused(error: ParamError | RequestError) -> MeshError:
     """The engine's refusal for the caller."""
-    return invalid(error.field, f"{error.field}: {error.message}")
+    field = _FIELDS.get(error.field, error.field)
+    return invalid(field, f"{field}: {error.message}")
 
 
 def finish_reason(output: StepOutput) -> common_pb2.FinishReason:

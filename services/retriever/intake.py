@@ -215,7 +215,7 @@ _LOST = "The document's content is no longer in the queue; ingest it again."
 
 
 def _delay_s(attempt: int) -> float:
-    return min(MAX_RETRY_DELAY_S, random.uniform(0.5, 1) * 2 ** (attempt - 1))
+    return min(MAX_RETRY_DELAY_S, random.uniform(0.5, 1) * 2.0 ** (attempt - 1))
 
 
 async def _next(tasks: JetStreamContext.PullSubscription) -> Delivery | None:

@@ -70,7 +70,8 @@ async def test_a_grounded_answer_names_its_sources(
 ) -> None:
     """By the numbers that the answer cites."""
     citations = [{"id": "1", "source": "a.md"}, {"id": "2", "source": "deep/b.md"}]
-    gateway.on("POST", "/v1/chat/completions", gateway.chat(says("Red [2].", citations=citations)))
+    told_twice = [*says("Red [2].", citations=citations)[:-1], {"citations": citations}, END]
+    gateway.on("POST", "/v1/chat/completions", gateway.chat(told_twice))
     await chat("What colour?\n", "--collection", "docs")
     assert asked(gateway)[0]["retrieval"] == {"collection": "docs", "top_k": 4}
     assert "Red [2].\nsources: [1] a.md  [2] deep/b.md\n" in capsys.readouterr().out

@@ -62,16 +62,28 @@ async def test_a_store_that_hangs_delays_nobody_for_long() -> None:
     assert memory.kept == {request(): ANSWER}
 
 
+async def test_the_newer_answer_stays() -> None:
+    """A refresh during the first answer's store is stored after it."""
+    memory = Memory()
+    answers = Answers(memory, timeout_s=30)
+    newer = Answer("newer", "stop", Usage(1, 2))
+    answers.keep(request(), ANSWER, "id")
+    answers.keep(request(), newer, "id")
+    memory.gate.set()
+    assert await answers.lookup(request(), RequestContext.start(60)) == (Outcome.HIT, newer)
+    assert not answers._running and not answers._latest
+
+
 async def test_stores_are_bounded() -> None:
     """Beyond the bound, answers are not kept rather than piled up."""
     memory = Memory()
     answers = Answers(memory, timeout_s=1)
     for token in range(module.MAX_STORES + 10):
         answers.keep(request(token), ANSWER, "id")
-    assert len(answers._stores) == module.MAX_STORES
+    assert len(answers._running) == module.MAX_STORES
     await answers.close()
     await answers.close()
-    assert not memory.kept and not answers._stores
+    assert not memory.kept and not answers._latest
 
 
 async def test_a_failing_cache_rests(monkeypatch: pytest.MonkeyPatch) -> None:

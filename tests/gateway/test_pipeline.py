@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from mesh.context import RequestContext
 from services.gateway import answers
+from services.gateway.generation import GenerationRequest, Sampling
+from services.gateway.pipeline import Limits, Pipeline, Plan
 
 RAG = {"retrieval": {"collection": "docs", "top_k": 3}}
 
@@ -242,3 +246,17 @@ async def test_no_generator_is_unavailable(stack: Any) -> None:
     stack.generator.served = []
     status, headers, _ = await stack.chat()
     assert status == 503 and headers["Retry-After"] == "1"
+
+
+async def test_leaving_a_run_closes_the_generator_at_once(stack: Any) -> None:
+    """Whoever closes a run has cancelled the work when that returns."""
+    unused: Any = None
+    pipeline = Pipeline(unused, unused, answers.Answers(unused, 1), stack.generator, Limits())
+    stack.generator.words = ["Hel", "lo"]
+    sequence = GenerationRequest(stack.generator.served[0], (1,), Sampling(4))
+    plan = Plan((sequence,), 1, answers.Outcome.BYPASS, store=False)
+    async with aclosing(pipeline.run(plan, RequestContext.start(60))) as entries:
+        async for _ in entries:
+            break
+        assert stack.generator.running == 1
+    assert stack.generator.running == 0

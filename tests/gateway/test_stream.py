@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from mesh.errors import Code, MeshError
+
 LIMIT_S = 30.0
 
 
@@ -65,6 +67,16 @@ async def test_reader_that_does_not_read_is_cut_off(stack: Any) -> None:
     async with asyncio.timeout(LIMIT_S):
         await stack.generator.closed.wait()
     assert stack.generator.running == 0
+    writer.close()
+
+
+async def test_broken_stream_closes_its_connection(stack: Any) -> None:
+    """After an error event nothing else is said on the connection."""
+    stack.generator.words = ["Hel", MeshError(Code.UNAVAILABLE, "A replica was lost.")]
+    reader, writer = await connection(stack, stream=True)
+    async with asyncio.timeout(LIMIT_S):
+        said = await reader.read(-1)
+    assert b"A replica was lost." in said and b"[DONE]" not in said
     writer.close()
 
 

@@ -29,7 +29,8 @@ class Values:
     def _one(self, match: re.Match[str]) -> str:
         field, options, listed = match.groups()
         if field is None:
-            return self.rng.choice((options if options is not None else listed).split("|"))
+            choices: str = options if options is not None else listed
+            return self.rng.choice(choices.split("|"))
         if field in ("e", "v"):
             return match.group(0)
         return self.make(field)

@@ -32,10 +32,9 @@ def test_logits_agree(
         expected = reference(torch.tensor([token_ids])).logits[0, -1]
         start = 0
         for size in cuts:
-            request = Request(
-                "r", token_ids[: start + size], SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0,
-                block_ids=list(range(13)),
-            )  # fmt: skip
+            known = token_ids[: start + size]
+            request = Request("r", known, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
+            request.block_ids = list(range(13))
             batch = build_batch([Chunk(request, start, size)], 16, model.dtype)
             logits = model.forward(
                 batch.token_ids, batch.positions, batch.plan, cache, batch.sample_rows

@@ -1,0 +1,172 @@
+"""Generate over real gRPC for callers that hold a connection to one replica."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from mesh import rpc
+from mesh.context import RequestContext
+from mesh.errors import Code, MeshError
+from mesh.lifecycle import Lifecycle
+from mesh.pb import common_pb2
+from mesh.pb import generator_pb2 as pb
+from mesh.pb import generator_pb2_grpc as pb_grpc
+from services.generator import wire
+from services.generator.bridge import EngineBridge
+from services.generator.servicer import GeneratorServicer
+from tests.generator.tiny import VOCAB, bridged
+from tests.waiting import until
+
+
+class Service:
+    """A served bridge and a stub for it."""
+
+    def __init__(self, bridge: EngineBridge, stub: Any) -> None:
+        self.bridge = bridge
+        self.stub = stub
+
+    def generate(self, request: pb.GenerateRequest, limit_s: float = 20.0) -> AsyncIterator[Any]:
+        return rpc.stream(self.stub.Generate, request, RequestContext.start(limit_s))
+
+
+@pytest.fixture
+async def service(checkpoint: Path) -> AsyncIterator[Service]:
+    """The real service with room for two calls; at the end nothing may be left in the engine."""
+    async with AsyncExitStack() as stack:
+        bridge = await stack.enter_async_context(bridged(checkpoint, max_live=2))
+        lifecycle = Lifecycle()
+        stack.push_async_callback(lifecycle.close)
+        model = wire.model_info(checkpoint, "tiny", bridge.engine)
+        servicer = GeneratorServicer(bridge, model, "r1")
+        add = partial(pb_grpc.add_GeneratorServicer_to_server, servicer)
+        port = await rpc.serve(lifecycle, "127.0.0.1:0", [add], ["mesh.v1.Generator"])
+        channel = await stack.enter_async_context(rpc.channel(f"127.0.0.1:{port}"))
+        yield Service(bridge, pb_grpc.GeneratorStub(channel))
+
+
+def request(max_tokens: int = 8, prompt: tuple[int, ...] = (1, 2, 3), **sampling: Any) -> Any:
+    params = common_pb2.SamplingParams(max_tokens=max_tokens, ignore_eos=True, **sampling)
+    return pb.GenerateRequest(prompt_token_ids=prompt, sampling=params)
+
+
+async def refusal(replies: AsyncIterator[Any]) -> MeshError:
+    with pytest.raises(MeshError) as refused:
+        async for _ in replies:
+            pass
+    return refused.value
+
+
+async def test_describe(service: Service) -> None:
+    """Describe tells the model and the replica."""
+    reply = await service.stub.Describe(pb.DescribeGeneratorRequest())
+    assert (reply.model.id, reply.model.vocab_size, reply.replica_id) == ("tiny", VOCAB, "r1")
+
+
+async def test_tokens_stream_to_their_end(service: Service) -> None:
+    """A response per step; only the last has a reason, usage and timings."""
+    replies = [reply async for reply in service.generate(request(8))]
+    assert len([t for r in replies for t in r.token_ids]) == 8
+    assert len(replies) > 1
+    assert {r.finish_reason for r in replies[:-1]} == {common_pb2.FINISH_REASON_UNSPECIFIED}
+    assert replies[-1].finish_reason == common_pb2.FINISH_REASON_LENGTH
+    assert replies[-1].usage.completion_tokens == 8
+    assert replies[-1].timings.prefill_s > 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (request(0), "max_tokens"),
+        (request(100_000), "max_tokens"),
+        (request(4, ()), "prompt_token_ids"),
+        (request(4, (VOCAB,)), "prompt_token_ids"),
+        (request(4, (1,) * 300), "prompt_token_ids"),
+        (request(4, top_p=2), "top_p"),
+        (request(4, stop_token_ids=[VOCAB]), "stop_token_ids"),
+    ],
+)
+async def test_a_bad_request_names_the_field(service: Service, bad: Any, field: str) -> None:
+    """INVALID_ARGUMENT with the name of the proto's field, in the message as well."""
+    error = await refusal(service.generate(bad))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, field)
+    assert field in error.message
+
+
+async def test_a_caller_that_leaves_frees_its_blocks(service: Service) -> None:
+    """Leaving the loop ends the sequence in the engine."""
+    async with aclosing(service.generate(request(250))) as replies:
+        await anext(replies)
+        assert service.bridge.num_live() == 1
+    await until(lambda: service.bridge.num_live() == 0)
+    assert service.bridge.stats().num_blocks_used == 0
+
+
+async def test_a_cancelled_call_frees_its_blocks(service: Service) -> None:
+    """Cancelling before the first response was read has the same effect."""
+    call = service.stub.Generate(request(250))
+    await until(lambda: service.bridge.num_live() == 1)
+    call.cancel()
+    await until(lambda: service.bridge.num_live() == 0)
+
+
+async def test_no_room_tells_when_to_come_back(service: Service) -> None:
+    """A call beyond the room is refused at once with a time to retry."""
+    async with (
+        aclosing(service.generate(request(250))) as first,
+        aclosing(service.generate(request(250))) as second,
+    ):
+        await asyncio.gather(anext(first), anext(second))
+        error = await refusal(service.generate(request(4)))
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 1.0)
+
+
+async def test_the_deadline_ends_the_sequence(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that outlives its deadline fails with it and leaves nothing behind."""
+    step = service.bridge.engine.step
+
+    def slow_step() -> Any:
+        time.sleep(0.05)  # on the engine's thread
+        return step()
+
+    monkeypatch.setattr(service.bridge.engine, "step", slow_step)
+    error = await refusal(service.generate(request(250), limit_s=0.4))
+    assert error.code is Code.DEADLINE_EXCEEDED
+    await until(lambda: service.bridge.num_live() == 0)
+
+
+async def test_a_fault_leaks_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown exception becomes INTERNAL without its class or text."""
+
+    def burn(*_: object) -> bool:
+        raise ValueError("secret /etc/path")
+
+    monkeypatch.setattr(service.bridge, "submit", burn)
+    with pytest.raises(grpc.aio.AioRpcError) as raw:
+        async for _ in service.stub.Generate(request(4)):
+            pass
+    assert raw.value.code() is grpc.StatusCode.INTERNAL
+    assert raw.value.details() == "Internal error."
+    assert "secret" not in repr(raw.value.trailing_metadata())
+
+
+async def test_a_sequence_that_fails_in_the_engine(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that the engine confines to a sequence ends its call with INTERNAL."""
+
+    def burn(chunks: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(service.bridge.engine._runner, "execute", burn)
+    error = await refusal(service.generate(request(4)))
+    assert error.code is Code.INTERNAL
+    assert "secret" not in error.message

@@ -1,0 +1,105 @@
+"""Between the engine's values and the protos."""
+
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import Code, MeshError
+from mesh.pb import common_pb2
+from services.generator import wire
+from services.generator.engine import FinishReason, RequestError, SamplingParams, StepOutput
+from tests.generator.tiny import CONTEXT, EOS, VOCAB, load, write_checkpoint
+
+
+def test_absent_fields_are_the_engines_defaults() -> None:
+    """Only max_tokens must be set; temperature 0 is greedy, and no seed is no seed."""
+    assert wire.sampling_params(common_pb2.SamplingParams(max_tokens=3)) == SamplingParams(
+        max_tokens=3, temperature=0.0
+    )
+
+
+def test_all_fields_pass() -> None:
+    """Each field of the message reaches the parameter of its name."""
+    message = common_pb2.SamplingParams(
+        max_tokens=9,
+        min_tokens=2,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        seed=0,
+        stop_token_ids=[4, 5],
+        ignore_eos=True,
+    )
+    assert wire.sampling_params(message) == SamplingParams(9, 2, 0.5, 3, 0.25, 0, (4, 5), True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"min_tokens": 10}, "min_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
+    ],
+)
+def test_a_bad_field_is_named(changes: dict[str, float], field: str) -> None:
+    """A refusal is INVALID_ARGUMENT with the field at fault, in its message too."""
+    message = common_pb2.SamplingParams(**{"max_tokens": 4, **changes})
+    with pytest.raises(MeshError) as refused:
+        wire.sampling_params(message)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.field == field
+    assert field in refused.value.message
+
+
+def test_a_refusal_names_the_field_of_the_proto() -> None:
+    """The engine's `prompt` is `prompt_token_ids` on the wire."""
+    error = wire.refused(RequestError("prompt", "must not be empty"))
+    assert error.field == "prompt_token_ids"
+    assert error.message == "prompt_token_ids: must not be empty"
+
+
+@pytest.mark.parametrize("reason", [None, *FinishReason])
+def test_every_reason_has_a_number(reason: FinishReason | None) -> None:
+    """The engine's reasons and the proto's have the same names."""
+    output = StepOutput("a", (), reason, 3, 2, 1)
+    name = "UNSPECIFIED" if reason is None else reason.name
+    number = wire.finish_reason(output)
+    assert common_pb2.FinishReason.Name(number) == f"FINISH_REASON_{name}"
+
+
+def test_counts_and_times() -> None:
+    """Usage and timings carry the engine's figures."""
+    output = StepOutput("a", (), FinishReason.STOP, 3, 2, 1, 0.5, 0.25, 4.0)
+    assert wire.usage(output) == common_pb2.Usage(
+        prompt_tokens=3, completion_tokens=2, cached_prompt_tokens=1
+    )
+    assert wire.timings(output) == common_pb2.Timings(queue_s=0.5, prefill_s=0.25, decode_s=4)
+
+
+def test_what_a_replica_serves(checkpoint: Path) -> None:
+    """The model's id is the folder's name unless it is given; its sizes are the config's."""
+    info = wire.model_info(checkpoint, "", load(checkpoint))
+    assert info.id == checkpoint.name
+    assert (info.context_length, info.vocab_size) == (CONTEXT, VOCAB)
+    assert list(info.eos_token_ids) == [EOS]
+    assert wire.model_info(checkpoint, "named", load(checkpoint)).id == "named"
+
+
+def test_the_revision_changes_with_the_files(tmp_path: Path) -> None:
+    """Weights, config and tokenizer count; notes beside them do not; the place does not."""
+    first, second = write_checkpoint(tmp_path / "a"), write_checkpoint(tmp_path / "b")
+    base = wire.revision(first)
+    assert wire.revision(second) == base
+    (second / "README.md").write_text("words")
+    assert wire.revision(second) == base
+    (second / "tokenizer.json").write_text("{}")
+    changed = wire.revision(second)
+    assert changed != base
+    weights = second / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert wire.revision(second) not in (base, changed)
