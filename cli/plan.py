@@ -72,30 +72,20 @@ def plan(
 ) -> Plan:
     """Chooses ports and builds every process; raises PlanError."""
     given = {name: value for name, value in environ.items() if value != ""}
-    try:
-        settings = load(Settings, given)
-    except ConfigError as error:
-        raise PlanError(error.problems) from None
+    settings = _settings(given)
     model = Path(options.model or given.get("INFERMESH_MODEL") or BUNDLED_MODEL).absolute()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)
     ports = Ports(host, given)
     chosen, external = _choose_ports(options, given, ports)
-    own = {
-        "gateway": {
-            "INFERMESH_GATEWAY_DEV_KEY": dev_key,
-            "INFERMESH_GATEWAY_ADMIN_KEY": admin_key,
-        },
-        "retriever": {"INFERMESH_RETRIEVER_DATA": str(options.folder.absolute() / "retriever")},
-        "generator": _shared_cores(options.generators),
-    }
     urls = {name: _addresses(name, host, chosen[name]) for name in chosen} | external
     common = {
         **CHILD_DEFAULTS,
         **given,
-        **{f"{PREFIX}{name.upper()}_URL": url for name, url in urls.items() if name in MOVABLE},
+        **{f"{PREFIX}{name.upper()}_URL": urls[name] for name in MOVABLE},
         "INFERMESH_MODEL": str(model),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), given.get("PYTHONPATH")])),
     }
+    own = _defaults(options, dev_key, admin_key)
     python = [
         tuple(
             _python(name, index, port, host, {**own.get(name, {}), **common}, ports)
@@ -115,6 +105,20 @@ def plan(
         model_id=settings.model_id or model.name,
         drain_s=settings.drain_s,
     )
+
+
+def _settings(given: Mapping[str, str]) -> Settings:
+    try:
+        return load(Settings, given)
+    except ConfigError as error:
+        raise PlanError(error.problems) from None
+
+
+def _defaults(options: Options, dev_key: str, admin_key: str) -> dict[str, dict[str, str]]:
+    """What one kind of service is told where the user's environment does not."""
+    keys = {"INFERMESH_GATEWAY_DEV_KEY": dev_key, "INFERMESH_GATEWAY_ADMIN_KEY": admin_key}
+    data = {"INFERMESH_RETRIEVER_DATA": str(options.folder.absolute() / "retriever")}
+    return {"gateway": keys, "retriever": data, "generator": _shared_cores(options.generators)}
 
 
 def _choose_ports(

@@ -14,7 +14,7 @@ ANSWER_LIMIT_S = 1.0
 
 
 class MissingServerError(Exception):
-    """A server is not installed; the text says what to install."""
+    """A server cannot be started here; the text says what is missing."""
 
 
 def nats_server() -> Path:

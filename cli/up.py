@@ -15,6 +15,7 @@ from pathlib import Path
 from cli import keys
 from cli.plan import Options, Plan, PlanError, plan
 from cli.replica import Replica
+from cli.servers import MissingServerError
 from cli.supervisor import Supervisor
 from cli.table import Lines, screen
 
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     except PlanError as error:
         print("\n".join(f"infermesh up: {p}" for p in error.problems), file=sys.stderr)
         return 2
-    except AlreadyUpError as error:
+    except (AlreadyUpError, MissingServerError) as error:
         print(f"infermesh up: {error}", file=sys.stderr)
         return 2
     return 0

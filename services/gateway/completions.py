@@ -130,10 +130,10 @@ class Completions:
                 if data:
                     await stream.send(data)
             usage = total(plan, tally.usages)
+            meter.done(usage)
             if options.include_usage:
                 tail += chunks.usage(_usage(usage))
             await stream.send(tail + sse.DONE)
-        meter.done(usage)
         return stream.response
 
 

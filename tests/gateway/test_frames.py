@@ -96,7 +96,7 @@ def test_a_replica_that_forgot_us_starts_again_at_one() -> None:
     assert line.accept(1, "new", 1).ready == ("new",)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     total=st.integers(1, 30),
     lost=st.sets(st.integers(1, 30)),
@@ -141,7 +141,7 @@ def test_any_arrival_with_resends_gives_the_exact_order(
     assert got == list(range(1, total + 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kept=st.integers(1, 5),
     lost=st.sets(st.integers(1, 20), max_size=12),

@@ -77,6 +77,7 @@ async def test_broken_stream_closes_its_connection(stack: Any) -> None:
     async with asyncio.timeout(LIMIT_S):
         said = await reader.read(-1)
     assert b"A replica was lost." in said and b"[DONE]" not in said
+    assert said.endswith(b"}}\n\n\r\n0\r\n\r\n") and said.count(b"HTTP/1.1") == 1
     writer.close()
 
 

@@ -123,10 +123,10 @@ async def test_the_shorter_limit_holds(pair: Pair) -> None:
 
 async def test_errors_keep_field_and_retry(pair: Pair) -> None:
     """Code, message, field and the time to retry survive the wire."""
-    pair.one.fault = invalid("top_k", "top_k must be at most 100 – not more.")
+    pair.one.fault = invalid("top_k", "top_k must be at most 100 (größer, 日本).")
     error = await failure(pair)
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "top_k")
-    assert error.message == "top_k must be at most 100 – not more."
+    assert error.message == "top_k must be at most 100 (größer, 日本)."
     assert error.retry_after_s is None
     pair.one.fault = MeshError(Code.RESOURCE_EXHAUSTED, "Full.", retry_after_s=1.5)
     error = await failure(pair)
@@ -156,20 +156,20 @@ async def test_an_unknown_exception_is_internal(pair: Pair) -> None:
 
 async def test_errors_inside_a_stream(pair: Pair) -> None:
     """A stream gives what came before the fault, then the mapped error."""
-    got = []
+    count = 0
     for fault, code in (
         (unavailable("Gone."), Code.UNAVAILABLE),
         (RuntimeError("secret"), Code.INTERNAL),
     ):
         pair.one.fault = fault
         with pytest.raises(MeshError) as error:
-            async for reply in rpc.stream(
+            async for _ in rpc.stream(
                 pair.first.Generate, pb.GenerateRequest(), RequestContext.start(10)
             ):
-                got.append(reply)
+                count += 1
         assert error.value.code is code
         assert "secret" not in error.value.message
-    assert len(got) == 4
+    assert count == 4
     assert pair.one.calls == 2, "a started stream is never retried"
 
 

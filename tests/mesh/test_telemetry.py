@@ -195,7 +195,7 @@ telemetry.close()
 
 
 def test_spans_are_exported(receiver: tuple[Receiver, str]) -> None:
-    """With an endpoint set, spans leave by OTLP under the service's name, at the latest at close."""
+    """Where an endpoint is set, spans leave under the service's name, at `close` at the latest."""
     collector, endpoint = receiver
     subprocess.run(
         [sys.executable, "-c", EXPORTING],
