@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+import transformers as typed_transformers
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 
+# Its public functions are only partly annotated, which strict checking would refuse one by one.
+transformers: Any = typed_transformers
 RESULT = Path(__file__).parent / "results" / "engine.json"
 Prompts = list[list[int]]
 Generate = Callable[[Prompts, int], list[list[int]]]
@@ -168,6 +170,7 @@ def _measure(
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             outputs = generate(prompts, num_tokens)
             timings[name].add(time.perf_counter() - wall_s, time.process_time() - cpu_s)
+            print(f"{count} requests, run {repeat + 1}: {name} {timings[name]}", flush=True)
             if [len(output) for output in outputs] != [num_tokens] * count:
                 raise SystemExit(f"{name} did not deliver {num_tokens} tokens for each request")
     return timings
@@ -180,7 +183,8 @@ def _report(options: argparse.Namespace, timings: dict[int, dict[str, Timing]]) 
         for name, timing in by_name.items()
     ]
     print(
-        f"\n{'requests':>8} {'subject':<15} {'tokens/s':>9} {'wall s':>8} {'CPU s':>8} {'ours is':>8}"
+        f"\n{'requests':>8} {'subject':<15} {'tokens/s':>9} {'wall s':>8} {'CPU s':>8}"
+        f" {'ours is':>8}"
     )
     for row in rows:
         print(

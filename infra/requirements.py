@@ -1,7 +1,8 @@
-"""Prints what pip installs for one service, so that an image can hold it in a layer of its own.
+"""Writes what pip installs for each image: `python requirements.py PYPROJECT FOLDER`.
 
-`python requirements.py` prints the mesh's dependencies, `python requirements.py EXTRA` those of
-one extra. The source is no part of that layer: editing it must not install everything again.
+FOLDER gets `mesh.txt` with the project's dependencies, a file for each extra and `torch.txt` with
+the pin that two of them share. An image copies only its own file, so that neither source nor an
+edit elsewhere in pyproject.toml makes it install everything again.
 """
 
 import sys
@@ -9,13 +10,20 @@ import tomllib
 from pathlib import Path
 
 
-def requirements(pyproject: Path, extra: str | None) -> list[str]:
-    """The requirement lines of the project or of one extra; KeyError names an unknown extra."""
+def requirements(pyproject: Path) -> dict[str, list[str]]:
+    """File stem to requirement lines."""
     project = tomllib.loads(pyproject.read_text())["project"]
-    listed = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return list(listed)
+    extras = project["optional-dependencies"]
+    torch = [line for line in extras["generator"] if line.startswith("torch")]
+    return {"mesh": project["dependencies"], "torch": torch, **extras}
+
+
+def write(pyproject: Path, folder: Path) -> None:
+    """One file per entry; `folder` may be there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, lines in requirements(pyproject).items():
+        (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1] if len(sys.argv) > 1 else None
-    print("\n".join(requirements(Path("pyproject.toml"), wanted)))
+    write(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -13,11 +13,16 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.corpus.documents import Documents
+from services.gateway.grounding import REFUSAL
+from training.corpus.documents import Document, Documents
 from training.tokenizer import END, ROLES, text_of
 
+# Loss weights by what a token asks of the model. Most of a reply repeats its question; what has to
+# be found - the span, the citation, whether to refuse at all - is few tokens and gets more.
 CONTEXT_WEIGHT = 0.1
-PICKED = 0.4
+REPLY_WEIGHT = 1.0
+FOUND_WEIGHT = 3.0
+PICKED = 0.45
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,19 @@ class Packer:
         self.tokenizer = tokenizer
         self.seed = seed
         self.end = tokenizer.token_to_id(END)
+        self.user = tokenizer.token_to_id(ROLES["user"])
         self.assistant = tokenizer.token_to_id(ROLES["assistant"])
+        self.refusal = tokenizer.encode(f" {REFUSAL}").ids
+        self.bracket = tokenizer.encode(" [").ids[-1]
 
     def batch(self, number: int, rows: int, length: int) -> Batch:
-        """Batch `number`: `rows` rows of `length` tokens, long documents where they fit."""
+        """Batch `number`: `rows` rows of `length` tokens, each document in the fullest row."""
         source = Documents(f"{self.seed}-{number}", long=length > 512)
         shelves: list[list[list[int]]] = [[] for _ in range(rows)]
         space = [length + 1] * rows
         misses = 0
         while misses < 24:
-            ids = self.tokenizer.encode(text_of(source.document())).ids
+            ids = self._ids(source.document(), length + 1)
             fitting = [row for row in range(rows) if space[row] >= len(ids)]
             if not fitting:
                 misses += 1
@@ -57,43 +65,60 @@ class Packer:
             space[row] -= len(ids)
         return self._batch(shelves, length, random.Random(f"{self.seed}-{number}-picks"))
 
+    def _ids(self, document: Document, room: int) -> list[int]:
+        """The tokens of a document, without its last exchanges where it is too long."""
+        ids: list[int] = self.tokenizer.encode(text_of(document)).ids
+        while len(ids) > room and self.user in ids:
+            last = len(ids) - 1 - ids[::-1].index(self.user)
+            ids = ids[:last]
+        return ids
+
+    def weigh(self, ids: list[int]) -> list[float]:
+        """The weight of the loss at every token of a document, for predicting the next one."""
+        weights = [CONTEXT_WEIGHT] * (len(ids) - 1)
+        asked = 0
+        for at, token in enumerate(ids):
+            if token == self.user:
+                asked = at
+            if token != self.assistant:
+                continue
+            end = ids.index(self.end, at)
+            question, reply = set(ids[asked:at]), ids[at + 1 : end]
+            grounded = self.bracket in reply or reply == self.refusal
+            for offset in range(at, end):
+                known = ids[offset + 1] in question and ids[offset] != self.bracket
+                weights[offset] = FOUND_WEIGHT if grounded and not known else REPLY_WEIGHT
+        return weights
+
     def _batch(self, shelves: list[list[list[int]]], length: int, rng: random.Random) -> Batch:
         tokens = torch.zeros(len(shelves), length + 1, dtype=torch.long)
         marks = torch.full((len(shelves), length + 1), -1)
-        answers: list[int] = []
-        context: list[int] = []
+        weighed: list[tuple[int, float]] = []
         for row, documents in enumerate(shelves):
             at = 0
             for mark, ids in enumerate(documents):
                 tokens[row, at : at + len(ids)] = torch.tensor(ids)
                 marks[row, at : at + len(ids)] = mark
-                talking = False
-                for offset in range(len(ids) - 1):
-                    talking = (talking or ids[offset] == self.assistant) and ids[offset] != self.end
-                    (answers if talking else context).append(row * length + at + offset)
+                start = row * length + at
+                weighed += [
+                    (start + offset, weight) for offset, weight in enumerate(self.weigh(ids))
+                ]
                 at += len(ids)
-        return self._picked(tokens, marks, answers, context, rng)
+        return self._picked(tokens, marks, weighed, rng)
 
     def _picked(
-        self,
-        tokens: Tensor,
-        marks: Tensor,
-        answers: list[int],
-        context: list[int],
-        rng: random.Random,
+        self, tokens: Tensor, marks: Tensor, weighed: list[tuple[int, float]], rng: random.Random
     ) -> Batch:
+        """Picks every token of the replies, and of the context as many as there is room for."""
         inputs = tokens[:, :-1].contiguous()
         count = int(inputs.numel() * PICKED)
-        rng.shuffle(answers)
-        rng.shuffle(context)
-        chosen = (answers + context + [0] * count)[:count]
-        weights = torch.zeros(count)
-        weights[: len(answers)] = 1.0
-        weights[len(answers) : len(answers) + len(context)] = CONTEXT_WEIGHT
-        picks = torch.tensor(chosen)
-        return Batch(
-            inputs, marks[:, :-1].contiguous(), picks, tokens[:, 1:].flatten()[picks], weights
-        )
+        rng.shuffle(weighed)
+        weighed.sort(key=lambda entry: -entry[1])
+        chosen = (weighed + [(0, 0.0)] * count)[:count]
+        picks = torch.tensor([position for position, _ in chosen])
+        weights = torch.tensor([weight for _, weight in chosen])
+        targets = tokens[:, 1:].flatten()[picks]
+        return Batch(inputs, marks[:, :-1].contiguous(), picks, targets, weights)
 
 
 class Stream:

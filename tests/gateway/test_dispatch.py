@@ -108,6 +108,16 @@ def test_an_end_that_the_report_knows_already_frees_nothing() -> None:
     assert not fleet.ended("0").send
 
 
+def test_an_end_counts_until_the_report_knows_it() -> None:
+    """The place of a job that ended is counted once: by us, then by the replica's report."""
+    fleet = dispatcher(said("r1", room=1))
+    submit(fleet, job("0"))
+    fleet.report(said("r1", room=0, load=1, jobs=("0",)), 0.5)
+    fleet.ended("0")
+    fleet.report(said("r1", room=1), 1.0)
+    assert submit(fleet, job("1", at=1), job("2", at=2)).keys() == {"1"}
+
+
 def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
     """Beyond the bound in jobs or in tokens a job is refused, and the queue stays as it was."""
     for fleet in (

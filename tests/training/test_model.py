@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.batches import Packer
+from training.batches import FOUND_WEIGHT, REPLY_WEIGHT, Packer
 from training.export import settings
 from training.model import Shape, TinyLlama
 from training.muon import Muon, orthogonal
@@ -66,7 +66,7 @@ def test_loss_is_taken_on_replies(tokenizer: Tokenizer) -> None:
     batch = Packer(tokenizer, 5).batch(1, 4, 256)
     end, assistant = (tokenizer.token_to_id(t) for t in ("<|end|>", "<|assistant|>"))
     flat = batch.tokens.flatten()
-    for pick in batch.picks[batch.weights == 1.0].tolist():
+    for pick in batch.picks[batch.weights >= REPLY_WEIGHT].tolist():
         at = pick
         while flat[at] not in (assistant, end):
             at -= 1

@@ -105,9 +105,9 @@ class Documents:
         if roll < 0.1:
             return self.talk()
         if self.long and roll < 0.45:
-            return self.grounded(self.rng.choice((4, 5, 6, 8)), self.rng.randint(4, 14))
+            return self.grounded(self.rng.choice((4, 5, 6, 8)), self.rng.randint(6, 14))
         return self.grounded(
-            self.rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), self.rng.randint(2, 6)
+            self.rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), self.rng.randint(3, 8)
         )
 
     def talk(self) -> Document:

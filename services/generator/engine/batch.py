@@ -26,15 +26,15 @@ class Batch:
     plan: AttentionPlan
 
 
-def build_batch(chunks: Sequence[Chunk], block_size: int, dtype: torch.dtype) -> Batch:
-    """Lay the chunks out; `dtype` is that of the attention masks."""
+def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
+    """Lay the chunks out for one pass."""
     decodes = sorted((c for c in chunks if c.num_tokens == 1), key=lambda c: c.end, reverse=True)
     prompts = [chunk for chunk in chunks if chunk.num_tokens > 1]
     ordered = decodes + prompts
     last_rows = [end - 1 for end in accumulate(chunk.num_tokens for chunk in ordered)]
     plan = AttentionPlan(
         torch.tensor([slot for chunk in ordered for slot in _slots(chunk, block_size)]),
-        [_decode_group(group, block_size, dtype) for group in _groups(decodes, block_size)],
+        [_decode_group(group, block_size) for group in _groups(decodes, block_size)],
         [_prompt_chunk(chunk, block_size) for chunk in prompts],
     )
     return Batch(
@@ -74,7 +74,7 @@ def _groups(decodes: Sequence[Chunk], block_size: int) -> list[list[Chunk]]:
     return groups
 
 
-def _decode_group(group: list[Chunk], block_size: int, dtype: torch.dtype) -> DecodeGroup:
+def _decode_group(group: list[Chunk], block_size: int) -> DecodeGroup:
     context_length = group[0].end
     width = -(-context_length // block_size)
     block_ids: list[int] = []
@@ -86,7 +86,7 @@ def _decode_group(group: list[Chunk], block_size: int, dtype: torch.dtype) -> De
     if group[-1].end < context_length:
         lengths = torch.tensor([chunk.end for chunk in group]).view(-1, 1, 1, 1)
         is_padding = torch.arange(context_length) >= lengths
-        mask = torch.zeros(is_padding.shape, dtype=dtype).masked_fill_(is_padding, float("-inf"))
+        mask = torch.zeros(is_padding.shape).masked_fill_(is_padding, float("-inf"))
     return DecodeGroup(len(group), torch.tensor(block_ids), context_length, mask)
 
 

@@ -25,7 +25,7 @@ class Runner:
 
         A chunk that does not reach its request's last token yields neither token nor failure.
         """
-        batch = build_batch(chunks, self._cache.block_size, self._model.dtype)
+        batch = build_batch(chunks, self._cache.block_size)
         logits = self._model.forward(
             batch.token_ids, batch.positions, batch.plan, self._cache, batch.sample_rows
         )

@@ -23,7 +23,7 @@ def test_decodes_come_first_longest_first(make_request: MakeRequest) -> None:
     prompt = chunk(make_request, 0, 3, 3, 0)
     partial = chunk(make_request, 4, 2, 9, 10)
     short, long = chunk(make_request, 4, 1, 5, 20), chunk(make_request, 8, 1, 9, 30)
-    batch = build_batch([prompt, short, partial, long], 4, torch.float32)
+    batch = build_batch([prompt, short, partial, long], 4)
     assert batch.chunks == [long, short, prompt, partial]
     assert batch.token_ids.tolist() == [8, 4, 0, 1, 2, 4, 5]
     assert batch.positions.tolist() == [8, 4, 0, 1, 2, 4, 5]
@@ -34,7 +34,7 @@ def test_decodes_come_first_longest_first(make_request: MakeRequest) -> None:
 def test_short_contexts_are_padded_and_masked(make_request: MakeRequest) -> None:
     """A shorter context of a group is filled with a valid block that no query sees."""
     short, long = chunk(make_request, 4, 1, 5, 20), chunk(make_request, 8, 1, 9, 30)
-    [group] = build_batch([short, long], 4, torch.float32).plan.groups
+    [group] = build_batch([short, long], 4).plan.groups
     assert group.block_ids.tolist() == [30, 31, 32, 20, 21, 0]
     assert group.context_length == 9
     assert group.mask is not None
@@ -44,21 +44,21 @@ def test_short_contexts_are_padded_and_masked(make_request: MakeRequest) -> None
 def test_equal_contexts_need_no_mask(make_request: MakeRequest) -> None:
     """Nothing is masked where nothing is padded."""
     pair = [chunk(make_request, 4, 1, 5, first) for first in (0, 10)]
-    [group] = build_batch(pair, 4, torch.float32).plan.groups
+    [group] = build_batch(pair, 4).plan.groups
     assert group.mask is None
 
 
 def test_very_different_contexts_are_not_padded_together(make_request: MakeRequest) -> None:
     """A group's shortest context is at least half its longest, or nearly as long."""
     decodes = [chunk(make_request, n - 1, 1, n, 0) for n in (400, 210, 190, 5)]
-    groups = build_batch(decodes, 4, torch.float32).plan.groups
+    groups = build_batch(decodes, 4).plan.groups
     assert [group.num_rows for group in groups] == [2, 1, 1]
 
 
 def test_a_first_chunk_gathers_nothing(make_request: MakeRequest) -> None:
     """A chunk from position 0 attends to itself; a later one gathers its blocks so far."""
     first, later = chunk(make_request, 0, 6, 9, 0), chunk(make_request, 6, 2, 40, 10)
-    plan = build_batch([first, later], 4, torch.float32).plan
+    plan = build_batch([first, later], 4).plan
     assert plan.chunks[0].block_ids is None
     assert plan.chunks[1].block_ids is not None
     assert plan.chunks[1].block_ids.tolist() == [10, 11]
@@ -67,6 +67,6 @@ def test_a_first_chunk_gathers_nothing(make_request: MakeRequest) -> None:
 
 def test_a_batch_may_sample_nothing(make_request: MakeRequest) -> None:
     """A step of unfinished prompt chunks has no sampling row."""
-    batch = build_batch([chunk(make_request, 0, 4, 9, 0)], 4, torch.float32)
+    batch = build_batch([chunk(make_request, 0, 4, 9, 0)], 4)
     assert batch.sample_rows.tolist() == []
     assert batch.sample_rows.dtype == torch.int64

@@ -78,7 +78,7 @@ def test_pages_give_what_contiguous_memory_gives(
             block_id = request.block_ids[position // BLOCK_SIZE]
             slot = block_id * BLOCK_SIZE + position % BLOCK_SIZE
             cache.layers[0].slots[slot] = histories[id(chunk)][position, config.q_size :]
-    batch = build_batch(chunks, BLOCK_SIZE, dtype)
+    batch = build_batch(chunks, BLOCK_SIZE)
     rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
     with torch.inference_mode():
         out = PagedAttention(config)(torch.cat(rows), cache.layers[0], batch.plan).float()

@@ -35,7 +35,7 @@ def test_logits_agree(
             known = token_ids[: start + size]
             request = Request("r", known, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
             request.block_ids = list(range(13))
-            batch = build_batch([Chunk(request, start, size)], 16, model.dtype)
+            batch = build_batch([Chunk(request, start, size)], 16)
             logits = model.forward(
                 batch.token_ids, batch.positions, batch.plan, cache, batch.sample_rows
             )
