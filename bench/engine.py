@@ -60,11 +60,10 @@ def main() -> None:
             "generate_batch": _generate_batch(folder),
             "generate": _generate(_reference(folder, torch.bfloat16)),
         }
-        timings = {
-            count: _measure(subjects, count, options.output_tokens, options.repeats)
-            for count in options.concurrency
-        }
-    _report(options, timings)
+        timings: dict[int, dict[str, Timing]] = {}
+        for count in options.concurrency:
+            timings[count] = _measure(subjects, count, options.output_tokens, options.repeats)
+            _report(options, timings)
 
 
 def _parse_options() -> argparse.Namespace:

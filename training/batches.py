@@ -15,7 +15,7 @@ from torch import Tensor
 
 from services.gateway.grounding import REFUSAL
 from training.corpus.documents import Document, Documents
-from training.tokenizer import END, ROLES, text_of
+from training.tokenizer import END, ROLES, text_of, token_id
 
 # Loss weights by what a token asks of the model. Most of a reply repeats its question; what has to
 # be found - the span, the citation, whether to refuse at all - is few tokens and gets more.
@@ -42,9 +42,9 @@ class Packer:
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
-        self.end = tokenizer.token_to_id(END)
-        self.user = tokenizer.token_to_id(ROLES["user"])
-        self.assistant = tokenizer.token_to_id(ROLES["assistant"])
+        self.end = token_id(tokenizer, END)
+        self.user = token_id(tokenizer, ROLES["user"])
+        self.assistant = token_id(tokenizer, ROLES["assistant"])
         self.refusal = tokenizer.encode(f" {REFUSAL}").ids
         self.bracket = tokenizer.encode(" [").ids[-1]
 

@@ -52,6 +52,13 @@ def text_of(document: Document) -> str:
     )
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must be there."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None, token
+    return found
+
+
 def train(seed: int, documents: int = 12_000) -> Tokenizer:
     """A tokenizer learnt from `documents` fresh training documents."""
     tokenizer = Tokenizer(models.BPE())

@@ -213,11 +213,10 @@ def run(plan: Plan, resume: bool) -> None:
 
 def _process(rank: int, plan: Plan, resume: bool) -> None:
     torch.set_num_threads(1)
+    meeting = plan.run.resolve() / f"meeting-{os.getppid()}"
     dist.init_process_group(
-        "gloo",
-        init_method=f"file://{plan.run.resolve()}/meeting-{os.getppid()}",
-        rank=rank,
-        world_size=plan.processes,
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=plan.processes
     )
     Run(plan, resume, rank).train()
     dist.destroy_process_group()
+    meeting.unlink(missing_ok=True)

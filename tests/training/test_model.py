@@ -12,6 +12,7 @@ from training.batches import FOUND_WEIGHT, REPLY_WEIGHT, Packer
 from training.export import settings
 from training.model import Shape, TinyLlama
 from training.muon import Muon, orthogonal
+from training.tokenizer import render_chat
 from training.train import Plan, rate
 
 FOLDER = Path(__file__).parents[2] / "models" / "infermesh-tiny"
@@ -71,6 +72,23 @@ def test_loss_is_taken_on_replies(tokenizer: Tokenizer) -> None:
         while flat[at] not in (assistant, end):
             at -= 1
         assert flat[at] == assistant
+
+
+def test_what_must_be_found_weighs_most(tokenizer: Tokenizer) -> None:
+    """Span and citation weigh more than what a reply repeats from its question."""
+    packer = Packer(tokenizer, 5)
+    text = render_chat("[1] Ann sold 7 pears.", [("Who sold pears?", "Ann sold pears [1].")])
+    ids = tokenizer.encode(text).ids
+    weights = dict(
+        zip([tokenizer.decode([token]) for token in ids[1:]], packer.weigh(ids), strict=True)
+    )
+    assert weights["1"] == FOUND_WEIGHT
+    after = text.index("<|assistant|>")
+    start = len(tokenizer.encode(text[:after]).ids)
+    reply = [tokenizer.decode([token]) for token in ids[start + 1 :]]
+    found = packer.weigh(ids)[start:]
+    assert found[0] == FOUND_WEIGHT
+    assert found[reply.index(" sold")] == REPLY_WEIGHT
 
 
 def test_batches_depend_on_seed_and_number_only(tokenizer: Tokenizer) -> None:

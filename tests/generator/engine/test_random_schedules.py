@@ -43,7 +43,7 @@ class Schedules(RuleBasedStateMachine):
         self.num_ended = 0
 
     @rule(
-        prefix=st.integers(0, 3),
+        prefix=st.integers(0, 1),
         prefix_length=st.integers(0, 16),
         tail=st.lists(st.integers(0, 49), min_size=1, max_size=8),
         max_tokens=st.integers(1, 16),

@@ -111,6 +111,17 @@ def test_a_prefix_is_computed_once(make_request: MakeRequest) -> None:
     assert loop.scheduler.num_prefix_query_tokens == 24
 
 
+def test_only_computed_blocks_can_be_hit(make_request: MakeRequest) -> None:
+    """A prompt that ends half computed leaves only its computed blocks for others."""
+    loop = Loop(max_batched_tokens=9)
+    first = make_request(range(16))
+    loop.scheduler.add(first)
+    loop.step()
+    loop.scheduler.finish(first, FinishReason.ABORT, loop.now_s)
+    loop.scheduler.add(make_request(range(16)))
+    assert loop.finish_all()["r2"].num_cached_tokens == 8
+
+
 def test_salts_do_not_share(make_request: MakeRequest) -> None:
     """Requests with different roots never hit each other's blocks."""
     loop = Loop()
