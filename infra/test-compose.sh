@@ -56,6 +56,9 @@ until_true() {
   done
 }
 
+# scaled SERVICE COUNT: leaves everything else as it is
+scaled() { "${compose[@]}" up -d --no-deps --no-recreate --scale "$1=$2" "$1"; }
+
 healthy() {
   local id
   for id in $(containers "$1"); do [[ $(health "$id") == healthy ]] || return 1; done
@@ -139,21 +142,21 @@ for index in 1 2; do
   ((jobs > 0 && calls > 0)) || fail "replica $index got no work"
 done
 
-quietly "${compose[@]}" up -d --no-recreate "${scale[@]}" --scale tokenizer=1 || fail "scaling down"
+quietly scaled tokenizer 1 || fail "scaling down"
 chats 4 || fail "requests after a tokenizer left"
-quietly "${compose[@]}" up -d --no-recreate "${scale[@]}" --scale tokenizer=3 || fail "scaling up"
+quietly scaled tokenizer 3 || fail "scaling up"
 until_true 60 healthy tokenizer || fail "three tokenizers are not healthy"
 say "requests go on while the tokenizer is scaled to one and to three"
 
-refused() { "${compose[@]}" logs --no-color retriever 2>&1 | grep -q 'embedded store has one writer'; }
+refused() { "${compose[@]}" logs --no-color retriever 2>&1 | grep 'embedded store has one writer' >/dev/null; }
 # in the background: waiting for a replica that never gets healthy would take its whole start time
-"${compose[@]}" up -d --no-deps --no-recreate --scale retriever=2 retriever >/dev/null 2>&1 &
+scaled retriever 2 >/dev/null 2>&1 &
 until_true 120 refused || fail "a second retriever was not refused"
 wait $! || true
 chat 1 || fail "a request while a second retriever is refused"
 say "a second retriever is refused: $("${compose[@]}" logs --no-color retriever 2>&1 |
   grep -o 'the embedded store has one writer[^"\\]*' | head -n 1)"
-quietly "${compose[@]}" up -d --no-deps --no-recreate --scale retriever=1 retriever || fail "one retriever"
+quietly scaled retriever 1 || fail "one retriever"
 
 ids=()
 for service in "${stages[@]}"; do ids+=($(containers "$service")); done

@@ -22,6 +22,7 @@ from training.tokenizer import END, ROLES, text_of, token_id
 CONTEXT_WEIGHT = 0.1
 REPLY_WEIGHT = 1.0
 FOUND_WEIGHT = 3.0
+CITED_WEIGHT = 6.0
 PICKED = 0.45
 
 
@@ -86,8 +87,12 @@ class Packer:
             question, reply = set(ids[asked:at]), ids[at + 1 : end]
             grounded = self.bracket in reply or reply == self.refusal
             for offset in range(at, end):
-                known = ids[offset + 1] in question and ids[offset] != self.bracket
-                weights[offset] = FOUND_WEIGHT if grounded and not known else REPLY_WEIGHT
+                if ids[offset] == self.bracket:
+                    weights[offset] = CITED_WEIGHT
+                elif grounded and ids[offset + 1] not in question:
+                    weights[offset] = FOUND_WEIGHT
+                else:
+                    weights[offset] = REPLY_WEIGHT
         return weights
 
     def _batch(self, shelves: list[list[list[int]]], length: int, rng: random.Random) -> Batch:

@@ -6,11 +6,14 @@ stacked, so that the iteration is a few large products and not many small ones.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+DECAY = 0.1
+LOOKING_DECAY = 0.4
 
 
 def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:
@@ -33,10 +36,10 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        weights: Iterable[nn.Parameter],
+        weights: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.95,
-        decay: float = 0.01,
+        decay: float = DECAY,
     ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum, "decay": decay})
 
@@ -70,10 +73,20 @@ class Muon(torch.optim.Optimizer):
 def optimisers(
     model: nn.Module, matrix_lr: float, other_lr: float
 ) -> tuple[Muon, torch.optim.AdamW]:
-    """The two optimisers of `model`."""
-    matrices = [w for n, w in model.named_parameters() if w.ndim == 2 and "embed" not in n]
+    """The two optimisers of `model`.
+
+    An orthogonal step of size lr against a decay of lr * d keeps every singular value below 1 / d.
+    Queries and keys get the tighter bound: without it their products grow until each head looks at
+    one token only, has no gradient left, and stops learning where to look.
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.ndim == 2]
+    looking = [w for n, w in named if "q_proj" in n or "k_proj" in n]
+    matrices = [w for n, w in named if "embed" not in n and not any(w is each for each in looking)]
     others = [w for n, w in model.named_parameters() if w.ndim < 2 or "embed" in n]
-    return (
-        Muon(matrices, matrix_lr),
-        torch.optim.AdamW(others, other_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    groups: list[dict[str, Any]] = [
+        {"params": looking, "decay": LOOKING_DECAY},
+        {"params": matrices},
+    ]
+    return Muon(groups, matrix_lr), torch.optim.AdamW(
+        others, other_lr, betas=(0.9, 0.95), weight_decay=0.0
     )

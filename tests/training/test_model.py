@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.batches import FOUND_WEIGHT, REPLY_WEIGHT, Packer
+from training.batches import CITED_WEIGHT, FOUND_WEIGHT, REPLY_WEIGHT, Packer
 from training.export import settings
 from training.model import Shape, TinyLlama
 from training.muon import Muon, orthogonal
@@ -82,7 +82,7 @@ def test_what_must_be_found_weighs_most(tokenizer: Tokenizer) -> None:
     weights = dict(
         zip([tokenizer.decode([token]) for token in ids[1:]], packer.weigh(ids), strict=True)
     )
-    assert weights["1"] == FOUND_WEIGHT
+    assert weights["1"] == CITED_WEIGHT
     after = text.index("<|assistant|>")
     start = len(tokenizer.encode(text[:after]).ids)
     reply = [tokenizer.decode([token]) for token in ids[start + 1 :]]

@@ -21,6 +21,11 @@ from training.corpus.frames import Frames, Statement
 from training.corpus.names import Names
 from training.corpus.words import ADJECTIVES, FILLERS, OPENERS
 
+PLANS = (
+    *("alike", "alike", "one", "one"),
+    *("mixed", "mixed", "mixed"),
+    *("open", "blend"),
+)
 LEADS = (
     "Please tell me: ",
     "I would like to know: ",
@@ -141,7 +146,7 @@ class Documents:
         """Passages by one of several plans: alike, of one thing, mixed or open."""
         sheet = Sheet([], [], [], [])
         rng = self.rng
-        plan = rng.choice(("alike", "alike", "one", "mixed", "open", "open", "blend"))
+        plan = rng.choice(PLANS)
         kind = self.facts.kind()
         entity = self.facts.entity(kind)
         shared = self._shared(kind)
