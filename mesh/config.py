@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 PREFIX = "INFERMESH_"
 SERVICES = ("GATEWAY", "TOKENIZER", "RETRIEVER", "CACHE", "GENERATOR")
 # read by client commands and by `infermesh up`, not by services
-CLIENT_VARIABLES = frozenset({"URL", "API_KEY"})
+CLIENT_VARIABLES = frozenset({"URL", "API_KEY", "GENERATOR_URL"})
 
 
 class ConfigError(Exception):

@@ -57,6 +57,10 @@ class MeshError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class CannotStartError(Exception):
+    """Why a process refuses to start, in words for the person who starts it."""
+
+
 def invalid(field: str, message: str) -> MeshError:
     """The caller sent something that `field` does not allow."""
     return MeshError(Code.INVALID_ARGUMENT, message, field=field)

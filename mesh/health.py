@@ -93,7 +93,7 @@ def probe(target: str, timeout_s: float = 3.0) -> bool:
 
     It is asked directly: a proxy that the environment names is none of its business.
     """
-    if target.startswith("http"):
+    if "://" in target:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(target, timeout=timeout_s) as response:

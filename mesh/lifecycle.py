@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from mesh.config import Settings, load_or_exit
+from mesh.errors import CannotStartError
 from mesh.health import Checks
 from mesh.telemetry import Telemetry
 
@@ -107,7 +108,7 @@ def run(settings_type: type[S], start: Callable[[S, Lifecycle], Awaitable[None]]
     """The whole of a service's `__main__`.
 
     `start` enters its resources into `lifecycle.stack` and returns when the service can work.
-    Exits with 2 on bad settings and with 1 when a task failed.
+    Exits with 2 on bad settings, with 1 when it cannot start or a task failed.
     """
     settings = load_or_exit(settings_type, os.environ)
     telemetry = Telemetry(settings)
@@ -115,6 +116,9 @@ def run(settings_type: type[S], start: Callable[[S, Lifecycle], Awaitable[None]]
         asyncio.run(_main(settings, start))
     except KeyboardInterrupt:
         pass
+    except CannotStartError as refusal:
+        log.error("cannot start: %s", refusal)
+        raise SystemExit(1) from None
     except Exception:
         log.exception("%s failed", settings.service)
         raise SystemExit(1) from None

@@ -25,6 +25,8 @@ NUM_STREAMS = 2
 # an answer takes well under a millisecond of work; a stream that owes one for so long is dead
 ANSWER_LIMIT_S = 5.0
 RECONNECT_S = 0.1
+# what one message carries of a sequence; a replay of a long one takes several
+MAX_DELTA_TOKENS = 32_768
 
 # grpc raises the last one where a stream ended just before a write
 _WRITER_ENDS = (asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
@@ -177,7 +179,13 @@ class _Line:
     def _take(self) -> pb.DetokenizeRequest:
         request = pb.DetokenizeRequest()
         marks = {}
-        for sequence_id, (token_ids, final) in self._pending.items():
+        pending, self._pending = self._pending, {}
+        for sequence_id, (waiting, ends) in pending.items():
+            token_ids, later = waiting[:MAX_DELTA_TOKENS], waiting[MAX_DELTA_TOKENS:]
+            final = ends and not later
+            if later:
+                self._pending[sequence_id] = (later, ends)
+                self._news.set()
             delta = request.deltas.add(sequence_id=sequence_id, token_ids=token_ids, final=final)
             sequence = self.sequences.get(sequence_id)
             if sequence is None:
@@ -186,8 +194,7 @@ class _Line:
                 delta.stop.extend(sequence.stop)
                 delta.include_stop = sequence.include_stop
                 sequence.opened = True
-            marks[sequence_id] = (len(sequence.token_ids), final)
-        self._pending = {}
+            marks[sequence_id] = (len(sequence.token_ids) - len(later), final)
         self._owed.append(_Sent(marks, asyncio.get_running_loop().time()))
         return request
 

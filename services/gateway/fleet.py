@@ -50,7 +50,6 @@ class _Sequence:
     texts: deque[TextDelta] = field(default_factory=deque)
     fault: MeshError | None = None
     end: events_pb2.SequenceDelta | None = None
-    num_tokens: int = 0
 
     def fail(self, error: MeshError) -> None:
         self.fault = self.fault or error
@@ -241,7 +240,6 @@ class Fleet:
             return
         if delta.token_ids:
             self._dispatcher.progressed(delta.job_id)
-            sequence.num_tokens += len(delta.token_ids)
         if reason == common_pb2.FINISH_REASON_UNSPECIFIED:
             self._detokenizer.feed(delta.job_id, delta.token_ids, final=False)
             return

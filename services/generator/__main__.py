@@ -7,12 +7,14 @@ from pathlib import Path
 
 from mesh import rpc
 from mesh.bus import Bus
+from mesh.errors import CannotStartError
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb import generator_pb2_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
 from services.generator.config import GeneratorSettings
-from services.generator.engine import Engine, EngineConfig
+from services.generator.engine import Engine, EngineConfig, EngineConfigError
+from services.generator.model import ModelError
 from services.generator.servicer import GeneratorServicer
 from services.generator.worker import Worker
 
@@ -26,7 +28,10 @@ class EngineFailedError(Exception):
 async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     """Loads the model, then opens the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
-    engine = await asyncio.to_thread(Engine.load, _engine_config(settings))
+    try:
+        engine = await asyncio.to_thread(Engine.load, _engine_config(settings))
+    except (ModelError, EngineConfigError, OSError) as error:
+        raise CannotStartError(f"{settings.model}: {error}") from error
     bridge = EngineBridge(engine, settings.max_sequences + settings.max_waiting)
     failed = asyncio.Event()
     bridge.start(failed.set)

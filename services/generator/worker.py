@@ -37,7 +37,8 @@ _REJECTED = common_pb2.FINISH_REASON_REJECTED
 
 
 class Worker:
-    """Owns the links to all gateways; outputs go out as one frame per gateway and engine step."""
+    """Owns the links to all gateways; outputs go out as one frame per gateway and engine
+    step, or per several steps where the sender is behind."""
 
     def __init__(
         self, bus: Bus, bridge: EngineBridge, model: common_pb2.ModelInfo, replica_id: str

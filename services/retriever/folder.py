@@ -5,13 +5,15 @@ import os
 import uuid
 from pathlib import Path
 
+from mesh.errors import CannotStartError
+
 _ONE_WRITER = (
     "the embedded store has one writer; {who}: run one retriever, or give each its own "
     "INFERMESH_RETRIEVER_DATA and its own NATS server"
 )
 
 
-class WriterError(Exception):
+class WriterError(CannotStartError):
     """This process may not write: another one does."""
 
     def __init__(self, who: str) -> None:

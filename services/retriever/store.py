@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mesh.errors import CannotStartError
 from services.retriever.document import Document, Passage, State, Status
 
 Vectors = NDArray[np.float32]
@@ -48,7 +49,7 @@ CREATE TABLE IF NOT EXISTS passages (
 """
 
 
-class StoreError(Exception):
+class StoreError(CannotStartError):
     """The store cannot be used as it is configured; the text says why."""
 
 

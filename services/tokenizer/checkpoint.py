@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.errors import CannotStartError
+
 REVISION_DIGITS = 16
 SPECIAL_TOKENS = tuple(
     f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
 
 
-class CheckpointError(Exception):
+class CheckpointError(CannotStartError):
     """The model folder lacks something or holds something unusable; says what and where."""
 
 
