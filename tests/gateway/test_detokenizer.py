@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mesh import rpc
+from services.gateway import detokenizer
 from services.gateway.detokenizer import NUM_STREAMS, Detokenizer, Text
 from tests.gateway.scripted import LETTERS, LetterTokenizer, ids
 from tests.waiting import until
@@ -55,9 +56,9 @@ async def stage() -> AsyncIterator[Stage]:
         LetterTokenizer().running() as service,
         rpc.channel(f"127.0.0.1:{service.port}") as channel,
     ):
-        detokenizer = Detokenizer(channel)
-        running = asyncio.create_task(detokenizer.run())
-        made = Stage(detokenizer, service, running)
+        tested = Detokenizer(channel)
+        running = asyncio.create_task(tested.run())
+        made = Stage(tested, service, running)
         yield made
         assert not running.done(), running.exception()
         running.cancel()
@@ -210,3 +211,14 @@ async def test_streams_that_break_again_and_again(stage: Stage) -> None:
     await until(lambda: reader.is_done, 10)
     assert reader.text == fed
     stage.detokenizer.forget("s")
+
+
+async def test_a_long_replay_goes_in_parts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is more than one message may carry comes whole, in several."""
+    monkeypatch.setattr(detokenizer, "MAX_DELTA_TOKENS", 3)
+    reader = stage.open("long")
+    stage.feed("long", LETTERS, final=True)
+    await until(lambda: reader.is_done)
+    assert reader.text == LETTERS
+    assert len(reader.texts) > 2
+    stage.detokenizer.forget("long")

@@ -17,6 +17,7 @@ PROGRAM = """
 import asyncio, sys
 from typing import ClassVar
 from mesh.config import Settings
+from mesh.errors import CannotStartError
 from mesh.lifecycle import Lifecycle, run
 
 class Own(Settings):
@@ -133,6 +134,14 @@ def test_a_failing_start_ends_the_process_with_1() -> None:
     code, out, err = ended(program('raise OSError("no port")'))
     assert (code, out.split()) == (1, ["closed"])
     assert "no port" in err
+
+
+def test_a_refusal_to_start_is_one_line() -> None:
+    """A process that cannot start says why, without a traceback, and ends with 1."""
+    code, out, err = ended(program('raise CannotStartError("the folder is taken")'))
+    assert (code, out.split()) == (1, ["closed"])
+    assert "cannot start: the folder is taken" in err
+    assert "Traceback" not in err
 
 
 def test_bad_settings_end_the_process_with_2() -> None:
