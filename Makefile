@@ -78,7 +78,7 @@ bench: setup  ## measure the engine and the mesh
 
 .PHONY: test-compose
 test-compose: setup  ## build the images, run the end-to-end check against them
-	infra/test-compose.sh
+	infra/test-compose.sh $(ARGS)
 
 .PHONY: train
 train: setup  ## train the bundled model anew

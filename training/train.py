@@ -32,16 +32,16 @@ class Plan:
     """What a run does. Progress is measured in minutes, or in tokens when those are given."""
 
     seed: int = 1
-    minutes: float = 72.0
+    minutes: float = 78.0
     tokens: int = 0
     rows: int = 24
     length: int = 512
     long_length: int = 1024
-    long_from: float = 0.85
+    long_from: float = 0.92
     matrix_lr: float = 0.02
     other_lr: float = 0.004
     warmup: float = 0.01
-    decay_from: float = 0.35
+    decay_from: float = 0.6
     export_every: float = 420.0
     probes: int = 150
     out: Path = Path("models/infermesh-tiny")

@@ -21,6 +21,9 @@ from training.corpus.frames import Frames, Statement
 from training.corpus.names import Names
 from training.corpus.words import ADJECTIVES, FILLERS, OPENERS
 
+# Clauses to a passage.
+ORDINARY = (1, 2, 3, 3, 4, 4, 5, 6)
+BRIEF = (1, 1, 1, 2)
 PLANS = (
     *("alike", "alike", "one", "one"),
     *("mixed", "mixed", "mixed"),
@@ -103,13 +106,16 @@ class Documents:
         self.frames = Frames(self.rng, self.names)
         self.chat = Chat(self.rng, self.names)
         self.held_out_templates = held_out_templates
+        self.lengths: tuple[int, ...] = ORDINARY
 
     def document(self) -> Document:
         """One training document: mostly passages with questions, at times small talk."""
         roll = self.rng.random()
         if roll < 0.1:
             return self.talk()
-        if self.long and roll < 0.45:
+        if roll < 0.4:
+            return self.grounded(self.rng.randint(3, 7), self.rng.randint(5, 9), brief=True)
+        if self.long and roll < 0.6:
             return self.grounded(self.rng.choice((4, 5, 6, 8)), self.rng.randint(6, 14))
         return self.grounded(
             self.rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), self.rng.randint(3, 8)
@@ -126,8 +132,15 @@ class Documents:
                 turns.append((ask.question, self.rng.choice(NO_PASSAGE)))
         return Document(self.chat.system(), (), tuple(Exchange(*turn) for turn in turns))
 
-    def grounded(self, count: int, questions: int, refusals: float = 0.17) -> Document:
-        """`count` passages and up to `questions` exchanges about them."""
+    def grounded(
+        self, count: int, questions: int, refusals: float = 0.17, brief: bool = False
+    ) -> Document:
+        """`count` passages and up to `questions` exchanges about them.
+
+        Brief passages are a sentence or two: there the number of a passage is close to its words,
+        and to cite is learnt first.
+        """
+        self.lengths = BRIEF if brief else ORDINARY
         sheet = self.sheet(count)
         system = self.chat.system() if self.rng.random() < 0.15 else ""
         exchanges: list[Exchange] = []
@@ -188,7 +201,7 @@ class Documents:
         index = len(sheet.passages) + 1
         continued = entity in sheet.entities and rng.random() < 0.25
         clauses: list[str] = []
-        for _ in range(rng.choice((1, 2, 3, 3, 4, 4, 5, 6))):
+        for _ in range(rng.choice(self.lengths)):
             attribute = self._choose(entity, shared)
             if attribute is None:
                 break
@@ -255,7 +268,7 @@ class Documents:
         index = len(sheet.passages) + 1
         subject = self.frames.actor() if rng.random() < 0.4 else None
         clauses: list[str] = []
-        for _ in range(rng.choice((1, 2, 3, 4, 4, 5, 6))):
+        for _ in range(rng.choice(self.lengths)):
             statement = self.frames.statement(subject if rng.random() < 0.7 else None)
             if any(statement.key == have.key for have, _ in sheet.frames):
                 continue
