@@ -24,8 +24,9 @@ from pathlib import Path
 
 import aiohttp
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
@@ -225,9 +226,12 @@ def main() -> None:
 def smollm(folder: Path) -> Path:
     """A random checkpoint of SmolLM-135M's shape with a vocabulary of as many made-up words."""
     write_checkpoint(folder, SMOLLM_135M)
-    words = {f"w{index}": index for index in range(SMOLLM_135M["vocab_size"])}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
+    alphabet = sorted(ByteLevel.alphabet())
+    made_up = [f"w{index}" for index in range(SMOLLM_135M["vocab_size"] - len(alphabet))]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *made_up])}
+    tokenizer = Tokenizer(BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 

@@ -29,15 +29,17 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     """Loads the model, then opens the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
     try:
-        engine = await asyncio.to_thread(Engine.load, _engine_config(settings))
+        bridge = await EngineBridge.load(
+            lambda: Engine.load(_engine_config(settings)),
+            settings.max_sequences + settings.max_waiting,
+        )
     except (ModelError, EngineConfigError, OSError) as error:
         raise CannotStartError(f"{settings.model}: {error}") from error
-    bridge = EngineBridge(engine, settings.max_sequences + settings.max_waiting)
     failed = asyncio.Event()
     bridge.start(failed.set)
     lifecycle.stack.push_async_callback(bridge.close)
     lifecycle.checks.add("engine", bridge.ping)
-    model = wire.model_info(Path(settings.model), settings.model_id, engine)
+    model = wire.model_info(Path(settings.model), settings.model_id, bridge.engine)
 
     bus = await Bus.connect(settings.nats_url, f"generator-{replica_id}")
     lifecycle.stack.push_async_callback(bus.close)

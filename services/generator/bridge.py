@@ -7,9 +7,9 @@ back in one hand-off, because waking the loop per token costs the engine millise
 import asyncio
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,9 @@ from services.generator.engine import (
 )
 
 log = logging.getLogger(__name__)
+
+WEDGED_S = 5.0
+CLOSE_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,14 @@ class Listener(Protocol):
 
 
 class EngineBridge:
-    """Owns the engine's thread. Everything but the thread's own loop runs on the event loop."""
+    """Owns the engine's thread. Everything but the thread's own loop runs on the event loop.
 
-    def __init__(self, engine: Engine, max_live: int) -> None:
+    `load` brings the engine with the thread that it was loaded in, and it must stay there: OpenMP
+    keeps a team of threads for each thread that computes, and with two teams on the same cores it
+    all but stops spinning, which doubles the time of a step.
+    """
+
+    def __init__(self, engine: Engine, max_live: int, thread: ThreadPoolExecutor) -> None:
         self.engine = engine
         self._max_live = max_live
         self._commands: queue.SimpleQueue[Callable[[], StepOutput | None] | None] = (
@@ -55,17 +63,29 @@ class EngineBridge:
         )
         self._listeners: dict[str, Listener] = {}
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = thread
+        self._running: Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._stats = engine.stats()
         self._busy_since: float | None = None
         self._on_fault: Callable[[], None] = lambda: None
 
+    @classmethod
+    async def load(cls, load: Callable[[], Engine], max_live: int) -> "EngineBridge":
+        """Loads an engine in a thread of its own; raises what `load` raises."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        try:
+            engine = await asyncio.get_running_loop().run_in_executor(thread, load)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(engine, max_live, thread)
+
     def start(self, on_fault: Callable[[], None]) -> None:
         """Starts the thread; `on_fault` is called when the engine cannot go on."""
         self._on_fault = on_fault
-        self._thread.start()
+        self._running = self._thread.submit(self._run)
 
     def room(self) -> int:
         """Sequences that would be taken now."""
@@ -108,14 +128,16 @@ class EngineBridge:
     async def ping(self) -> None:
         """Raises when the engine has not finished a step for a while although it has work."""
         since = self._busy_since
-        if not self._thread.is_alive() or (since and time.monotonic() - since > 5.0):
+        ended = self._running is None or self._running.done()
+        if ended or (since and time.monotonic() - since > WEDGED_S):
             raise TimeoutError
 
     async def close(self) -> None:
         """Ends the thread after its current step; idempotent."""
-        if self._thread.is_alive():
+        if self._running is not None and not self._running.done():
             self._commands.put(None)
-            await asyncio.to_thread(self._thread.join, 10)
+            await asyncio.wait([asyncio.wrap_future(self._running)], timeout=CLOSE_LIMIT_S)
+        self._thread.shutdown(wait=False)
 
     # -- on the engine's thread ---------------------------------------------------------------
 

@@ -146,9 +146,9 @@ async def test_idle_when_all_have_ended(checkpoint: Path) -> None:
 
 async def test_closing_twice(checkpoint: Path) -> None:
     """`close` ends the thread, before it was started, in the midst of work, and again."""
-    never_started = EngineBridge(load(checkpoint), 1)
+    never_started = await EngineBridge.load(lambda: load(checkpoint), 1)
     await never_started.close()
-    bridge = EngineBridge(load(checkpoint), 4)
+    bridge = await EngineBridge.load(lambda: load(checkpoint), 4)
     bridge.start(lambda: None)
     await bridge.ping()
     bridge.submit(submission("a", max_tokens=200), Ear())
@@ -162,7 +162,7 @@ async def test_a_fault_of_the_engine_is_told(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a step raises, the owner hears of it once and the ping fails."""
-    bridge = EngineBridge(load(checkpoint), 4)
+    bridge = await EngineBridge.load(lambda: load(checkpoint), 4)
     failed = asyncio.Event()
     bridge.start(failed.set)
 
@@ -172,7 +172,7 @@ async def test_a_fault_of_the_engine_is_told(
     monkeypatch.setattr(bridge.engine, "step", burn)
     bridge.submit(submission("a"), Ear())
     await asyncio.wait_for(failed.wait(), 5)
-    await until(lambda: not bridge._thread.is_alive())
+    await until(lambda: bridge._running is not None and bridge._running.done())
     with pytest.raises(TimeoutError):
         await bridge.ping()
     await bridge.close()

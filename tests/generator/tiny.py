@@ -69,7 +69,7 @@ def load(folder: Path, *, max_num_seqs: int = 8) -> Engine:
 @asynccontextmanager
 async def bridged(folder: Path, *, max_live: int = 8) -> AsyncIterator[EngineBridge]:
     """A running bridge; in the end no sequence and no block may be left."""
-    bridge = EngineBridge(load(folder), max_live)
+    bridge = await EngineBridge.load(lambda: load(folder), max_live)
     faults: list[None] = []
     bridge.start(lambda: faults.append(None))
     try:

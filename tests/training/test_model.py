@@ -127,4 +127,4 @@ def test_rate_warms_up_holds_and_ends_at_nothing() -> None:
     assert rate(0.0, plan) < 0.02
     assert rate(plan.warmup, plan) == rate(plan.decay_from - 1e-6, plan) == 1.0
     assert rate(1.0, plan) == 0.0
-    assert 0 < rate(0.9, plan) < rate(0.6, plan) < 1
+    assert 0 < rate(0.9, plan) < rate(0.8, plan) < 1
