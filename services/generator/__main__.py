@@ -29,10 +29,8 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     """Loads the model, then opens the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
     try:
-        bridge = await EngineBridge.load(
-            lambda: Engine.load(_engine_config(settings)),
-            settings.max_sequences + settings.max_waiting,
-        )
+        max_live = settings.max_sequences + settings.max_waiting
+        bridge = await EngineBridge.load(lambda: Engine.load(_engine_config(settings)), max_live)
     except (ModelError, EngineConfigError, OSError) as error:
         raise CannotStartError(f"{settings.model}: {error}") from error
     failed = asyncio.Event()

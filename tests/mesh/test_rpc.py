@@ -118,7 +118,8 @@ async def test_a_call_carries_the_request(pair: Pair) -> None:
 async def test_the_shorter_limit_holds(pair: Pair) -> None:
     """A hop with less time than the request tells the servicer so."""
     await rpc.call(pair.first.Describe, DESCRIBE, RequestContext.start(300), limit_s=2)
-    assert pair.one.contexts[0].remaining() <= 2
+    # gRPC rounds deadlines up by some milliseconds
+    assert pair.one.contexts[0].remaining() <= 2.1
 
 
 async def test_errors_keep_field_and_retry(pair: Pair) -> None:
