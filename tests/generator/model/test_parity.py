@@ -175,7 +175,6 @@ def test_nan_ends_one_request_and_leaves_no_trace(make_llama: Callable) -> None:
     assert [out for out in generate(engine, prompts, 12) if 88 not in out] == good
 
 
-@pytest.mark.skipif(not (BUNDLED / "model.safetensors").exists(), reason="no bundled model yet")
 def test_the_bundled_model() -> None:
     """The model in this repository gives transformers' tokens in fp32."""
     model = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32).eval()
