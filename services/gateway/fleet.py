@@ -20,6 +20,7 @@ from mesh.context import RequestContext
 from mesh.errors import Code, MeshError, unavailable
 from mesh.pb import common_pb2, events_pb2
 from mesh.telemetry import inject
+from services.gateway.clients import sampling_message
 from services.gateway.detokenizer import Detokenizer, Text
 from services.gateway.dispatch import Dispatcher, Job, Report, Work
 from services.gateway.frames import FrameLine
@@ -297,20 +298,11 @@ def _report(message: events_pb2.Announcement) -> Report:
 
 
 def _job_message(sequence: _Sequence) -> events_pb2.Job:
-    request, sampling = sequence.request, sequence.request.sampling
+    request = sequence.request
     return events_pb2.Job(
         job_id=sequence.job.id,
         prompt_token_ids=request.prompt_token_ids,
-        sampling=common_pb2.SamplingParams(
-            max_tokens=sampling.max_tokens,
-            min_tokens=sampling.min_tokens,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            stop_token_ids=sampling.stop_token_ids,
-            ignore_eos=sampling.ignore_eos,
-        ),
+        sampling=sampling_message(request.sampling),
         deadline_unix_ms=sequence.deadline_unix_ms,
         model_revision=request.model.revision,
         tenant=request.tenant,
