@@ -312,7 +312,9 @@ class Histories(RuleBasedStateMachine):
             view.room += 1
 
     def fits(self, each: Job, view: View) -> bool:
-        tokens = view.report.room_tokens - sum(self.jobs[i].peak_tokens for i in view.unlisted)
+        # one that refused a job counts as full until it speaks again
+        said_tokens = 0 if view.rejected else view.report.room_tokens
+        tokens = said_tokens - sum(self.jobs[i].peak_tokens for i in view.unlisted)
         return (
             view.report.model == each.model
             and not view.report.draining
