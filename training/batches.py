@@ -50,29 +50,28 @@ class Packer:
         self.bracket = tokenizer.encode(" [").ids[-1]
 
     def batch(self, number: int, rows: int, length: int) -> Batch:
-        """Batch `number`: `rows` rows of `length` tokens, each document in the fullest row."""
+        """Batch `number`: `rows` rows of `length` tokens, each document cut to the room left."""
         source = Documents(f"{self.seed}-{number}", long=length > 512)
         shelves: list[list[list[int]]] = [[] for _ in range(rows)]
         space = [length + 1] * rows
         misses = 0
-        while misses < 24:
-            ids = self._ids(source.document(), length + 1)
-            fitting = [row for row in range(rows) if space[row] >= len(ids)]
-            if not fitting:
+        while misses < 12:
+            row = space.index(max(space))
+            ids = self._ids(source.document(), space[row])
+            if not ids:
                 misses += 1
                 continue
-            row = min(fitting, key=space.__getitem__) if misses else fitting[0]
             shelves[row].append(ids)
             space[row] -= len(ids)
         return self._batch(shelves, length, random.Random(f"{self.seed}-{number}-picks"))
 
     def _ids(self, document: Document, room: int) -> list[int]:
-        """The tokens of a document, without its last exchanges where it is too long."""
+        """The tokens of a document without the exchanges that do not fit; none if none does."""
         ids: list[int] = self.tokenizer.encode(text_of(document)).ids
         while len(ids) > room and self.user in ids:
             last = len(ids) - 1 - ids[::-1].index(self.user)
             ids = ids[:last]
-        return ids
+        return ids if self.user in ids else []
 
     def weigh(self, ids: list[int]) -> list[float]:
         """The weight of the loss at every token of a document, for predicting the next one."""

@@ -58,8 +58,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, block: int = 128) -> T
     for start in range(0, q.shape[2], block):
         end = start + block
         scores = q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2) * scale
-        weights = torch.softmax(scores + mask[:, :, start:end, :end], dim=-1, dtype=torch.float32)
-        out.append(weights.to(v.dtype) @ v[:, :, :end])
+        weights = torch.softmax(scores + mask[:, :, start:end, :end], dim=-1)
+        out.append(weights @ v[:, :, :end])
     return torch.cat(out, dim=2)
 
 

@@ -17,7 +17,7 @@ LOOKING_DECAY = 0.4
 
 
 def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:
-    """The approximate polar factor of each matrix in `stack`, by Newton-Schulz in bfloat16."""
+    """The approximate polar factors of `stack`, matrices x rows x columns, by Newton-Schulz."""
     a, b, c = COEFFICIENTS
     x = stack.to(torch.bfloat16)
     tall = x.shape[-2] > x.shape[-1]
@@ -26,7 +26,7 @@ def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     out: Tensor = x.mT if tall else x
     return out
 

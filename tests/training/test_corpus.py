@@ -49,7 +49,7 @@ def test_refused_attribute_is_far_from_every_stated_one() -> None:
     source = Documents("missing")
     found = 0
     for _ in range(300):
-        sheet = source.sheet(3)
+        sheet = source.sheets.sheet(3)
         if not sheet.entities:
             continue
         for entity in sheet.entities:
@@ -62,7 +62,7 @@ def test_refused_attribute_is_far_from_every_stated_one() -> None:
 
 
 def test_refusals_are_a_steady_share() -> None:
-    """Between a tenth and a quarter of grounded questions have no answer."""
+    """Between 15 and 30 % of grounded questions have no answer."""
     exchanges = [
         each
         for document in documents("share", 800)
@@ -70,7 +70,7 @@ def test_refusals_are_a_steady_share() -> None:
         for each in document.exchanges
     ]
     refused = sum(each.reply == REFUSAL for each in exchanges)
-    assert 0.1 < refused / len(exchanges) < 0.25
+    assert 0.15 < refused / len(exchanges) < 0.3
 
 
 def test_same_seed_gives_the_same_text() -> None:
@@ -107,7 +107,7 @@ def test_held_out_templates_never_occur_in_training() -> None:
     """Attributes marked in facts.txt are stated and asked only when they are called for."""
     source = Documents("templates")
     for _ in range(400):
-        sheet = source.sheet(3)
+        sheet = source.sheets.sheet(3)
         assert not any(fact.attribute.held_out for _, fact, _ in sheet.stated)
     questions = held_out(3, 40, templates=True)
     assert all(each.exchange.held_out for each in questions)

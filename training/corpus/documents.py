@@ -4,31 +4,11 @@ import random
 from dataclasses import dataclass
 
 from services.gateway.grounding import REFUSAL, render
-from training.corpus.chat import NO_PASSAGE, THEMES, Chat
-from training.corpus.facts import (
-    Ask,
-    Attribute,
-    Entity,
-    Fact,
-    Facts,
-    Kind,
-    articles,
-    attributes_of,
-    capital,
-    close,
-)
-from training.corpus.frames import Frames, Statement
+from training.corpus.chat import NO_PASSAGE, Chat
+from training.corpus.facts import Ask, close
 from training.corpus.names import Names
-from training.corpus.words import ADJECTIVES, FILLERS, OPENERS
+from training.corpus.sheets import Sheet, Sheets
 
-# Clauses to a passage.
-ORDINARY = (1, 2, 3, 3, 4, 4, 5, 6)
-BRIEF = (1, 1, 1, 2)
-PLANS = (
-    *("alike", "alike", "one", "one"),
-    *("mixed", "mixed", "mixed"),
-    *("open", "blend"),
-)
 LEADS = (
     "Please tell me: ",
     "I would like to know: ",
@@ -79,16 +59,6 @@ class Document:
     exchanges: tuple[Exchange, ...]
 
 
-@dataclass
-class Sheet:
-    """Passages under way: their sentences, and which facts and statements they hold."""
-
-    passages: list[str]
-    stated: list[tuple[Entity, Fact, int]]
-    frames: list[tuple[Statement, int]]
-    entities: list[Entity]
-
-
 class Documents:
     """A stream of documents from one seed and one half of the names."""
 
@@ -102,24 +72,22 @@ class Documents:
         self.long = long
         self.rng = random.Random(seed)
         self.names = Names(self.rng, held_out_names)
-        self.facts = Facts(self.rng, self.names)
-        self.frames = Frames(self.rng, self.names)
+        self.sheets = Sheets(self.rng, self.names, held_out_templates)
+        self.facts, self.frames = self.sheets.facts, self.sheets.frames
         self.chat = Chat(self.rng, self.names)
         self.held_out_templates = held_out_templates
-        self.lengths: tuple[int, ...] = ORDINARY
 
     def document(self) -> Document:
         """One training document: mostly passages with questions, at times small talk."""
-        roll = self.rng.random()
+        rng = self.rng
+        roll = rng.random()
         if roll < 0.1:
             return self.talk()
-        if roll < 0.4:
-            return self.grounded(self.rng.randint(3, 7), self.rng.randint(5, 9), brief=True)
+        if roll < 0.35:
+            return self.grounded(rng.randint(3, 7), rng.randint(6, 11), brief=True)
         if self.long and roll < 0.6:
-            return self.grounded(self.rng.choice((4, 5, 6, 8)), self.rng.randint(6, 14))
-        return self.grounded(
-            self.rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), self.rng.randint(3, 8)
-        )
+            return self.grounded(rng.choice((4, 5, 6, 8)), rng.randint(8, 16))
+        return self.grounded(rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), rng.randint(4, 12))
 
     def talk(self) -> Document:
         """A conversation without passages."""
@@ -133,15 +101,14 @@ class Documents:
         return Document(self.chat.system(), (), tuple(Exchange(*turn) for turn in turns))
 
     def grounded(
-        self, count: int, questions: int, refusals: float = 0.17, brief: bool = False
+        self, count: int, questions: int, refusals: float = 0.2, brief: bool = False
     ) -> Document:
         """`count` passages and up to `questions` exchanges about them.
 
         Brief passages are a sentence or two: there the number of a passage is close to its words,
         and to cite is learnt first.
         """
-        self.lengths = BRIEF if brief else ORDINARY
-        sheet = self.sheet(count)
+        sheet = self.sheets.sheet(count, brief)
         system = self.chat.system() if self.rng.random() < 0.15 else ""
         exchanges: list[Exchange] = []
         answered = self._answered(sheet)
@@ -155,154 +122,15 @@ class Documents:
             exchanges.append(Exchange(*self.chat.small()))
         return Document(render(sheet.passages, system), tuple(sheet.passages), tuple(exchanges))
 
-    def sheet(self, count: int) -> Sheet:
-        """Passages by one of several plans: alike, of one thing, mixed or open."""
-        sheet = Sheet([], [], [], [])
-        rng = self.rng
-        plan = rng.choice(PLANS)
-        kind = self.facts.kind()
-        entity = self.facts.entity(kind)
-        shared = self._shared(kind)
-        for _ in range(count):
-            if plan == "alike":
-                self._profile(sheet, self.facts.entity(kind), shared)
-            elif plan == "one":
-                self._profile(sheet, entity, [])
-            elif plan == "mixed":
-                self._profile(sheet, self.facts.entity(self.facts.kind()), [])
-            elif plan == "open":
-                self._open(sheet)
-            else:
-                rng.choice((self._open, self._theme, self._pair, self._fresh))(sheet)
-        return sheet
-
-    def _fresh(self, sheet: Sheet) -> None:
-        self._profile(sheet, self.facts.entity(self.facts.kind()), [])
-
-    def _shared(self, kind: Kind) -> list[Attribute]:
-        options = [
-            each for each in attributes_of(kind) if self.held_out_templates or not each.held_out
-        ]
-        return self.rng.sample(options, min(len(options), self.rng.randint(1, 4)))
-
-    def _choose(self, entity: Entity, shared: list[Attribute]) -> Attribute | None:
-        options = self.facts.options(entity)
-        if self.held_out_templates:
-            unseen = self.facts.options(entity, held_out=True)
-            options = unseen if unseen and self.rng.random() < 0.5 else options
-        wanted = [each for each in shared if each in options]
-        if wanted and self.rng.random() < 0.75:
-            return self.rng.choice(wanted)
-        return self.rng.choice(options) if options else None
-
-    def _profile(self, sheet: Sheet, entity: Entity, shared: list[Attribute]) -> None:
-        """A passage about one thing."""
-        rng = self.rng
-        index = len(sheet.passages) + 1
-        continued = entity in sheet.entities and rng.random() < 0.25
-        clauses: list[str] = []
-        for _ in range(rng.choice(self.lengths)):
-            attribute = self._choose(entity, shared)
-            if attribute is None:
-                break
-            fact = self.facts.learn(entity, attribute)
-            first = not clauses and not continued
-            mention = (
-                "name" if first else rng.choice(("name", "pronoun", "pronoun", "noun", "short"))
-            )
-            clause = self.facts.clause(entity, fact, mention)
-            clauses.append(clause)
-            sheet.stated.append((entity, fact, index))
-            if mention == "name" and clause.startswith(f"{entity.name} ") and rng.random() < 0.3:
-                self._relative(sheet, entity, shared, clauses)
-        if entity not in sheet.entities:
-            sheet.entities.append(entity)
-        intro = []
-        if not continued and rng.random() < 0.25:
-            intro = [articles(f"{entity.name} is a {rng.choice(ADJECTIVES)} {entity.kind.noun}")]
-        sheet.passages.append(self._prose(intro + clauses))
-
-    def _relative(
-        self, sheet: Sheet, entity: Entity, shared: list[Attribute], clauses: list[str]
-    ) -> None:
-        """Puts a second fact into the last clause: `X, which opened in 1962, is in Y`."""
-        attribute = self._choose(entity, shared)
-        if attribute is None:
-            return
-        lead = f"{entity.name} "
-        fact = self.facts.learn(entity, attribute)
-        inner = self.facts.clause(entity, fact, "name")
-        sheet.stated.append((entity, fact, len(sheet.passages) + 1))
-        if inner.startswith(lead):
-            word = "who" if "person" in entity.kind.groups else "which"
-            rest = clauses.pop().removeprefix(lead)
-            clauses.append(f"{entity.name}, {word} {inner.removeprefix(lead)}, {rest}")
-        else:
-            clauses.append(inner)
-
-    def _pair(self, sheet: Sheet) -> None:
-        """A passage that tells two alike things apart."""
-        rng = self.rng
-        kind = self.facts.kind()
-        one, other = self.facts.entity(kind), self.facts.entity(kind)
-        index = len(sheet.passages) + 1
-        sentences: list[str] = []
-        for _ in range(rng.randint(1, 3)):
-            attribute = self._choose(one, [])
-            if attribute is None:
-                break
-            halves = []
-            for entity in (one, other):
-                fact = self.facts.learn(entity, attribute)
-                halves.append(self.facts.clause(entity, fact, "name"))
-                sheet.stated.append((entity, fact, index))
-            joint = rng.choice((", while ", ", but ", ", and ", ". ", "; "))
-            halves[1] = capital(halves[1]) if joint == ". " else halves[1]
-            sentences.append(joint.join(halves))
-        sheet.entities += [one, other]
-        sheet.passages.append(self._prose(sentences, join=0.0))
-
-    def _open(self, sheet: Sheet) -> None:
-        """A passage of open sentences, each on its own subject or some on the same."""
-        rng = self.rng
-        index = len(sheet.passages) + 1
-        subject = self.frames.actor() if rng.random() < 0.4 else None
-        clauses: list[str] = []
-        for _ in range(rng.choice(self.lengths)):
-            statement = self.frames.statement(subject if rng.random() < 0.7 else None)
-            if any(statement.key == have.key for have, _ in sheet.frames):
-                continue
-            sheet.frames.append((statement, index))
-            clauses.append(statement.text)
-        sheet.passages.append(self._prose(clauses, join=0.25))
-
-    def _theme(self, sheet: Sheet) -> None:
-        """A passage that answers nothing that is asked."""
-        sentences = self.rng.choice(THEMES)[1]
-        count = self.rng.randint(2, len(sentences))
-        sheet.passages.append(" ".join(self.rng.sample(sentences, count)))
-
-    def _prose(self, clauses: list[str], join: float = 0.3) -> str:
-        """Clauses as running text: some joined, some opened, with filler in between."""
-        rng = self.rng
-        sentences: list[str] = []
-        left = list(clauses)
-        while left:
-            text = left.pop(0)
-            if left and rng.random() < join:
-                text += rng.choice((" and ", ", and ", "; ", ", while ", ", but ")) + left.pop(0)
-            elif rng.random() < 0.12:
-                text = f"{rng.choice(OPENERS)} {text}"
-            sentences.append(capital(text) + ("" if text.endswith(".") else "."))
-            if rng.random() < 0.12:
-                sentences.append(rng.choice(FILLERS))
-        if rng.random() < 0.08 or not sentences:
-            sentences.insert(0, rng.choice(FILLERS))
-        return " ".join(sentences)
-
     def _answered(self, sheet: Sheet) -> list[Exchange]:
-        """Every exchange the sheet can answer, one for each fact or statement."""
-        made = []
+        """Every exchange the sheet can answer, one for each fact, statement or span of a scene."""
+        spans: dict[tuple[str, int], list[Ask]] = {}
+        for ask, source in sheet.told:
+            spans.setdefault((ask.span, source), []).append(ask)
+        made = [
+            self._exchange(self.rng.choice(asks), source, self.held_out_templates)
+            for (_, source), asks in spans.items()
+        ]
         for entity, fact, source in sheet.stated:
             if self.held_out_templates and not fact.attribute.held_out:
                 continue
@@ -342,23 +170,35 @@ class Documents:
     def _refused(self, sheet: Sheet) -> Exchange:
         """A question that the sheet does not answer: near misses first."""
         rng = self.rng
+        near = [
+            *([self._untold] * 2 if sheet.untold else []),
+            *([self._missing, self._missing, self._other] if sheet.stated else []),
+            *([self._swapped] if sheet.frames else []),
+        ]
+        ask = rng.choice(near)(sheet) if near and rng.random() < 0.85 else None
+        return Exchange(self._asked((ask or self._elsewhere(sheet)).question), REFUSAL)
+
+    def _untold(self, sheet: Sheet) -> Ask | None:
+        """What a scene might have told, and did not, or what it told of somebody else."""
+        return self.rng.choice(sheet.untold)
+
+    def _other(self, sheet: Sheet) -> Ask | None:
+        """A stated attribute, of a thing that does not occur."""
+        entity, fact, _ = self.rng.choice(sheet.stated)
+        return self.facts.ask(self.facts.entity(entity.kind), fact.attribute, "")
+
+    def _elsewhere(self, sheet: Sheet) -> Ask:
+        """A question about something else altogether."""
+        rng = self.rng
         roll = rng.random()
-        ask: Ask | None = None
-        if sheet.stated and roll < 0.5:
-            ask = self._missing(sheet)
-        elif sheet.stated and roll < 0.75:
-            entity, fact, _ = rng.choice(sheet.stated)
-            ask = self.facts.ask(self.facts.entity(entity.kind), fact.attribute, "")
-        elif sheet.frames and roll < 0.9:
-            ask = self._swapped(sheet)
-        if ask is None:
-            entity = self.facts.entity(self.facts.kind())
-            options = self.facts.options(entity) if rng.random() < 0.5 else []
-            if options:
-                ask = self.facts.ask(entity, rng.choice(options), "")
-            else:
-                ask = rng.choice(self.frames.statement().asks)
-        return Exchange(self._asked(ask.question), REFUSAL)
+        if roll < 0.4:
+            staged = self.sheets.scenes.stage(self.sheets.scene(sheet), 9)
+            return rng.choice(staged.asks)
+        entity = self.facts.entity(self.facts.kind())
+        options = self.facts.options(entity)
+        if roll < 0.8 and options:
+            return self.facts.ask(entity, rng.choice(options), "")
+        return rng.choice(self.frames.statement().asks)
 
     def _missing(self, sheet: Sheet) -> Ask | None:
         """The right thing with an attribute it lacks, if possible one another thing has."""

@@ -14,6 +14,75 @@ from training.corpus.values import Values
 
 VOWELS = "aeiou"
 
+# Features with a value that fits: of people, and of things.
+PERSONAL = {
+    "access code": "{code}",
+    "badge number": "{code}",
+    "birthplace": "{town}",
+    "blood type": "[A|B|AB|O] [positive|negative]",
+    "code name": "{label}",
+    "code word": "{commonname}",
+    "contact address": "{email}",
+    "extension number": "{port}",
+    "favourite colour": "{colour}",
+    "favourite dish": "{dish}",
+    "favourite food": "{food}",
+    "favourite animal": "the {animal}",
+    "favourite instrument": "the {musical}",
+    "favourite subject": "{topic}",
+    "favourite month": "{month}",
+    "hair colour": "[black|brown|red|grey|white|blonde|dark brown]",
+    "day off": "{weekday}",
+    "hobby": "{hobby}",
+    "home port": "{town}",
+    "house number": "{rooms}",
+    "locker number": "{rooms}",
+    "middle name": "{first}",
+    "monthly salary": "{price}",
+    "motto": "{motto}",
+    "nickname": "{label}",
+    "password": "{commonname}",
+    "emergency number": "{port}",
+    "postcode": "{code}",
+    "shoe size": "[36|37|38|39|40|41|42|43|44|45]",
+    "stage name": "{label}",
+    "native language": "{label}",
+    "wedding day": "{daymonth}",
+    "seat": "seat {rooms}",
+    "email address": "{email}",
+}
+USING = ("carry", "use", "make", "sell", "buy", "collect", "repair", "keep at home", "paint")
+MEASURED = {
+    "asking price": "{price}",
+    "opening bid": "{price}",
+    "brand": "{label}",
+    "catalogue number": "{code}",
+    "diameter": "{rooms} centimetres",
+    "width": "{rooms} centimetres",
+    "length": "{rooms} centimetres",
+    "thickness": "{few} [millimetres|centimetres]",
+    "weight": "{productweight} kilograms",
+    "colour": "{colour}",
+    "main material": "{material}",
+    "model number": "{code}",
+    "serial number": "{code}",
+    "reference number": "{code}",
+    "registration number": "{code}",
+    "place of origin": "{town}",
+    "date of purchase": "{fulldate}",
+    "year of manufacture": "{year}",
+    "shelf number": "{rooms}",
+    "shape": "[round|square|oval|flat|long and narrow|like a star]",
+    "value": "{price}",
+    "replacement cost": "{price}",
+    "insurance value": "{bigcost}",
+    "service interval": "{months} months",
+    "maximum load": "{productweight} kilograms",
+    "smell": "[weak|strong|sweet|bitter|like that of {smell}]",
+    "place of sale": "{town}",
+    "last owner": "{person}",
+}
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -177,8 +246,8 @@ class Frames:
         said, asked = rng.choice(group), rng.choice(group)
         subject = subject or self.actor()
         first, known = self.object()
-        past = rng.random() < 0.5
         role = rng.choice(["none", "none", "place", "time", "reason", "manner", "often", "goal"])
+        past = role in ("time", "reason") or rng.random() < 0.4
         extra = {
             "none": "",
             "place": self.place(),
@@ -282,46 +351,20 @@ class Frames:
         return asks
 
     def feature(self, subject: str | None) -> Statement:
-        """Something has a feature with a value."""
+        """Something has a feature with a value that fits it."""
         rng = self.rng
-        feature = rng.choice(words.FEATURES) if rng.random() < 0.85 else self.names.common()
-        subject = subject or (
-            f"the {rng.choice(words.ADJECTIVES)} {self.noun()}"
-            if rng.random() < 0.4
-            else self.actor()
-        )
-        value = articles(
-            self.values.fill(
-                rng.choice(
-                    (
-                        "{number} metres",
-                        "{label}",
-                        "{code}",
-                        "{colour}",
-                        "{number}",
-                        "{money}",
-                        "{date}",
-                        "{number} degrees",
-                        "{adjcol}",
-                        "{count}",
-                        "{first}",
-                        "{town}",
-                        "{number} litres",
-                        "{food}",
-                        "{material}",
-                        "{commonname}",
-                    )
-                )
-            )
-        )
+        living = subject is not None or rng.random() < 0.55
+        table = PERSONAL if living else MEASURED
+        feature = rng.choice(list(table))
+        subject = subject or (self._owner() if living else self._item())
+        value = articles(self.values.fill(table[feature]))
         text = rng.choice(
             (
                 f"the {feature} of {subject} is {value}",
-                f"{subject} has a {feature} of {value}",
                 f"{subject}'s {feature} is {value}",
-                f"for {subject}, the {feature} is {value}",
-                f"{subject} was given the {feature} {value}",
+                f"as for {subject}, the {feature} is {value}",
                 f"{value} is the {feature} of {subject}",
+                f"the records give {value} as the {feature} of {subject}",
             )
         )
         answer = capital(f"the {feature} of {subject} is {value}")
@@ -330,18 +373,34 @@ class Frames:
             Ask(f"What is the {feature} of {subject}?", answer, value),
             Ask(f"What is {subject}'s {feature}?", own, value),
             Ask(
-                articles(f"What {feature} does {subject} have?"),
-                articles(capital(f"{subject} has a {feature} of {value}")),
+                f"What do the records give as the {feature} of {subject}?",
+                capital(f"the records give {value} as the {feature} of {subject}"),
                 value,
             ),
         )
-        lacking = rng.choice([each for each in words.FEATURES if each != feature])
+        lacking = rng.choice([each for each in table if each != feature])
+        stranger = self._owner() if living else self._item()
         near = (
             Ask(f"What is the {lacking} of {subject}?", "", ""),
             Ask(f"What is {subject}'s {lacking}?", "", ""),
-            Ask(f"What is the {feature} of {self.actor()}?", "", ""),
+            Ask(f"What is the {feature} of {stranger}?", "", ""),
         )
         return Statement(articles(text), asks, f"{subject} {feature}", near)
+
+    def _owner(self) -> str:
+        """Someone with features of a person."""
+        rng = self.rng
+        roll = rng.random()
+        if roll < 0.4:
+            return self.names.person()
+        if roll < 0.7:
+            return f"the {rng.choice(words.PEOPLE)} of {self.names.town()}"
+        return f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.PEOPLE)}"
+
+    def _item(self) -> str:
+        """A thing with features of a thing."""
+        lead = self.rng.choice([words.ADJECTIVES, words.COLOURS])
+        return f"the {self.rng.choice(lead)} {self.noun()}"
 
     def spot(self, subject: str | None) -> Statement:
         """A thing is somewhere."""
@@ -401,10 +460,10 @@ class Frames:
             + rng.choice(
                 (
                     f"made of {rng.choice(words.MATERIALS)}",
-                    f"used {rng.choice(words.GOALS)}",
+                    f"with a {rng.choice(words.COLOURS)} pattern",
                     f"that comes from {self.names.town()}",
-                    f"with {self.values.small()} {plural(rng.choice(words.THINGS))}",
-                    f"that {plural(rng.choice(words.PEOPLE))} {rng.choice(VERBS).base}",
+                    f"first made in {rng.choice(words.COUNTRIES)}",
+                    f"that {plural(rng.choice(words.PEOPLE))} {rng.choice(USING)}",
                 )
             )
         )
@@ -412,7 +471,7 @@ class Frames:
             (
                 f"a {word} is {meaning}",
                 f"the word {word} means {meaning}",
-                f"by {word} people mean {meaning}",
+                f'by "{word}" people mean {meaning}',
             )
         )
         asks = (
@@ -468,7 +527,7 @@ class Frames:
         if rng.random() < 0.5:
             items = [f"for {item}" for item in rng.sample(words.GROUPS, count)]
             base = rng.choice(["a ticket", "entry", "a pass", f"a {self.noun()}"])
-            field, lead, question = "{money}", f"{base} costs", f"How much does {base} cost "
+            field, lead, question = "{fee}", f"{base} costs", f"How much does {base} cost "
         else:
             days = rng.sample(
                 ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],

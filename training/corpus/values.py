@@ -10,6 +10,65 @@ from training.corpus.written import sections
 LISTS = sections("values.txt")
 FIELD = re.compile(r"\{([a-z0-9]+)\}|\(([^()]*)\)|\[([^\[\]]*)\]")
 
+# Whole numbers for measures, from the least to the greatest that makes sense.
+RANGES = {
+    "few": (2, 14),
+    "months": (6, 36),
+    "members": (12, 900),
+    "hectares": (3, 9000),
+    "towerheight": (12, 180),
+    "summitheight": (600, 6500),
+    "treeheight": (4, 70),
+    "spanlength": (35, 900),
+    "depthmetres": (3, 400),
+    "knots": (6, 38),
+    "linespeed": (30, 160),
+    "productweight": (2, 60),
+    "animalweight": (20, 900),
+    "watts": (20, 3000),
+    "limitnum": (5, 5000),
+    "timeoutnum": (2, 900),
+    "pagecount": (80, 900),
+    "runminutes": (70, 200),
+    "crowd": (40, 20_000),
+    "lifeyears": (2, 40),
+    "bakeminutes": (10, 120),
+    "ovenheat": (120, 260),
+    "orbitcount": (40, 9000),
+    "kmfar": (4, 900),
+    "refund": (5, 90),
+    "minage": (6, 21),
+    "meltheat": (150, 3000),
+    "rooms": (12, 400),
+    "celsius": (3, 28),
+}
+PRICES = {"fee": (2, 60), "price": (5, 900), "dishprice": (2, 30), "bigcost": (20_000, 90_000)}
+BUILDING = (
+    "brick",
+    "granite",
+    "limestone",
+    "sandstone",
+    "concrete",
+    "stone",
+    "marble",
+    "slate",
+    "oak",
+    "iron",
+    "steel",
+)
+PORTABLE = (
+    "aluminium",
+    "bamboo",
+    "plastic",
+    "steel",
+    "copper",
+    "titanium",
+    "brass",
+    "wood",
+    "stainless steel",
+    "tin",
+)
+
 
 class Values:
     """Fills `{fields}` and `(choices|of|wording)` from one random source."""
@@ -39,6 +98,10 @@ class Values:
         """One value of the sort called `field`."""
         if field in LISTS:
             return self.rng.choice(LISTS[field])
+        if field in RANGES:
+            return grouped(self.rng.randint(*RANGES[field]), self.rng)
+        if field in PRICES:
+            return self._amount(self.rng.randint(*PRICES[field]))
         maker = getattr(self, field, None) or getattr(self.names, field)
         return str(maker())
 
@@ -46,6 +109,14 @@ class Values:
         """A year, mostly recent."""
         rng = self.rng
         return str(rng.randint(1860, 2026) if rng.random() < 0.7 else rng.randint(1050, 1859))
+
+    def lateryear(self) -> str:
+        """A year since railways and clubs."""
+        return str(self.rng.randint(1850, 2026))
+
+    def filmyear(self) -> str:
+        """A year in which there were cinemas."""
+        return str(self.rng.randint(1925, 2026))
 
     def date(self) -> str:
         """A date, with or without its year, in several written forms."""
@@ -59,6 +130,25 @@ class Values:
             f"the {ordinal(day)} of {month}",
         )
         return rng.choice(forms)
+
+    def daymonth(self) -> str:
+        """A day of the year."""
+        day, month = self.rng.randint(1, 28), self.rng.choice(words.MONTHS)
+        return self.rng.choice(
+            (f"{day} {month}", f"{month} {day}", f"the {ordinal(day)} of {month}")
+        )
+
+    def fulldate(self) -> str:
+        """A date with its year."""
+        return self._dated(self.lateryear())
+
+    def recentdate(self) -> str:
+        """A date in the last decades."""
+        return self._dated(str(self.rng.randint(1985, 2026)))
+
+    def _dated(self, year: str) -> str:
+        day, month = self.rng.randint(1, 28), self.rng.choice(words.MONTHS)
+        return self.rng.choice((f"{day} {month} {year}", f"{month} {day}, {year}"))
 
     def month(self) -> str:
         """The name of a month."""
@@ -74,7 +164,7 @@ class Values:
 
     def evening(self) -> str:
         """A time later in the day."""
-        return self._clock(1, 11, "pm", "in the evening")
+        return self._clock(4, 11, "pm", "in the evening")
 
     def _clock(self, low: int, high: int, half: str, part: str) -> str:
         rng = self.rng
@@ -150,6 +240,15 @@ class Values:
         """An amount of money."""
         rng = self.rng
         whole = rng.choice([rng.randint(2, 60), rng.randint(61, 999), rng.randint(1000, 90_000)])
+        return self._amount(whole)
+
+    def millions(self) -> str:
+        """A large amount of money."""
+        coin = self.rng.choice(["euros", "dollars", "pounds", "crowns"])
+        return f"{self.rng.randint(2, 900)} million {coin}"
+
+    def _amount(self, whole: int) -> str:
+        rng = self.rng
         amount = grouped(whole, rng)
         forms = [
             f"{amount} euros",
@@ -210,6 +309,20 @@ class Values:
         lead = self.rng.choice(["", "", "", "grey ", "solid ", "white ", "polished ", "local "])
         return lead + self.rng.choice(words.MATERIALS)
 
+    def buildstuff(self) -> str:
+        """What walls are made of."""
+        lead = self.rng.choice(["", "", "grey ", "solid ", "white ", "local "])
+        return lead + self.rng.choice(BUILDING)
+
+    def productstuff(self) -> str:
+        """What a thing for sale is made of."""
+        lead = self.rng.choice(["", "", "polished ", "light ", "grey ", "solid "])
+        return lead + self.rng.choice(PORTABLE)
+
+    def twocolours(self) -> str:
+        """Two different colours."""
+        return " and ".join(self.rng.sample(words.COLOURS, 2))
+
     def colour(self) -> str:
         """A colour."""
         return self.rng.choice(words.COLOURS)
@@ -234,6 +347,10 @@ class Values:
         """An animal, at times with a colour or adjective."""
         lead = self.rng.choice(["", "", "", self.rng.choice(words.COLOURS) + " "])
         return f"{lead}{self.rng.choice(words.ANIMALS)}"
+
+    def animals(self) -> str:
+        """Several animals of one sort."""
+        return many(self.animal())
 
     def treasure(self) -> str:
         """Something worth seeing."""
@@ -333,6 +450,17 @@ class Values:
                 f"From {rng.choice(words.ABSTRACT)} to {rng.choice(words.ABSTRACT)}",
             )
         )
+
+
+def many(animal: str) -> str:
+    """The plural of an animal."""
+    lead, gap, noun = animal.rpartition(" ")
+    if noun in ("deer", "elk", "salmon", "sheep", "trout", "bison", "pike", "eland"):
+        return animal
+    odd = {"mouse": "mice", "goose": "geese", "wolf": "wolves", "ox": "oxen"}
+    odd |= {"pony": "ponies", "butterfly": "butterflies"}
+    ending = "es" if noun.endswith(("x", "ch", "s")) else "s"
+    return f"{lead}{gap}{odd.get(noun, noun + ending)}"
 
 
 def ordinal(day: int) -> str:
