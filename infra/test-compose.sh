@@ -123,13 +123,15 @@ done
 "${compose[@]}" exec -T gateway python -c '
 import importlib.util, sys
 sys.exit(importlib.util.find_spec("torch") is not None)' || fail "torch is in the gateway's image"
-generator=$(docker inspect -f '{{.Image}}' "$(containers generator | head -n 1)")
-weights=$(docker run --rm --user 0 --network none --entrypoint find "$generator" / -xdev -name '*.safetensors')
-[[ -z $weights ]] || fail "weights in the generator's image: $weights"
+for service in "${stages[@]}"; do
+  image=$(docker inspect -f '{{.Image}}' "$(containers "$service" | head -n 1)")
+  weights=$(docker run --rm --user 0 --network none --entrypoint find "$image" / -xdev -name '*.safetensors')
+  [[ -z $weights ]] || fail "weights in the image of $service: $weights"
+done
 published=$(docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' |
   grep -o '[^ ,]*->' | grep -v '^127\.0\.0\.1:' || true)
 [[ -z $published ]] || fail "published beyond loopback: $published"
-say "images: no torch in the gateway, no weights in the generator; ports on loopback"
+say "images: no torch in the gateway, no weights in any; ports on loopback"
 
 "$python" -m tests.e2e.check "$@" || fail "the end-to-end check"
 say "end-to-end check passed"

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/retriever.proto\x12\x07mesh.v1\"A\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\"4\n\x0eSearchResponse\x12\"\n\x08passages\x18\x01 \x03(\x0b\x32\x10.mesh.v1.Passage\"s\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12\r\n\x05start\x18\x06 \x01(\r\x12\x0b\n\x03\x65nd\x18\x07 \x01(\r\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"@\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x07vectors\x18\x02 \x03(\x0b\x32\x0f.mesh.v1.Vector\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\";\n\x0eIngestResponse\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\".\n\x16IngestionStatusRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"b\n\x17IngestionStatusResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.v1.IngestionState\x12\x10\n\x08passages\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x18\n\x16ListCollectionsRequest\"C\n\x17ListCollectionsResponse\x12(\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x13.mesh.v1.Collection\"?\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\r\x12\x10\n\x08passages\x18\x03 \x01(\r*\x86\x01\n\x0eIngestionState\x12\x1f\n\x1bINGESTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGESTION_STATE_QUEUED\x10\x01\x12\x1b\n\x17INGESTION_STATE_INDEXED\x10\x02\x12\x1a\n\x16INGESTION_STATE_FAILED\x10\x03\x32\xe5\x02\n\tRetriever\x12\x39\n\x06Search\x12\x16.mesh.v1.SearchRequest\x1a\x17.mesh.v1.SearchResponse\x12\x36\n\x05\x45mbed\x12\x15.mesh.v1.EmbedRequest\x1a\x16.mesh.v1.EmbedResponse\x12\x39\n\x06Ingest\x12\x16.mesh.v1.IngestRequest\x1a\x17.mesh.v1.IngestResponse\x12T\n\x0fIngestionStatus\x12\x1f.mesh.v1.IngestionStatusRequest\x1a .mesh.v1.IngestionStatusResponse\x12T\n\x0fListCollections\x12\x1f.mesh.v1.ListCollectionsRequest\x1a .mesh.v1.ListCollectionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/retriever.proto\x12\x07mesh.v1\"A\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\"4\n\x0eSearchResponse\x12\"\n\x08passages\x18\x01 \x03(\x0b\x32\x10.mesh.v1.Passage\"s\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12\r\n\x05start\x18\x06 \x01(\r\x12\x0b\n\x03\x65nd\x18\x07 \x01(\r\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"W\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x07vectors\x18\x02 \x03(\x0b\x32\x0f.mesh.v1.Vector\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\";\n\x0eIngestResponse\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\".\n\x16IngestionStatusRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"b\n\x17IngestionStatusResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.v1.IngestionState\x12\x10\n\x08passages\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x18\n\x16ListCollectionsRequest\"C\n\x17ListCollectionsResponse\x12(\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x13.mesh.v1.Collection\"?\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\r\x12\x10\n\x08passages\x18\x03 \x01(\r*\x86\x01\n\x0eIngestionState\x12\x1f\n\x1bINGESTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGESTION_STATE_QUEUED\x10\x01\x12\x1b\n\x17INGESTION_STATE_INDEXED\x10\x02\x12\x1a\n\x16INGESTION_STATE_FAILED\x10\x03\x32\xe5\x02\n\tRetriever\x12\x39\n\x06Search\x12\x16.mesh.v1.SearchRequest\x1a\x17.mesh.v1.SearchResponse\x12\x36\n\x05\x45mbed\x12\x15.mesh.v1.EmbedRequest\x1a\x16.mesh.v1.EmbedResponse\x12\x39\n\x06Ingest\x12\x16.mesh.v1.IngestRequest\x1a\x17.mesh.v1.IngestResponse\x12T\n\x0fIngestionStatus\x12\x1f.mesh.v1.IngestionStatusRequest\x1a .mesh.v1.IngestionStatusResponse\x12T\n\x0fListCollections\x12\x1f.mesh.v1.ListCollectionsRequest\x1a .mesh.v1.ListCollectionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.pb.retriever_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INGESTIONSTATE']._serialized_start=857
-  _globals['_INGESTIONSTATE']._serialized_end=991
+  _globals['_INGESTIONSTATE']._serialized_start=880
+  _globals['_INGESTIONSTATE']._serialized_end=1014
   _globals['_SEARCHREQUEST']._serialized_start=36
   _globals['_SEARCHREQUEST']._serialized_end=101
   _globals['_SEARCHRESPONSE']._serialized_start=103
@@ -42,23 +42,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST']._serialized_start=274
   _globals['_EMBEDREQUEST']._serialized_end=303
   _globals['_EMBEDRESPONSE']._serialized_start=305
-  _globals['_EMBEDRESPONSE']._serialized_end=369
-  _globals['_VECTOR']._serialized_start=371
-  _globals['_VECTOR']._serialized_end=395
-  _globals['_INGESTREQUEST']._serialized_start=397
-  _globals['_INGESTREQUEST']._serialized_end=485
-  _globals['_INGESTRESPONSE']._serialized_start=487
-  _globals['_INGESTRESPONSE']._serialized_end=546
-  _globals['_INGESTIONSTATUSREQUEST']._serialized_start=548
-  _globals['_INGESTIONSTATUSREQUEST']._serialized_end=594
-  _globals['_INGESTIONSTATUSRESPONSE']._serialized_start=596
-  _globals['_INGESTIONSTATUSRESPONSE']._serialized_end=694
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=696
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=720
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=722
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=789
-  _globals['_COLLECTION']._serialized_start=791
-  _globals['_COLLECTION']._serialized_end=854
-  _globals['_RETRIEVER']._serialized_start=994
-  _globals['_RETRIEVER']._serialized_end=1351
+  _globals['_EMBEDRESPONSE']._serialized_end=392
+  _globals['_VECTOR']._serialized_start=394
+  _globals['_VECTOR']._serialized_end=418
+  _globals['_INGESTREQUEST']._serialized_start=420
+  _globals['_INGESTREQUEST']._serialized_end=508
+  _globals['_INGESTRESPONSE']._serialized_start=510
+  _globals['_INGESTRESPONSE']._serialized_end=569
+  _globals['_INGESTIONSTATUSREQUEST']._serialized_start=571
+  _globals['_INGESTIONSTATUSREQUEST']._serialized_end=617
+  _globals['_INGESTIONSTATUSRESPONSE']._serialized_start=619
+  _globals['_INGESTIONSTATUSRESPONSE']._serialized_end=717
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=719
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=743
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=745
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=812
+  _globals['_COLLECTION']._serialized_start=814
+  _globals['_COLLECTION']._serialized_end=877
+  _globals['_RETRIEVER']._serialized_start=1017
+  _globals['_RETRIEVER']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

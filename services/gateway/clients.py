@@ -133,12 +133,14 @@ class GrpcRetriever:
             reply = await rpc.call(self._stub.Search, request, context, limit_s=SEARCH_LIMIT_S)
         return [Passage(p.id, p.source, p.text, p.score, p.start, p.end) for p in reply.passages]
 
-    async def embed(self, texts: Sequence[str], context: RequestContext) -> list[Sequence[float]]:
-        """One vector of unit length per text."""
+    async def embed(
+        self, texts: Sequence[str], context: RequestContext
+    ) -> tuple[list[Sequence[float]], int]:
+        """One vector of unit length per text, and the tokens that were read."""
         request = retriever_pb.EmbedRequest(texts=texts)
         with _named("input"):
             reply = await rpc.call(self._stub.Embed, request, context, limit_s=BATCH_LIMIT_S)
-        return [vector.values for vector in reply.vectors]
+        return [vector.values for vector in reply.vectors], reply.prompt_tokens
 
     async def ingest(
         self,

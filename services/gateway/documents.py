@@ -70,18 +70,18 @@ class Documents:
         return web.json_response({"object": "list", "data": listed})
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        """One vector per text. The encoder does not count tokens: usage says 0."""
+        """One vector per text."""
         asked = openai.embedding(await read_json(request, self._max_body_bytes))
         if asked.model != self._encoder_id:
             raise errors.model_not_found(asked.model)
-        vectors = await self._retriever.embed(asked.texts, request[CONTEXT])
+        vectors, tokens = await self._retriever.embed(asked.texts, request[CONTEXT])
         if len(vectors) != len(asked.texts):
             raise MeshError(Code.INTERNAL, "The encoder answered for another number of texts.")
         data = [
             {"object": "embedding", "index": i, "embedding": _vector(values, asked.base64)}
             for i, values in enumerate(vectors)
         ]
-        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return web.json_response(
             {"object": "list", "data": data, "model": self._encoder_id, "usage": usage}
         )

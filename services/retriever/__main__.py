@@ -38,6 +38,7 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
         embedder,
         intake,
         model=model.name,
+        count=model.count,
         max_document_bytes=settings.max_document_bytes,
     )
     await rpc.serve(

@@ -18,12 +18,19 @@ class Encode(Protocol):
     def __call__(self, texts: Sequence[str], /) -> NDArray[np.float32]: ...
 
 
+class Count(Protocol):
+    """Tokens that the encoder reads of these texts, all together."""
+
+    def __call__(self, texts: Sequence[str], /) -> int: ...
+
+
 class Encoder(NamedTuple):
     """A loaded model."""
 
     name: str
     dimensions: int
     encode: Encode
+    count: Count
 
 
 def load(folder: str, threads: int) -> Encoder:
@@ -39,6 +46,7 @@ def load(folder: str, threads: int) -> Encoder:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library has no type here
@@ -51,8 +59,17 @@ def load(folder: str, threads: int) -> Encoder:
         )
         return np.asarray(vectors, np.float32)
 
+    # not the model's own: counting beside an encoding would change that one's padding
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.no_padding()
+    if model.max_seq_length is not None:
+        tokenizer.enable_truncation(model.max_seq_length)
+
+    def count(texts: Sequence[str]) -> int:
+        return sum(len(each) for each in tokenizer.encode_batch_fast(list(texts)))
+
     dimensions = len(encode(["The first call allocates what later ones use."])[0])
-    return Encoder(path.name if folder else BUNDLED, dimensions, encode)
+    return Encoder(path.name if folder else BUNDLED, dimensions, encode, count)
 
 
 def _bundled() -> Path:

@@ -18,6 +18,7 @@ from mesh.telemetry import inject, span
 from services.retriever import extract
 from services.retriever.document import Document, Hit, document_id
 from services.retriever.embed import Embedder, Urgency
+from services.retriever.encoder import Count
 from services.retriever.intake import Intake
 from services.retriever.library import Library
 
@@ -40,12 +41,14 @@ class Retriever(pb_grpc.RetrieverServicer):
         intake: Intake,
         *,
         model: str,
+        count: Count,
         max_document_bytes: int,
     ) -> None:
         self._library = library
         self._embedder = embedder
         self._intake = intake
         self._model = model
+        self._count = count
         self._max_document_bytes = max_document_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
@@ -71,9 +74,13 @@ class Retriever(pb_grpc.RetrieverServicer):
         for number, text in enumerate(request.texts):
             _check_text(f"texts[{number}]", text)
         async with _within(request_context(context)):
-            vectors = await self._embedder.embed(list(request.texts), Urgency.EMBED)
+            texts = list(request.texts)
+            vectors = await self._embedder.embed(texts, Urgency.EMBED)
+            tokens = await asyncio.to_thread(self._count, texts)
         return pb.EmbedResponse(
-            model=self._model, vectors=[pb.Vector(values=row) for row in vectors.tolist()]
+            model=self._model,
+            vectors=[pb.Vector(values=row) for row in vectors.tolist()],
+            prompt_tokens=tokens,
         )
 
     async def Ingest(self, request: pb.IngestRequest, context: Context) -> pb.IngestResponse:

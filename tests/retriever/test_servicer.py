@@ -41,7 +41,12 @@ async def address(bus: Bus, real_encoder: Encoder, tmp_path: Path) -> AsyncItera
     intake = Intake(bus, library, Indexer(library, embedder, 60, 0), workers=4)
     lifecycle.spawn(intake.run(), "intake")
     servicer = Retriever(
-        library, embedder, intake, model=real_encoder.name, max_document_bytes=1000
+        library,
+        embedder,
+        intake,
+        model=real_encoder.name,
+        count=real_encoder.count,
+        max_document_bytes=1000,
     )
     port = await rpc.serve(
         lifecycle,
@@ -132,6 +137,7 @@ async def test_embeddings_have_unit_length(stub: Stub) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     alone = await stub.Embed(pb.EmbedRequest(texts=["bread"]))
     np.testing.assert_allclose(vectors[2], alone.vectors[0].values, atol=1e-5)
+    assert alone.prompt_tokens == 3
 
 
 def document(**changed: object) -> pb.IngestRequest:
