@@ -25,17 +25,18 @@ class ExpertNames:
 
 @dataclass(frozen=True, slots=True)
 class WeightNames:
-    """Tensor names below `root`, without `.weight` or `.bias`; None where a family has no such.
+    """Tensor names below a root, without `.weight` or `.bias`; None where a family has no such.
 
     Several names for one product are stacked when read; one name is a tensor stored stacked.
     """
 
-    root: str = "model."
+    # The first below which there is an embedding; a file saved without its head has none.
+    roots: tuple[str, ...] = ("model.", "")
     embedding: str = "embed_tokens"
     positions: str | None = None
     layer: str = "layers.{}."
     norm: str = "norm"
-    head: str = "lm_head"  # not below `root`
+    head: str = "lm_head"  # not below the root
     attention_norm: str = "input_layernorm"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     head_norms: tuple[str, str] | None = None  # of queries, of keys
@@ -59,6 +60,7 @@ class Family:
 
     architectures: tuple[str, ...]
     weights: WeightNames = WeightNames()
+    section: str | None = None  # of `config.json`, that describes the decoder
     # What the file calls a field, where that is not Llama's word; the first that is there counts.
     names: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NOTHING)
     # What transformers assumes for a field that the file leaves out.
@@ -169,6 +171,19 @@ _GEMMA3 = Family(
     window="pattern",
 )  # fmt: skip
 
+# The text side of the larger sizes, whose files are those of a model that also sees.
+_GEMMA3_MULTIMODAL = replace(
+    _GEMMA3,
+    architectures=("Gemma3ForConditionalGeneration",),
+    weights=replace(_GEMMA3.weights, roots=("model.language_model.", "language_model.model.")),
+    section="text_config",
+    defaults=dict(_GEMMA3.defaults) | {
+        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
+        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+    },
+)  # fmt: skip
+
 _PHI3 = Family(
     ("Phi3ForCausalLM",),
     weights=WeightNames(qkv=("self_attn.qkv_proj",), gate_up=("mlp.gate_up_proj",)),
@@ -181,7 +196,7 @@ _PHI3 = Family(
 _GPT2 = Family(
     ("GPT2LMHeadModel",),
     weights=WeightNames(
-        root="transformer.", embedding="wte", positions="wpe", layer="h.{}.", norm="ln_f",
+        roots=("transformer.", ""), embedding="wte", positions="wpe", layer="h.{}.", norm="ln_f",
         attention_norm="ln_1", qkv=("attn.c_attn",), out="attn.c_proj",
         mlp_norm="ln_2", gate_up=("mlp.c_fc",), down="mlp.c_proj",
     ),
@@ -211,7 +226,8 @@ _GPT2 = Family(
 FAMILIES: Mapping[str, Family] = {
     architecture: family
     for family in (
-        _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _QWEN3_MOE, _MIXTRAL, _GEMMA2, _GEMMA3, _PHI3, _GPT2,
+        _LLAMA, _MISTRAL, _MIXTRAL, _QWEN2, _QWEN3, _QWEN3_MOE, _GEMMA2, _GEMMA3,
+        _GEMMA3_MULTIMODAL, _PHI3, _GPT2,
     )
     for architecture in family.architectures
 }  # fmt: skip

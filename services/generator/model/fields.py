@@ -13,7 +13,8 @@ class Fields:
     """The file's values over the family's defaults; errors name a field as the file does."""
 
     def __init__(self, raw: Mapping[str, Any], family: Family) -> None:
-        self._values = {**family.defaults, **raw}
+        section = raw.get(family.section) if family.section else None
+        self._values = {**family.defaults, **raw, **(section or {})}
         self._names = family.names
 
     def get(self, field: str, default: Any = None) -> Any:

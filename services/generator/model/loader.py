@@ -51,9 +51,8 @@ class _Loader:
         self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
-        # A checkpoint saved without its head has no root.
-        is_bare = f"{self._names.embedding}.weight" in checkpoint
-        self._root = "" if is_bare else self._names.root
+        roots, embedding = self._names.roots, f"{self._names.embedding}.weight"
+        self._root = next((root for root in roots if root + embedding in checkpoint), roots[0])
 
     def decoder(self) -> Decoder:
         config, names = self._config, self._names
