@@ -112,3 +112,18 @@ def test_pages_give_what_contiguous_memory_gives(
             actual = out[first : first + chunk.num_tokens, head * dim : (head + 1) * dim]
             assert (actual - expected).abs().max() < tolerance
         first += chunk.num_tokens
+
+
+@pytest.mark.parametrize("num_new", [1, 40])
+def test_blocks_outside_the_window_are_not_read(num_new: int) -> None:
+    """What lies before the first query's window may hold anything, and is never gathered."""
+    config = shape(head_dim=8)
+    cache = KVCache(config, 8, BLOCK_SIZE, torch.float32)
+    request = Request("r", [0] * 120, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
+    request.block_ids = [3, 1, 7, 5, 2, 0, 4, 6]
+    plan = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).plan
+    first_needed = (120 - num_new - 20 + 1) // BLOCK_SIZE
+    cache.layers[0].blocks[request.block_ids[:first_needed]] = math.nan
+    qkv = torch.randn(num_new, config.q_size + 2 * config.kv_size)
+    attention = PagedAttention(config, 20)
+    assert attention(qkv, cache.layers[0], plan.within(20, BLOCK_SIZE)).isfinite().all()
