@@ -9,13 +9,13 @@ import torch
 from services.generator.engine.batch import build_batch
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.sampler import sample
-from services.generator.model import KVCache, Llama
+from services.generator.model import Decoder, KVCache
 
 
 class Runner:
     """Owns the model and its KV memory; computing a chunk twice is harmless."""
 
-    def __init__(self, model: Llama, cache: KVCache) -> None:
+    def __init__(self, model: Decoder, cache: KVCache) -> None:
         self._model = model
         self._cache = cache
 

@@ -1,14 +1,14 @@
-"""What is computed: a Llama-family decoder read from Hugging Face files, on paged memory."""
+"""What is computed: decoders read from Hugging Face files, on paged memory."""
 
 from services.generator.model.config import ModelConfig
+from services.generator.model.decoder import Decoder
 from services.generator.model.errors import ModelConfigError, ModelError, WeightError
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.llama import Llama
 from services.generator.model.loader import load_model
 
 __all__ = [
+    "Decoder",
     "KVCache",
-    "Llama",
     "ModelConfig",
     "ModelConfigError",
     "ModelError",

@@ -1,4 +1,4 @@
-"""A Llama-family configuration read from Hugging Face's `config.json`, old form or new.
+"""A decoder's configuration read from Hugging Face's `config.json`, old form or new.
 
 Knows no torch: the dtype is a name, the rotary scaling a set of numbers.
 """
@@ -12,31 +12,67 @@ from pathlib import Path
 from typing import Any
 
 from services.generator.model.errors import ModelConfigError
+from services.generator.model.families import FAMILIES, Family
+from services.generator.model.fields import Fields
 from services.generator.model.rope_config import RopeConfig, parse_rope
 
-_ARCHITECTURES = frozenset({"LlamaForCausalLM"})
+_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
 _DTYPES = frozenset({"float32", "bfloat16", "float16"})
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """The shape of a decoder; sizes are element counts, `context_length` is in tokens."""
+class ExpertsConfig:
+    """A mixture of experts; `normalizes` makes the chosen experts' shares sum to 1."""
 
+    num_experts: int
+    num_chosen: int
+    intermediate_size: int
+    normalizes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """What may differ between the layers of one model."""
+
+    rope: RopeConfig | None
+    window: int | None = None  # tokens that a query sees, itself included; None sees all
+    experts: ExpertsConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A decoder's family and its numbers; sizes are element counts, `context_length` is tokens."""
+
+    family: Family
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     context_length: int
-    rms_norm_eps: float
-    rope: RopeConfig
-    tie_word_embeddings: bool
-    attention_bias: bool
+    layers: tuple[LayerConfig, ...]
+    norm_eps: float
+    activation: str  # silu, gelu or gelu_tanh
+    attention_scale: float
+    attention_softcap: float | None
+    logit_softcap: float | None
+    qkv_bias: bool
+    out_bias: bool
     mlp_bias: bool
+    tie_word_embeddings: bool
     dtype: str
     eos_token_ids: tuple[int, ...]
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers keep keys and values."""
+        return len(self.layers)
 
     @property
     def q_size(self) -> int:
@@ -47,6 +83,16 @@ class ModelConfig:
     def kv_size(self) -> int:
         """Width of all key heads together, which is also that of the values."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The windows that its layers have, each once."""
+        return tuple(dict.fromkeys(layer.window for layer in self.layers))
+
+    @property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """The rotary settings that its layers have, each once."""
+        return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
 
     @classmethod
     def read(cls, folder: Path) -> ModelConfig:
@@ -63,31 +109,40 @@ class ModelConfig:
     @classmethod
     def parse(cls, raw: Mapping[str, Any], eos_token_id: int | list[int] | None) -> ModelConfig:
         """Check and translate; `eos_token_id` wins over the one inside `raw`."""
-        _refuse_unsupported(raw)
-        num_heads = _positive(raw, "num_attention_heads")
-        num_kv_heads = _positive(raw, "num_key_value_heads", num_heads)
+        family = _family(raw)
+        fields = Fields(raw, family)
+        _refuse_unsupported(fields, family)
+        num_heads = fields.positive("num_attention_heads")
+        num_kv_heads = fields.positive("num_key_value_heads", num_heads)
         if num_heads % num_kv_heads:
-            raise ModelConfigError("num_key_value_heads", f"must divide {num_heads} heads")
-        hidden_size = _positive(raw, "hidden_size")
-        head_dim = _positive(raw, "head_dim", hidden_size // num_heads)
-        if head_dim % 2:
-            raise ModelConfigError("head_dim", "must be even for rotary positions")
+            name = fields.name("num_key_value_heads")
+            raise ModelConfigError(name, f"must divide {num_heads} heads")
+        hidden_size = fields.positive("hidden_size")
+        head_dim = fields.positive("head_dim", hidden_size // num_heads)
+        ratio = family.mlp_ratio
         return cls(
-            vocab_size=_positive(raw, "vocab_size"),
+            family=family,
+            vocab_size=fields.positive("vocab_size"),
             hidden_size=hidden_size,
-            intermediate_size=_positive(raw, "intermediate_size"),
-            num_layers=_positive(raw, "num_hidden_layers"),
+            intermediate_size=fields.positive("intermediate_size", ratio and ratio * hidden_size),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            context_length=_positive(raw, "max_position_embeddings"),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope=parse_rope(raw),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            attention_bias=bool(raw.get("attention_bias", False)),
-            mlp_bias=bool(raw.get("mlp_bias", False)),
-            dtype=_dtype(raw),
-            eos_token_ids=_ids(raw.get("eos_token_id") if eos_token_id is None else eos_token_id),
+            context_length=fields.positive("max_position_embeddings"),
+            layers=_layers(fields, family, head_dim),
+            norm_eps=fields.number("rms_norm_eps", 1e-6),
+            activation=_activation(fields),
+            attention_scale=fields.number("query_pre_attn_scalar", head_dim) ** -0.5,
+            attention_softcap=fields.optional_number("attn_logit_softcapping"),
+            logit_softcap=fields.optional_number("final_logit_softcapping"),
+            qkv_bias=fields.flag(family.qkv_bias),
+            out_bias=fields.flag(family.out_bias),
+            mlp_bias=fields.flag(family.mlp_bias),
+            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            dtype=_dtype(fields),
+            eos_token_ids=_ids(
+                fields.get("eos_token_id") if eos_token_id is None else eos_token_id
+            ),
         )
 
 
@@ -103,30 +158,92 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+def _family(raw: Mapping[str, Any]) -> Family:
     architectures = raw.get("architectures") or ["(none)"]
-    if not _ARCHITECTURES.intersection(architectures):
-        known = ", ".join(sorted(_ARCHITECTURES))
-        raise ModelConfigError("architectures", f"{architectures[0]} is not one of: {known}")
-    if (activation := raw.get("hidden_act", "silu")) != "silu":
-        raise ModelConfigError("hidden_act", f"{activation} is not supported, only silu")
-    if raw.get("quantization_config") is not None:
+    known = [FAMILIES[name] for name in architectures if name in FAMILIES]
+    if not known:
+        supported = ", ".join(sorted(FAMILIES))
+        raise ModelConfigError("architectures", f"{architectures[0]} is not one of: {supported}")
+    return known[0]
+
+
+def _refuse_unsupported(fields: Fields, family: Family) -> None:
+    if fields.get("quantization_config") is not None:
         raise ModelConfigError("quantization_config", "quantized weights are not supported")
+    for field, value in family.required.items():
+        if fields.get(field, value) != value:
+            raise ModelConfigError(field, f"{fields.get(field)} is not supported, only {value}")
 
 
-def _positive(raw: Mapping[str, Any], field: str, default: int | None = None) -> int:
-    value = raw.get(field)
-    if value is None:
-        value = default
-    if value is None:
-        raise ModelConfigError(field, "is missing")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelConfigError(field, f"must be a positive integer, not {value!r}")
-    return value
+def _layers(fields: Fields, family: Family, head_dim: int) -> tuple[LayerConfig, ...]:
+    num_layers = fields.positive("num_hidden_layers")
+    ropes: tuple[RopeConfig | None, ...] = (None, None)
+    if family.has_rope:
+        ropes = parse_rope(fields, head_dim, family.local_theta)
+    return tuple(
+        LayerConfig(ropes[window is not None], window, experts)
+        for window, experts in zip(
+            _windows(fields, family, num_layers), _experts(fields, family, num_layers), strict=True
+        )
+    )
 
 
-def _dtype(raw: Mapping[str, Any]) -> str:
-    name = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
+def _windows(fields: Fields, family: Family, num_layers: int) -> list[int | None]:
+    if family.window == "none" or not fields.get("use_sliding_window", True):
+        return [None] * num_layers
+    kinds = fields.get("layer_types")
+    if family.window == "every":
+        is_windowed = [True] * num_layers
+    elif kinds is not None:
+        is_windowed = [_is_sliding(kind) for kind in kinds]
+        if len(is_windowed) != num_layers:
+            raise ModelConfigError("layer_types", f"must list {num_layers} layers")
+    elif family.window == "upper":
+        first = fields.get("max_window_layers", num_layers)
+        is_windowed = [index >= first for index in range(num_layers)]
+    else:
+        pattern = fields.positive("sliding_window_pattern")
+        is_windowed = [(index + 1) % pattern > 0 for index in range(num_layers)]
+    if not any(is_windowed) or fields.get("sliding_window") is None:
+        return [None] * num_layers
+    window = fields.positive("sliding_window")
+    return [window if windowed else None for windowed in is_windowed]
+
+
+def _is_sliding(kind: str) -> bool:
+    if kind not in ("sliding_attention", "full_attention"):
+        raise ModelConfigError("layer_types", f"{kind} is not supported")
+    return kind == "sliding_attention"
+
+
+def _experts(fields: Fields, family: Family, num_layers: int) -> list[ExpertsConfig | None]:
+    if family.weights.experts is None:
+        return [None] * num_layers
+    experts = ExpertsConfig(
+        num_experts=fields.positive("num_experts"),
+        num_chosen=fields.positive("num_experts_per_tok"),
+        intermediate_size=fields.positive("moe_intermediate_size"),
+        normalizes=fields.flag("norm_topk_prob"),
+    )
+    if experts.num_chosen > experts.num_experts:
+        raise ModelConfigError("num_experts_per_tok", f"is above {experts.num_experts} experts")
+    dense = fields.get("mlp_only_layers", [])
+    step = fields.positive("decoder_sparse_step", 1)
+    return [
+        None if index in dense or (index + 1) % step else experts for index in range(num_layers)
+    ]
+
+
+def _activation(fields: Fields) -> str:
+    name = fields.get("hidden_act", "silu")
+    if name not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise ModelConfigError(fields.name("hidden_act"), f"{name} is not one of: {known}")
+    return _ACTIVATIONS[name]
+
+
+def _dtype(fields: Fields) -> str:
+    name = str(fields.get("dtype", fields.get("torch_dtype", "float32"))).removeprefix("torch.")
     if name not in _DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(sorted(_DTYPES))}")
     return name

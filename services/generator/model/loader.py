@@ -1,16 +1,29 @@
-"""Builds a Llama from a Hugging Face folder: names, stacking, dtype. Knows no arithmetic."""
+"""Builds a decoder from a Hugging Face folder: names, stacking, dtype, choice of parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from services.generator.model.attention import PagedAttention
 from services.generator.model.checkpoint import Checkpoint
-from services.generator.model.config import ModelConfig
+from services.generator.model.config import ExpertsConfig, LayerConfig, ModelConfig
+from services.generator.model.decoder import Decoder, Embedding, Layer
 from services.generator.model.errors import ModelConfigError
+from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
 from services.generator.model.linear import Linear
-from services.generator.model.llama import LayerWeights, Llama, LlamaWeights
+from services.generator.model.mlp import (
+    ACTIVATIONS,
+    MLP,
+    Branch,
+    Expert,
+    GatedMLP,
+    Mixture,
+    NormedLinear,
+)
+from services.generator.model.norm import LayerNorm, Norm, OffsetRMSNorm, RMSNorm
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
 _COMPUTE_DTYPES = {
@@ -20,7 +33,7 @@ _COMPUTE_DTYPES = {
 }
 
 
-def load_model(folder: Path, dtype: str | None = None) -> Llama:
+def load_model(folder: Path, dtype: str | None = None) -> Decoder:
     """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
@@ -29,53 +42,142 @@ def load_model(folder: Path, dtype: str | None = None) -> Llama:
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")
-    return Llama(config, _Loader(config, Checkpoint(folder), _COMPUTE_DTYPES[name]).weights())
+    return _Loader(config, Checkpoint(folder), _COMPUTE_DTYPES[name]).decoder()
 
 
 class _Loader:
     def __init__(self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._config = config
+        self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
+        roots, embedding = self._names.roots, f"{self._names.embedding}.weight"
+        self._root = next((root for root in roots if root + embedding in checkpoint), roots[0])
 
-    def weights(self) -> LlamaWeights:
-        config = self._config
-        embedding = self._tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        head = embedding
+    def decoder(self) -> Decoder:
+        config, names = self._config, self._names
+        vocab_shape = (config.vocab_size, config.hidden_size)
+        tokens = self._tensor(f"{self._root}{names.embedding}.weight", *vocab_shape)
+        head = tokens
         if not config.tie_word_embeddings:
-            head = self._tensor("lm_head.weight", config.vocab_size, config.hidden_size)
-        return LlamaWeights(
-            embedding=embedding,
-            layers=[self._layer(f"model.layers.{i}") for i in range(config.num_layers)],
-            norm=self._tensor("model.norm.weight", config.hidden_size),
-            lm_head=Linear(head),
+            head = self._tensor(f"{names.head}.weight", *vocab_shape)
+        return Decoder(
+            config,
+            self._embedding(tokens),
+            [
+                self._layer(f"{self._root}{names.layer.format(index)}", layer)
+                for index, layer in enumerate(config.layers)
+            ],
+            self._norm(f"{self._root}{names.norm}"),
+            Linear(head),
         )
 
-    def _layer(self, prefix: str) -> LayerWeights:
+    def _embedding(self, tokens: torch.Tensor) -> Embedding:
         config = self._config
-        hidden, inner = config.hidden_size, config.intermediate_size
-        q_size, kv_size, bias = config.q_size, config.kv_size, config.attention_bias
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        sizes = {f"{attention}.q_proj": q_size} | {
-            f"{attention}.{name}_proj": kv_size for name in ("k", "v")
-        }
-        gate_up = {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}
-        return LayerWeights(
-            attention_norm=self._tensor(f"{prefix}.input_layernorm.weight", hidden),
-            qkv=self._linear(sizes, hidden, bias),
-            out=self._linear({f"{attention}.o_proj": hidden}, q_size, bias),
-            mlp_norm=self._tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
-            gate_up=self._linear(gate_up, hidden, config.mlp_bias),
-            down=self._linear({f"{mlp}.down_proj": hidden}, inner, config.mlp_bias),
+        scale = None
+        if config.family.scales_embedding:
+            # Rounded as the model was trained with it.
+            scale = torch.tensor(config.hidden_size**0.5, dtype=self._dtype).item()
+        positions = None
+        if self._names.positions is not None:
+            name = f"{self._root}{self._names.positions}.weight"
+            positions = self._tensor(name, config.context_length, config.hidden_size)
+        return Embedding(tokens, scale, positions)
+
+    def _layer(self, prefix: str, layer: LayerConfig) -> Layer:
+        config, names = self._config, self._names
+        qkv_sizes = (config.q_size, config.kv_size, config.kv_size)
+        qkv_names = [prefix + name for name in names.qkv]
+        out = self._linear(
+            [prefix + names.out], config.q_size, (config.hidden_size,), config.out_bias
+        )
+        return Layer(
+            attention_norm=self._norm(prefix + names.attention_norm),
+            qkv=self._linear(qkv_names, config.hidden_size, qkv_sizes, config.qkv_bias),
+            head_steps=tuple(self._head_steps(prefix, layer)),
+            attention=PagedAttention(config, layer.window),
+            plan_index=config.windows.index(layer.window),
+            out=self._branch(out, prefix, names.post_attention_norm),
+            mlp_norm=self._norm(prefix + names.mlp_norm),
+            mlp=self._mlp(prefix)
+            if layer.experts is None
+            else self._mixture(prefix, layer.experts),
         )
 
-    def _linear(self, out_sizes: dict[str, int], in_size: int, has_bias: bool) -> Linear:
-        """Stack projections of the same input into one; `out_sizes` maps names to rows."""
-        weights = [self._tensor(f"{n}.weight", rows, in_size) for n, rows in out_sizes.items()]
+    def _head_steps(self, prefix: str, layer: LayerConfig) -> list[HeadStep]:
+        config = self._config
+        steps: list[HeadStep] = []
+        if self._names.head_norms is not None:
+            query, key = (
+                self._tensor(f"{prefix}{name}.weight", config.head_dim).float()
+                for name in self._names.head_norms
+            )
+            weight = torch.cat(
+                (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
+            )
+            offset = 1.0 if config.family.norm == "rms_offset" else 0.0
+            steps.append(HeadNorm(weight + offset, config.norm_eps))
+        if layer.rope is not None:
+            steps.append(HeadRotation(config, config.ropes.index(layer.rope)))
+        return steps
+
+    def _mlp(self, prefix: str) -> Branch:
+        config, names = self._config, self._names
+        hidden, inner = config.hidden_size, config.intermediate_size
+        activation = ACTIVATIONS[config.activation]
+        up_names = [prefix + name for name in names.gate_up]
+        up_sizes = (inner, inner) if config.family.is_gated else (inner,)
+        up = self._linear(up_names, hidden, up_sizes, config.mlp_bias)
+        down = self._linear([prefix + names.down], inner, (hidden,), config.mlp_bias)
+        branch = self._branch(down, prefix, names.post_mlp_norm)
+        kind = GatedMLP if config.family.is_gated else MLP
+        return kind(up, branch, activation)
+
+    def _mixture(self, prefix: str, experts: ExpertsConfig) -> Branch:
+        names = self._names.experts
+        assert names is not None, "experts without names. This is a bug."
+        hidden, inner = self._config.hidden_size, experts.intermediate_size
+        activation = ACTIVATIONS[self._config.activation]
+        router = self._linear([prefix + names.router], hidden, (experts.num_experts,), False)
+        members = []
+        for number in range(experts.num_experts):
+            up_names = [prefix + name.format(number) for name in names.gate_up]
+            up = self._linear(up_names, hidden, (inner, inner), False)
+            down = self._linear([prefix + names.down.format(number)], inner, (hidden,), False)
+            members.append(Expert(up, down, activation))
+        return Mixture(router, members, experts.num_chosen, experts.normalizes)
+
+    def _branch(self, linear: Linear, prefix: str, norm_name: str | None) -> Branch:
+        return linear if norm_name is None else NormedLinear(linear, self._norm(prefix + norm_name))
+
+    def _norm(self, name: str) -> Norm:
+        hidden, eps = self._config.hidden_size, self._config.norm_eps
+        weight = self._tensor(f"{name}.weight", hidden)
+        if self._config.family.norm == "layer":
+            return LayerNorm(weight, self._tensor(f"{name}.bias", hidden), eps)
+        return (OffsetRMSNorm if self._config.family.norm == "rms_offset" else RMSNorm)(weight, eps)
+
+    def _linear(
+        self, names: Sequence[str], in_size: int, out_sizes: Sequence[int], has_bias: bool
+    ) -> Linear:
+        """Return one product for projections of the same input, however the file stacks them."""
+        if len(names) == 1:
+            out_sizes = (sum(out_sizes),)
+        weights = [
+            self._matrix(f"{name}.weight", rows, in_size)
+            for name, rows in zip(names, out_sizes, strict=True)
+        ]
         if not has_bias:
             return Linear(torch.cat(weights))
-        biases = [self._tensor(f"{n}.bias", rows) for n, rows in out_sizes.items()]
+        biases = [
+            self._tensor(f"{name}.bias", rows) for name, rows in zip(names, out_sizes, strict=True)
+        ]
         return Linear(torch.cat(weights), torch.cat(biases))
+
+    def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
+        if self._config.family.is_transposed:
+            return self._tensor(name, columns, rows).t()
+        return self._tensor(name, rows, columns)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         return self._checkpoint.tensor(name, *shape).to(self._dtype)

@@ -2,55 +2,159 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from services.generator.model.errors import ModelConfigError
+from services.generator.model.fields import Fields
 
-_KINDS = ("default", "linear", "llama3")
+_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+_OLD_KINDS = {"su": "longrope"}
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """`kind` is default, linear or llama3; the last three numbers matter for llama3 only."""
+    """`dim` of each head's dimensions are rotated; the rest matters for some kinds only.
 
+    The cosines and sines are multiplied by `attention_factor`. `divisors` are longrope's, one per
+    frequency.
+    """
+
+    dim: int
     theta: float = 10000.0
     kind: str = "default"
     factor: float = 1.0
+    attention_factor: float = 1.0
+    original_context_length: int = 8192
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_context_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncates: bool = True
+    divisors: tuple[float, ...] = ()
 
 
-def parse_rope(raw: Mapping[str, Any]) -> RopeConfig:
-    """Read `rope_parameters` (transformers 5), or `rope_theta` with `rope_scaling` (before).
+def parse_rope(fields: Fields, head_dim: int, local_theta: float | None) -> tuple[RopeConfig, ...]:
+    """Return the settings of global layers and of windowed ones, which often are the same.
 
-    Raises ModelConfigError for an unknown kind or a missing number.
+    Reads `rope_parameters` (transformers 5), flat or by kind of layer, or `rope_theta` with
+    `rope_scaling` (before). Raises ModelConfigError for an unknown kind or a missing number.
     """
-    section = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
-    scaling: Mapping[str, Any] = raw.get(section) or {}
-    theta = float(scaling.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
-    if kind not in _KINDS:
-        raise ModelConfigError(f"{section}.rope_type", f"{kind} is not one of: {', '.join(_KINDS)}")
-    if kind == "default":
-        return RopeConfig(theta)
-    factor = _number(scaling, section, "factor")
-    if kind == "linear":
-        return RopeConfig(theta, kind, factor)
-    return RopeConfig(
-        theta,
-        kind,
-        factor,
-        _number(scaling, section, "low_freq_factor"),
-        _number(scaling, section, "high_freq_factor"),
-        int(_number(scaling, section, "original_max_position_embeddings")),
-    )
+    section = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
+    scaling: Mapping[str, Any] = fields.get(section, {})
+    whole = _Section(fields, section, scaling)
+    theta = whole.number("rope_theta", fields.number("rope_theta", 10000.0))
+    if "full_attention" in scaling or "sliding_attention" in scaling:
+        parts = [
+            _Section(fields, f"{section}.{kind}", scaling.get(kind) or {})
+            for kind in ("full_attention", "sliding_attention")
+        ]
+        return parts[0].parse(head_dim, theta), parts[1].parse(head_dim, local_theta or theta)
+    if local_theta is None:
+        return (whole.parse(head_dim, theta),) * 2
+    local_theta = fields.number("rope_local_base_freq", local_theta)
+    return whole.parse(head_dim, theta), _Section(fields, section, {}).parse(head_dim, local_theta)
 
 
-def _number(scaling: Mapping[str, Any], section: str, field: str) -> float:
-    value = scaling.get(field)
-    if not isinstance(value, int | float):
-        raise ModelConfigError(f"{section}.{field}", "is missing or not a number")
-    return float(value)
+class _Section:
+    """One set of rotary numbers in the file."""
+
+    def __init__(self, fields: Fields, name: str, values: Mapping[str, Any]) -> None:
+        self._fields = fields
+        self._name = name
+        self._values = values
+
+    def parse(self, head_dim: int, theta: float) -> RopeConfig:
+        kind = str(self._values.get("rope_type") or self._values.get("type") or "default")
+        kind = _OLD_KINDS.get(kind, kind)
+        if kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise ModelConfigError(f"{self._name}.rope_type", f"{kind} is not one of: {known}")
+        fraction = self.number(
+            "partial_rotary_factor", self._fields.number("partial_rotary_factor", 1.0)
+        )
+        dim = int(head_dim * fraction)
+        if dim % 2 or not 0 < dim <= head_dim:
+            raise ModelConfigError("head_dim", f"must rotate an even part of it, not {dim}")
+        theta = self.number("rope_theta", theta)
+        # Dynamic scaling begins beyond max_position_embeddings, where requests end.
+        if kind in ("default", "dynamic"):
+            return RopeConfig(dim, theta)
+        if kind == "linear":
+            return RopeConfig(dim, theta, kind, self.number("factor"))
+        if kind == "llama3":
+            return RopeConfig(
+                dim,
+                theta,
+                kind,
+                self.number("factor"),
+                original_context_length=self._original_length(),
+                low_freq_factor=self.number("low_freq_factor"),
+                high_freq_factor=self.number("high_freq_factor"),
+            )
+        return (self._yarn if kind == "yarn" else self._longrope)(dim, theta)
+
+    def _yarn(self, dim: int, theta: float) -> RopeConfig:
+        factor = self._stretch()
+        mscale, all_dim = self.number("mscale", 0.0), self.number("mscale_all_dim", 0.0)
+        attention_factor = _yarn_temperature(factor, 1.0)
+        if mscale and all_dim:
+            attention_factor = _yarn_temperature(factor, mscale)
+            attention_factor /= _yarn_temperature(factor, all_dim)
+        return RopeConfig(
+            dim,
+            theta,
+            "yarn",
+            factor,
+            self.number("attention_factor", attention_factor),
+            self._original_length(),
+            beta_fast=self.number("beta_fast", 32.0),
+            beta_slow=self.number("beta_slow", 1.0),
+            truncates=bool(self._values.get("truncate", True)),
+        )
+
+    def _longrope(self, dim: int, theta: float) -> RopeConfig:
+        """One set of divisors serves all lengths: a switch would invalidate the cached keys."""
+        original = self._original_length()
+        served = self._fields.positive("max_position_embeddings")
+        stretch = self._stretch()
+        attention_factor = 1.0
+        if stretch > 1.0:
+            attention_factor = math.sqrt(1 + math.log(stretch) / math.log(original))
+        field = "long_factor" if served > original else "short_factor"
+        divisors = self._values.get(field)
+        if not isinstance(divisors, list) or len(divisors) != dim // 2:
+            raise ModelConfigError(f"{self._name}.{field}", f"must be a list of {dim // 2} numbers")
+        return RopeConfig(
+            dim,
+            theta,
+            "longrope",
+            attention_factor=self.number("attention_factor", attention_factor),
+            divisors=tuple(float(divisor) for divisor in divisors),
+        )
+
+    def _original_length(self) -> int:
+        """A field of its own (Phi-3) wins over the section's, which wins over the length served."""
+        inner = self.number(
+            "original_max_position_embeddings", self._fields.positive("max_position_embeddings")
+        )
+        return self._fields.positive("original_max_position_embeddings", int(inner))
+
+    def _stretch(self) -> float:
+        served = self._fields.positive("max_position_embeddings")
+        return self.number("factor", served / self._original_length())
+
+    def number(self, field: str, default: float | None = None) -> float:
+        value = self._values.get(field)
+        if value is None:
+            value = default
+        if not isinstance(value, int | float):
+            raise ModelConfigError(f"{self._name}.{field}", "is missing or not a number")
+        return float(value)
+
+
+def _yarn_temperature(factor: float, weight: float) -> float:
+    """Return YaRN's correction of the attention for a context `factor` times as long."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0

@@ -15,13 +15,10 @@ from services.generator.engine import (
     StepOutput,
 )
 from services.generator.engine.block_pool import BlockPool
-from services.generator.model import ModelConfig
-from services.generator.model.rope_config import RopeConfig
 from tests.generator.engine.fake_executor import FakeExecutor, continuation
+from tests.generator.shape import shape
 
-MODEL = ModelConfig(
-    50, 8, 8, 1, 1, 1, 8, 64, 1e-5, RopeConfig(), True, False, False, "float32", (7, 99)
-)
+MODEL = shape(vocab_size=50, max_position_embeddings=64, eos_token_id=[7, 99])
 GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 
 

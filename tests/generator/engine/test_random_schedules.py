@@ -10,13 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
 from services.generator.engine.block_pool import BlockPool
-from services.generator.model import ModelConfig
-from services.generator.model.rope_config import RopeConfig
 from tests.generator.engine.fake_executor import FakeExecutor, next_token
+from tests.generator.shape import shape
 
-MODEL = ModelConfig(
-    50, 8, 8, 1, 1, 1, 8, 40, 1e-5, RopeConfig(), True, False, False, "float32", (7,)
-)
+MODEL = shape(vocab_size=50, max_position_embeddings=40, eos_token_id=7)
 
 
 class Schedules(RuleBasedStateMachine):

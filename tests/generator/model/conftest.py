@@ -1,4 +1,4 @@
-"""Small random Llamas, written by transformers and read by us."""
+"""Small random models, written by transformers and read by us."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,15 +34,21 @@ def make_llama(tmp_path: Path) -> Callable[..., tuple[LlamaForCausalLM, Path]]:
     """Return a maker of a reference model and the folder it is saved in."""
 
     def make(**changes: Any) -> tuple[LlamaForCausalLM, Path]:
-        torch.manual_seed(0)
         config = LlamaConfig(**{**TINY, **changes}, attn_implementation="eager")
-        model = LlamaForCausalLM(config).eval().float()
-        model.generation_config.eos_token_id = None
-        with torch.no_grad():
-            for parameter in model.parameters():
-                # Wide enough that the tokens differ, and that biases and norms matter.
-                parameter.add_(torch.randn_like(parameter) * 0.15)
-        model.save_pretrained(tmp_path)
+        model = LlamaForCausalLM(config)
+        save(model, tmp_path)
         return model, tmp_path
 
     return make
+
+
+def save(model: Any, folder: Path) -> None:
+    """Give the weights random values in which each tensor matters, and write the checkpoint."""
+    torch.manual_seed(0)
+    model.eval().float()
+    model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Wide enough that the tokens differ, and that biases and norms matter.
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+    model.save_pretrained(folder)

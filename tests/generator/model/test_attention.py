@@ -12,9 +12,8 @@ from services.generator.engine.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.model.attention import PagedAttention
-from services.generator.model.config import ModelConfig
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.rope_config import RopeConfig
+from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
 
@@ -27,24 +26,31 @@ class Case:
     num_new: int
 
 
-def model_config(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelConfig:
-    return ModelConfig(
-        9, 8, 8, 1, num_heads, num_kv_heads, head_dim, 4096, 1e-5, RopeConfig(), True, False,
-        False, "float32", (),
-    )  # fmt: skip
-
-
-def naive(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def naive(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
     """Attend one head's last positions causally; all are [tokens, dim]."""
     scores = queries @ keys.T / math.sqrt(queries.shape[1])
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     offset = len(keys) - len(queries)
     for row in range(len(queries)):
         scores[row, offset + row + 1 :] = -math.inf
+        if window is not None:
+            scores[row, : max(0, offset + row + 1 - window)] = -math.inf
     return scores.softmax(-1) @ values
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64)])
+@pytest.mark.parametrize(
+    ("window", "softcap"),
+    [(None, None), (None, 0.7), (1, None), (16, None), (37, 0.7), (129, None)],
+)
 @pytest.mark.parametrize(
     "cases",
     [
@@ -55,12 +61,23 @@ def naive(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> to
     ],
 )
 def test_pages_give_what_contiguous_memory_gives(
-    cases: list[Case], heads: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+    cases: list[Case],
+    window: int | None,
+    softcap: float | None,
+    heads: tuple[int, int, int],
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
-    """Odd lengths, scattered blocks, grouped heads, mixed batches: each row attends to its own."""
+    """Odd lengths, scattered blocks, grouped heads, mixed batches: each row attends to its own.
+
+    With a window to the last tokens only, and to capped scores where there is a cap.
+    """
     torch.manual_seed(0)
     num_heads, num_kv_heads, dim = heads
-    config = model_config(*heads)
+    config = shape(
+        num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, head_dim=dim,
+        attn_logit_softcapping=softcap,
+    )  # fmt: skip
     cache = KVCache(config, 64, BLOCK_SIZE, dtype)
     free = torch.randperm(64).tolist()
     chunks, histories = [], {}
@@ -81,7 +98,8 @@ def test_pages_give_what_contiguous_memory_gives(
     batch = build_batch(chunks, BLOCK_SIZE)
     rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
     with torch.inference_mode():
-        out = PagedAttention(config)(torch.cat(rows), cache.layers[0], batch.plan).float()
+        plan = batch.plan.within(window, BLOCK_SIZE)
+        out = PagedAttention(config, window)(torch.cat(rows), cache.layers[0], plan).float()
 
     first = 0
     for chunk in batch.chunks:
@@ -90,7 +108,22 @@ def test_pages_give_what_contiguous_memory_gives(
         keys, values = history[:, config.q_size :].view(-1, 2, num_kv_heads, dim).unbind(1)
         for head in range(num_heads):
             shared = head // (num_heads // num_kv_heads)
-            expected = naive(queries[:, head], keys[:, shared], values[:, shared])
+            expected = naive(queries[:, head], keys[:, shared], values[:, shared], window, softcap)
             actual = out[first : first + chunk.num_tokens, head * dim : (head + 1) * dim]
             assert (actual - expected).abs().max() < tolerance
         first += chunk.num_tokens
+
+
+@pytest.mark.parametrize("num_new", [1, 40])
+def test_blocks_outside_the_window_are_not_read(num_new: int) -> None:
+    """What lies before the first query's window may hold anything, and is never gathered."""
+    config = shape(head_dim=8)
+    cache = KVCache(config, 8, BLOCK_SIZE, torch.float32)
+    request = Request("r", [0] * 120, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
+    request.block_ids = [3, 1, 7, 5, 2, 0, 4, 6]
+    plan = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).plan
+    first_needed = (120 - num_new - 20 + 1) // BLOCK_SIZE
+    cache.layers[0].blocks[request.block_ids[:first_needed]] = math.nan
+    qkv = torch.randn(num_new, config.q_size + 2 * config.kv_size)
+    attention = PagedAttention(config, 20)
+    assert attention(qkv, cache.layers[0], plan.within(20, BLOCK_SIZE)).isfinite().all()

@@ -10,6 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from services.generator.model import ModelConfigError, WeightError, load_model
 from services.generator.model.checkpoint import Checkpoint
+from tests.generator.model.conftest import save
+from tests.generator.model.family_models import SAMPLES
+from tests.generator.model.test_families import last_logits
 
 
 def split(folder: Path) -> None:
@@ -76,3 +79,16 @@ def test_an_unknown_dtype_is_named(make_llama: Callable) -> None:
     _, folder = make_llama()
     with pytest.raises(ModelConfigError, match="dtype"):
         load_model(folder, "float8")
+
+
+def test_a_checkpoint_without_its_head(tmp_path: Path) -> None:
+    """GPT-2's own file was saved from the bare model: its tensors have no root, and no head."""
+    model = SAMPLES["gpt2"].build()
+    save(model, tmp_path)
+    whole = load_model(tmp_path)
+    model.transformer.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"architectures": ["GPT2LMHeadModel"]}))
+    assert "wte.weight" in Checkpoint(tmp_path)
+    token_ids = [5, 6, 7]
+    assert torch.equal(*(last_logits(m, token_ids, (3,)) for m in (whole, load_model(tmp_path))))

@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3MoeConfig,
+)
 
 from services.generator.model import ModelConfig, ModelConfigError
+from services.generator.model.families import FAMILIES
 from services.generator.model.rope_config import RopeConfig
 
 OLD: dict[str, Any] = {
@@ -44,7 +53,11 @@ def test_old_and_new_form_read_alike() -> None:
     new = {key: value for key, value in OLD.items() if not key.startswith(("rope", "torch"))}
     new |= {"dtype": "bfloat16", "rope_parameters": LLAMA3 | {"rope_theta": 20000.0}}
     assert ModelConfig.parse(new, None) == parse(rope_scaling=LLAMA3)
-    assert parse(rope_scaling=LLAMA3).rope == RopeConfig(20000.0, "llama3", 32.0, 1.0, 4.0, 8192)
+    [rope] = parse(rope_scaling=LLAMA3).ropes
+    assert rope == RopeConfig(
+        16, 20000.0, "llama3", 32.0, original_context_length=8192,
+        low_freq_factor=1.0, high_freq_factor=4.0,
+    )  # fmt: skip
 
 
 def test_transformers_own_file_is_read(tmp_path: Path) -> None:
@@ -55,7 +68,7 @@ def test_transformers_own_file_is_read(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)  # fmt: skip
     config = ModelConfig.read(tmp_path)
     assert (config.vocab_size, config.num_kv_heads, config.head_dim) == (77, 4, 24)
-    assert config.rope == RopeConfig(300.0, "linear", 2.0)
+    assert config.ropes == (RopeConfig(24, 300.0, "linear", 2.0),)
 
 
 def test_optional_fields_have_transformers_defaults() -> None:
@@ -64,9 +77,9 @@ def test_optional_fields_have_transformers_defaults() -> None:
     raw = {key: value for key, value in OLD.items() if key not in optional}
     config = ModelConfig.parse(raw, None)
     assert (config.num_kv_heads, config.head_dim) == (4, 16)
-    assert (config.rms_norm_eps, config.rope.theta, config.dtype) == (1e-6, 10000.0, "float32")
+    assert (config.norm_eps, config.ropes[0].theta, config.dtype) == (1e-6, 10000.0, "float32")
     assert config.eos_token_ids == ()
-    assert not config.attention_bias and not config.mlp_bias
+    assert not config.qkv_bias and not config.out_bias and not config.mlp_bias
     assert (config.q_size, config.kv_size) == (64, 64)
 
 
@@ -105,16 +118,18 @@ def test_a_missing_field_is_named(field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architectures"),
+        ({"architectures": ["BertModel"]}, "architectures"),
         ({"architectures": None}, "architectures"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_act": "relu6"}, "hidden_act"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"vocab_size": "100"}, "vocab_size"),
         ({"head_dim": 15}, "head_dim"),
         ({"torch_dtype": "int8"}, "dtype"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, "rope_scaling.rope_type"),
+        ({"rope_scaling": {"type": "longrope"}}, "rope_scaling.short_factor"),
+        ({"partial_rotary_factor": 0.2}, "head_dim"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
         (
             {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
@@ -139,3 +154,128 @@ def test_a_folder_without_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelConfigError, match="one JSON object"):
         ModelConfig.read(tmp_path)
+
+
+def test_an_unsupported_architecture_lists_the_supported_ones() -> None:
+    """The error is a catalogue."""
+    with pytest.raises(ModelConfigError) as caught:
+        parse(architectures=["BertModel"])
+    assert all(name in caught.value.message for name in FAMILIES)
+
+
+def family(architecture: str, **changes: Any) -> ModelConfig:
+    """Parse the fields of a Llama as another family's, five layers deep."""
+    return parse(**{"architectures": [architecture], "num_hidden_layers": 5, **changes})
+
+
+SLIDING = ["sliding_attention", "full_attention"]
+QWEN = {"use_sliding_window": True, "max_window_layers": 3, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "expected"),
+    [
+        ("LlamaForCausalLM", {"sliding_window": 8}, [None] * 5),
+        ("MistralForCausalLM", {}, [4096] * 5),
+        ("MistralForCausalLM", {"sliding_window": 8}, [8] * 5),
+        ("MistralForCausalLM", {"sliding_window": None}, [None] * 5),
+        ("Qwen2ForCausalLM", {"sliding_window": 8}, [None] * 5),
+        ("Qwen2ForCausalLM", QWEN, [None, None, None, 8, 8]),
+        ("Qwen3ForCausalLM", {**QWEN, "layer_types": SLIDING[::-1] + SLIDING[:1] * 3},
+         [None, 8, 8, 8, 8]),
+        ("Gemma2ForCausalLM", {"sliding_window": 8}, [8, None, 8, None, 8]),
+        ("Gemma3ForCausalLM", {"sliding_window": 8, "sliding_window_pattern": 3},
+         [8, 8, None, 8, 8]),
+        ("Gemma3ForCausalLM", {"sliding_window": 8, "layer_types": SLIDING * 2 + SLIDING[1:]},
+         [8, None, 8, None, None]),
+        ("Phi3ForCausalLM", {"sliding_window": 8}, [8] * 5),
+    ],
+)  # fmt: skip
+def test_windows(architecture: str, changes: dict[str, Any], expected: list[int | None]) -> None:
+    """Each way of saying which layers see only part of the context."""
+    assert [layer.window for layer in family(architecture, **changes).layers] == expected
+
+
+def test_two_rotary_bases_in_both_forms() -> None:
+    """Gemma 3's windowed layers have a base of their own, and no scaling."""
+    linear = {"rope_type": "linear", "factor": 8.0}
+    old = family(
+        "Gemma3ForCausalLM", rope_theta=1e6, rope_local_base_freq=1e4, rope_scaling=linear,
+        sliding_window_pattern=5,
+    )  # fmt: skip
+    new = family(
+        "Gemma3ForCausalLM",
+        rope_theta=None,
+        rope_parameters={
+            "full_attention": linear | {"rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        layer_types=SLIDING[:1] * 4 + SLIDING[1:],
+    )
+    assert old == new
+    assert old.ropes == (RopeConfig(256, 1e4), RopeConfig(256, 1e6, "linear", 8.0))
+
+
+def test_partial_rotation_and_long_context() -> None:
+    """Phi's fields: a part of each head turns, by divisors for the context that is served."""
+    scaling = {"type": "longrope", "short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+    changes = {"partial_rotary_factor": 0.75, "rope_scaling": scaling}
+    [short] = family("Phi3ForCausalLM", **changes, original_max_position_embeddings=128).ropes
+    [long] = family("Phi3ForCausalLM", **changes, original_max_position_embeddings=64).ropes
+    assert (short.dim, short.divisors, short.attention_factor) == (12, (1.0,) * 6, 1.0)
+    assert long.divisors == (2.0,) * 6
+    assert long.attention_factor == pytest.approx((1 + 1 / 6) ** 0.5)
+
+
+def test_gpt2_has_words_of_its_own() -> None:
+    """Errors name a field as the file does."""
+    raw: dict[str, Any] = {
+        "architectures": ["GPT2LMHeadModel"], "vocab_size": 50, "n_embd": 32, "n_layer": 2,
+        "n_head": 4, "n_positions": 64,
+    }  # fmt: skip
+    config = ModelConfig.parse(raw, None)
+    assert (config.hidden_size, config.intermediate_size, config.num_layers) == (32, 128, 2)
+    assert (config.norm_eps, config.activation, config.ropes) == (1e-5, "gelu_tanh", ())
+    assert config.tie_word_embeddings
+    with pytest.raises(ModelConfigError, match="n_embd: is missing"):
+        ModelConfig.parse({key: raw[key] for key in raw if key != "n_embd"}, None)
+    with pytest.raises(ModelConfigError, match="scale_attn_by_inverse_layer_idx"):
+        ModelConfig.parse({**raw, "scale_attn_by_inverse_layer_idx": True}, None)
+
+
+def test_which_layers_have_experts() -> None:
+    """Qwen's dense layers are listed, or every so many; both spellings of the count are read."""
+    changes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = family("Qwen3MoeForCausalLM", **changes, decoder_sparse_step=2, mlp_only_layers=[3])
+    assert [layer.experts is not None for layer in config.layers] == [False, True] + [False] * 3
+    mixtral = family("MixtralForCausalLM", num_local_experts=4).layers[0].experts
+    assert mixtral is not None
+    assert (mixtral.num_experts, mixtral.num_chosen, mixtral.intermediate_size) == (4, 2, 96)
+    assert mixtral.normalizes
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Gemma2Config,
+        Gemma3TextConfig,
+        MistralConfig,
+        Phi3Config,
+        Qwen2Config,
+        Qwen3MoeConfig,
+    ],
+)
+def test_defaults_are_those_of_transformers(kind: Any, tmp_path: Path) -> None:
+    """A file that leaves out what transformers assumes reads like the file that spells it out."""
+    names = {family.architectures[0] for family in FAMILIES.values()}
+    stem = kind.__name__.removesuffix("Config").removesuffix("Text")
+    [architecture] = [name for name in names if name == f"{stem}ForCausalLM"]
+    needed = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 31}
+    kind(architectures=[architecture], **needed).save_pretrained(tmp_path)
+    full = json.loads((tmp_path / "config.json").read_text())
+    shape = (
+        "architectures", "vocab_size", "hidden_size", "intermediate_size", "eos_token_id",
+        "max_position_embeddings", "num_local_experts",
+    )  # fmt: skip
+    sparse = {key: value for key, value in full.items() if key in shape} | needed
+    assert ModelConfig.parse(sparse, None) == ModelConfig.parse(full, None)

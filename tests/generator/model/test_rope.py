@@ -7,7 +7,9 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from services.generator.model.rope import rope_frequencies, rotation
+from services.generator.model.families import FAMILIES
+from services.generator.model.fields import Fields
+from services.generator.model.rope import Rope
 from services.generator.model.rope_config import parse_rope
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -20,6 +22,39 @@ KINDS: dict[str, dict[str, Any]] = {
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
+    },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 1000000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+    },
+    "yarn_mscale": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 16,
+        "beta_slow": 2,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.0,
+        "truncate": False,
+    },
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + index / 10 for index in range(32)],
+        "long_factor": [2.0 + index for index in range(32)],
+        "original_max_position_embeddings": 4096,
+    },
+    "longrope_short": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "attention_factor": 1.3,
+        "short_factor": [1.0 + index / 10 for index in range(32)],
+        "long_factor": [2.0 + index for index in range(32)],
+        "original_max_position_embeddings": 131072,
     },
 }
 
@@ -38,6 +73,7 @@ def test_heads_are_rotated_as_in_transformers(kind: str) -> None:
     cos, sin = reference(row, positions.unsqueeze(0))
     heads = x.view(1, 5, 2, 64).transpose(1, 2)
     expected, _ = apply_rotary_pos_emb(heads, heads, cos, sin)
-    frequencies = rope_frequencies(parse_rope({"rope_parameters": KINDS[kind]}), 64)
-    rotation(positions, frequencies, torch.float32).apply_(x.view(5, 2, 2, 32))
-    assert torch.allclose(x.view(1, 5, 2, 64).transpose(1, 2), expected, atol=1e-5)
+    raw = {"rope_parameters": KINDS[kind], "max_position_embeddings": 131072}
+    rope, _ = parse_rope(Fields(raw, FAMILIES["LlamaForCausalLM"]), 64, None)
+    Rope(rope)(positions, torch.float32).apply_(x.view(5, 2, 2, 32))
+    assert torch.allclose(x.view(1, 5, 2, 64).transpose(1, 2), expected, atol=1e-4)

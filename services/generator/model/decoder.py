@@ -1,0 +1,121 @@
+"""A decoder of any family, as calls over packed weights; the loader has decided every variation.
+
+Layers as in "Attention is all you need" (arXiv:1706.03762), norms first, and what came after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from services.generator.model.attention import AttentionPlan, PagedAttention, soft_cap_
+from services.generator.model.config import ModelConfig
+from services.generator.model.heads import HeadStep
+from services.generator.model.kv_cache import KVCache, LayerCache
+from services.generator.model.linear import Linear
+from services.generator.model.mlp import Branch
+from services.generator.model.norm import Norm
+from services.generator.model.rope import Rope, Rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; q, k, v are stacked so that they are one product."""
+
+    attention_norm: Norm
+    qkv: Linear  # hidden -> q_size + 2 kv_size
+    head_steps: tuple[HeadStep, ...]
+    attention: PagedAttention
+    plan_index: int  # of its window in `config.windows`
+    out: Branch  # q_size -> hidden
+    mlp_norm: Norm
+    mlp: Branch  # hidden -> hidden
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        cache: LayerCache,
+        plans: Sequence[AttentionPlan],
+        rotations: Sequence[Rotation],
+    ) -> torch.Tensor:
+        """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache.
+
+        `plans` and `rotations` are what all layers share in one pass, one per kind of layer.
+        """
+        qkv = self.qkv(self.attention_norm(hidden))
+        for head_step in self.head_steps:
+            head_step(qkv, rotations)
+        attended = self.attention(qkv, cache, plans[self.plan_index])
+        hidden = self.out.add_to(attended, hidden)
+        return self.mlp.add_to(self.mlp_norm(hidden), hidden)
+
+
+class Embedding:
+    """Token rows, times `scale` if any, plus position rows if any."""
+
+    def __init__(
+        self, tokens: torch.Tensor, scale: float | None, positions: torch.Tensor | None
+    ) -> None:
+        self.dtype = tokens.dtype
+        self._tokens = tokens
+        self._scale = scale
+        self._positions = positions
+
+    def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return [T, hidden]."""
+        hidden = functional.embedding(token_ids, self._tokens)
+        if self._scale is not None:
+            hidden = hidden * self._scale
+        if self._positions is not None:
+            hidden = hidden + functional.embedding(positions, self._positions)
+        return hidden
+
+
+class Decoder:
+    """Runs a flat batch of tokens from many requests against a paged cache."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        embedding: Embedding,
+        layers: Sequence[Layer],
+        norm: Norm,
+        head: Linear,
+    ) -> None:
+        self.config = config
+        self.dtype = embedding.dtype
+        self._windows = config.windows
+        self._embedding = embedding
+        self._layers = layers
+        self._norm = norm
+        self._head = head
+        self._ropes = [Rope(rope) for rope in config.ropes]
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        plan: AttentionPlan,
+        cache: KVCache,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return logits [len(rows), vocab] of the chosen rows.
+
+        `token_ids` and `positions` are int64 [T], `rows` int64 indices into them. Every token's
+        keys and values are written to the cache, whether or not its row is chosen.
+        """
+        plans = [plan.within(window, cache.block_size) for window in self._windows]
+        rotations = [rope(positions, self.dtype) for rope in self._ropes]
+        hidden = self._embedding(token_ids, positions)
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            hidden = layer(hidden, layer_cache, plans, rotations)
+        logits = self._head(self._norm(hidden[rows]))
+        if self.config.logit_softcap is not None:
+            logits = soft_cap_(logits, self.config.logit_softcap)
+        return logits
+
+    def __repr__(self) -> str:
+        return f"Decoder({self.config.family.architectures[0]}, {len(self._layers)} layers)"

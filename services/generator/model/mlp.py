@@ -1,0 +1,121 @@
+"""The second half of a layer: one network for all tokens, or experts of which each takes a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from services.generator.model.linear import Linear
+from services.generator.model.norm import Norm
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": _gelu_tanh,
+}
+
+
+class Branch(Protocol):
+    """Something that ends by adding to the residual stream."""
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`; `x` is [T, in], `residual` is [T, hidden]."""
+        ...
+
+
+class NormedLinear:
+    """A product whose result is normalised before it is added (Gemma)."""
+
+    def __init__(self, linear: Linear, norm: Norm) -> None:
+        self._linear = linear
+        self._norm = norm
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + norm(linear(x))`."""
+        return residual + self._norm(self._linear(x))
+
+
+class MLP:
+    """`down(activation(up(x)))`."""
+
+    def __init__(self, up: Linear, down: Branch, activation: Activation) -> None:
+        self._up = up
+        self._down = down
+        self._activation = activation
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`."""
+        return self._down.add_to(self._activation(self._up(x)), residual)
+
+
+class GatedMLP:
+    """`down(activation(gate(x)) * up(x))` (arXiv:2002.05202), gate and up in one product."""
+
+    def __init__(self, gate_up: Linear, down: Branch, activation: Activation) -> None:
+        self._gate_up = gate_up
+        self._down = down
+        self._activation = activation
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`."""
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return self._down.add_to(self._activation(gate).mul_(up), residual)
+
+
+class Expert:
+    """A gated network of a mixture; its result is weighted before it is added."""
+
+    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+        self._gate_up = gate_up
+        self._down = down
+        self._activation = activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [rows, hidden] to [rows, hidden]."""
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return self._down(self._activation(gate).mul_(up))
+
+
+class Mixture:
+    """Sends each token to its best experts (arXiv:1701.06538); shares are taken from a softmax
+    over all experts, and made to sum to 1 where `normalizes`.
+    """
+
+    def __init__(
+        self, router: Linear, experts: Sequence[Expert], num_chosen: int, normalizes: bool
+    ) -> None:
+        self._router = router
+        self._experts = experts
+        self._num_chosen = num_chosen
+        self._normalizes = normalizes
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`; a token's sum has one order, in any batch."""
+        probabilities = self._router(x).softmax(dim=-1, dtype=torch.float32)
+        shares, chosen = probabilities.topk(self._num_chosen, dim=-1)
+        if self._normalizes:
+            shares = shares / shares.sum(dim=-1, keepdim=True)
+        outputs = self._run(x, chosen.flatten()).view(len(x), self._num_chosen, -1)
+        return residual + (outputs * shares.unsqueeze(-1).to(x.dtype)).sum(dim=1)
+
+    def _run(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return [T * num_chosen, hidden]: each token by each of its experts, unweighted."""
+        order = chosen.argsort(stable=True)
+        inputs = x[order // self._num_chosen]
+        outputs = torch.empty_like(inputs)
+        # Which experts are active must be known here to skip the others.
+        counts = chosen.bincount(minlength=len(self._experts)).tolist()
+        pieces = torch.split(inputs, counts)
+        results = [
+            expert(piece) for expert, piece in zip(self._experts, pieces, strict=True) if len(piece)
+        ]
+        return outputs.index_copy_(0, order, torch.cat(results))
