@@ -9,10 +9,7 @@ from itertools import accumulate
 import torch
 
 from services.generator.engine.chunk import Chunk
-from services.generator.model.attention import AttentionPlan, DecodeGroup, PromptChunk
-
-# Padding a context by this many blocks costs less than one more attention call per layer.
-_FREE_PADDING_BLOCKS = 8
+from services.generator.model.pages import Pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +20,7 @@ class Batch:
     token_ids: torch.Tensor  # [T] int64
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the last row of each sampling chunk
-    plan: AttentionPlan
+    pages: Pages
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
@@ -32,10 +29,11 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     prompts = [chunk for chunk in chunks if chunk.num_tokens > 1]
     ordered = decodes + prompts
     last_rows = [end - 1 for end in accumulate(chunk.num_tokens for chunk in ordered)]
-    plan = AttentionPlan(
+    pages = Pages(
         torch.tensor([slot for chunk in ordered for slot in _slots(chunk, block_size)]),
-        [_decode_group(group, block_size) for group in _groups(decodes, block_size)],
-        [_prompt_chunk(chunk, block_size) for chunk in prompts],
+        [chunk.num_tokens for chunk in ordered],
+        [chunk.end for chunk in ordered],
+        [_blocks(chunk, block_size) for chunk in ordered],
     )
     return Batch(
         ordered,
@@ -44,7 +42,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
         torch.tensor(
             [row for c, row in zip(ordered, last_rows, strict=True) if c.samples], dtype=torch.int64
         ),
-        plan,
+        pages,
     )
 
 
@@ -59,37 +57,3 @@ def _slots(chunk: Chunk, block_size: int) -> list[int]:
 
 def _blocks(chunk: Chunk, block_size: int) -> list[int]:
     return chunk.request.block_ids[: -(-chunk.end // block_size)]
-
-
-def _groups(decodes: Sequence[Chunk], block_size: int) -> list[list[Chunk]]:
-    """Cut decodes, longest first, so that padding never more than about doubles a context."""
-    groups: list[list[Chunk]] = []
-    for chunk in decodes:
-        if groups:
-            longest = groups[-1][0].end
-            if 2 * chunk.end >= longest or longest - chunk.end <= _FREE_PADDING_BLOCKS * block_size:
-                groups[-1].append(chunk)
-                continue
-        groups.append([chunk])
-    return groups
-
-
-def _decode_group(group: list[Chunk], block_size: int) -> DecodeGroup:
-    context_length = group[0].end
-    width = -(-context_length // block_size)
-    block_ids: list[int] = []
-    for chunk in group:
-        blocks = _blocks(chunk, block_size)
-        block_ids += blocks
-        block_ids += [0] * (width - len(blocks))
-    mask = None
-    if group[-1].end < context_length:
-        lengths = torch.tensor([chunk.end for chunk in group]).view(-1, 1, 1, 1)
-        is_padding = torch.arange(context_length) >= lengths
-        mask = torch.zeros(is_padding.shape).masked_fill_(is_padding, float("-inf"))
-    return DecodeGroup(len(group), torch.tensor(block_ids), context_length, mask)
-
-
-def _prompt_chunk(chunk: Chunk, block_size: int) -> PromptChunk:
-    block_ids = torch.tensor(_blocks(chunk, block_size)) if chunk.start > 0 else None
-    return PromptChunk(chunk.num_tokens, block_ids, chunk.end)

@@ -27,7 +27,7 @@ class Runner:
         """
         batch = build_batch(chunks, self._cache.block_size)
         logits = self._model.forward(
-            batch.token_ids, batch.positions, batch.plan, self._cache, batch.sample_rows
+            batch.token_ids, batch.positions, batch.pages, self._cache, batch.sample_rows
         )
         sampled = [chunk for chunk in batch.chunks if chunk.samples]
         token_ids = sample(logits, [chunk.request for chunk in sampled])

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from services.generator.model.attention import AttentionPlan, PagedAttention, soft_cap_
+from services.generator.model.attention import Attention
 from services.generator.model.config import ModelConfig
 from services.generator.model.heads import HeadStep
 from services.generator.model.kv_cache import KVCache, LayerCache
 from services.generator.model.linear import Linear
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
+from services.generator.model.pages import Pages
 from services.generator.model.rope import Rope, Rotation
+from services.generator.model.soft_cap import soft_cap_
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class Layer:
     attention_norm: Norm
     qkv: Linear  # hidden -> q_size + 2 kv_size
     head_steps: tuple[HeadStep, ...]
-    attention: PagedAttention
-    plan_index: int  # of its window in `config.windows`
+    attention: Attention
+    plan_index: int  # of its attention in the decoder's
     out: Branch  # q_size -> hidden
     mlp_norm: Norm
     mlp: Branch  # hidden -> hidden
@@ -38,7 +41,7 @@ class Layer:
         self,
         hidden: torch.Tensor,
         cache: LayerCache,
-        plans: Sequence[AttentionPlan],
+        plans: Sequence[Any],
         rotations: Sequence[Rotation],
     ) -> torch.Tensor:
         """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache.
@@ -81,13 +84,14 @@ class Decoder:
         self,
         config: ModelConfig,
         embedding: Embedding,
+        attentions: Sequence[Attention],
         layers: Sequence[Layer],
         norm: Norm,
         head: Linear,
     ) -> None:
         self.config = config
         self.dtype = embedding.dtype
-        self._windows = config.windows
+        self._attentions = attentions
         self._embedding = embedding
         self._layers = layers
         self._norm = norm
@@ -98,7 +102,7 @@ class Decoder:
         self,
         token_ids: torch.Tensor,
         positions: torch.Tensor,
-        plan: AttentionPlan,
+        pages: Pages,
         cache: KVCache,
         rows: torch.Tensor,
     ) -> torch.Tensor:
@@ -107,7 +111,7 @@ class Decoder:
         `token_ids` and `positions` are int64 [T], `rows` int64 indices into them. Every token's
         keys and values are written to the cache, whether or not its row is chosen.
         """
-        plans = [plan.within(window, cache.block_size) for window in self._windows]
+        plans = [each.plan(pages, cache.block_size) for each in self._attentions]
         rotations = [rope(positions, self.dtype) for rope in self._ropes]
         hidden = self._embedding(token_ids, positions)
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):

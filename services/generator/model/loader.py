@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from services.generator.model.attention import PagedAttention
+from services.generator.model.attention import attention
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ExpertsConfig, LayerConfig, ModelConfig
 from services.generator.model.decoder import Decoder, Embedding, Layer
@@ -33,8 +33,10 @@ _COMPUTE_DTYPES = {
 }
 
 
-def load_model(folder: Path, dtype: str | None = None) -> Decoder:
+def load_model(folder: Path, dtype: str | None = None, attention_backend: str = "auto") -> Decoder:
     """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
+
+    `attention_backend` torch keeps to torch's operations where auto would take compiled ones.
 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
     """
@@ -42,12 +44,16 @@ def load_model(folder: Path, dtype: str | None = None) -> Decoder:
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")
-    return _Loader(config, Checkpoint(folder), _COMPUTE_DTYPES[name]).decoder()
+    compute = _COMPUTE_DTYPES[name]
+    return _Loader(config, Checkpoint(folder), compute, attention_backend).decoder()
 
 
 class _Loader:
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, backend: str
+    ) -> None:
         self._config = config
+        self._attentions = [attention(config, window, dtype, backend) for window in config.windows]
         self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -64,6 +70,7 @@ class _Loader:
         return Decoder(
             config,
             self._embedding(tokens),
+            self._attentions,
             [
                 self._layer(f"{self._root}{names.layer.format(index)}", layer)
                 for index, layer in enumerate(config.layers)
@@ -91,12 +98,13 @@ class _Loader:
         out = self._linear(
             [prefix + names.out], config.q_size, (config.hidden_size,), config.out_bias
         )
+        plan_index = config.windows.index(layer.window)
         return Layer(
             attention_norm=self._norm(prefix + names.attention_norm),
             qkv=self._linear(qkv_names, config.hidden_size, qkv_sizes, config.qkv_bias),
             head_steps=tuple(self._head_steps(prefix, layer)),
-            attention=PagedAttention(config, layer.window),
-            plan_index=config.windows.index(layer.window),
+            attention=self._attentions[plan_index],
+            plan_index=plan_index,
             out=self._branch(out, prefix, names.post_attention_norm),
             mlp_norm=self._norm(prefix + names.mlp_norm),
             mlp=self._mlp(prefix)

@@ -56,6 +56,7 @@ struct Arguments {
     int64_t table_width;
     int32_t heads, kv_heads, block_size;
     int32_t window;  // keys a query sees, itself included; 0 for all
+    int32_t num_threads;
     float scale, soft_cap;
 };
 
@@ -87,10 +88,10 @@ inline const Vector& at(const float* x) { return *reinterpret_cast<const Vector*
 
 // Copies one tile of keys or values into float32.
 template <typename T, int DIM>
-inline void gather(const Arguments& a, const int32_t* blocks, int tile, int count, int64_t offset,
-                   float (*target)[DIM]) {
+inline void gather(const Arguments& a, const int32_t* blocks, int tile, int skip, int count,
+                   int64_t offset, float (*target)[DIM]) {
     const int64_t row = 2LL * a.kv_heads * DIM;
-    for (int t = 0; t < count; ++t) {
+    for (int t = skip; t < count; ++t) {
         const int position = tile + t;
         const int64_t slot =
             static_cast<int64_t>(blocks[position / a.block_size]) * a.block_size +
@@ -129,7 +130,8 @@ void attend(const Arguments& a, const int32_t* work, int head) {
     const int lowest = a.window ? std::max(0, start - a.window + 1) : 0;
     for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
         const int count = std::min(TILE, last + 1 - tile);
-        gather<T, DIM>(a, blocks, tile, count, static_cast<int64_t>(head) * DIM, tokens);
+        const int skip = std::max(0, lowest - tile);  // what no query sees may hold anything
+        gather<T, DIM>(a, blocks, tile, skip, count, static_cast<int64_t>(head) * DIM, tokens);
         for (int i = 0; i < queries; ++i) {
             const int position = start + i / group;
             const int from = a.window ? std::max(0, position - a.window + 1 - tile) : 0;
@@ -162,11 +164,12 @@ void attend(const Arguments& a, const int32_t* work, int head) {
             total[i] = total[i] * shrink + added;
             for (int d = 0; d < DIM; ++d) acc[i][d] *= shrink;
         }
-        gather<T, DIM>(a, blocks, tile, count, static_cast<int64_t>(a.kv_heads + head) * DIM, tokens);
+        gather<T, DIM>(a, blocks, tile, skip, count,
+                       static_cast<int64_t>(a.kv_heads + head) * DIM, tokens);
         for (int i = 0; i < queries; ++i)
             for (int d = 0; d < DIM; d += LANES) {
                 Vector part = at(&acc[i][d]);
-                for (int t = 0; t < count; ++t) part += weights[i][t] * at(&tokens[t][d]);
+                for (int t = skip; t < count; ++t) part += weights[i][t] * at(&tokens[t][d]);
                 *reinterpret_cast<Vector*>(&acc[i][d]) = part;
             }
     }
@@ -182,7 +185,7 @@ void attend(const Arguments& a, const int32_t* work, int head) {
 template <typename T, int DIM>
 void run(const Arguments& a) {
     const int64_t items = a.num_work * a.kv_heads;
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(a.num_threads)
     for (int64_t item = 0; item < items; ++item)
         attend<T, DIM>(a, a.work + item / a.kv_heads * 3, static_cast<int>(item % a.kv_heads));
 }

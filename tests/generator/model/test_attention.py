@@ -1,5 +1,6 @@
 """Paged attention against a loop over requests and heads."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -11,11 +12,22 @@ from services.generator.engine.chunk import Chunk
 from services.generator.engine.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.model.attention import PagedAttention
+from services.generator.model import native
+from services.generator.model.attention import attention
 from services.generator.model.kv_cache import KVCache
 from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
+HAS_COMPILER = native.library() is not None
+BACKENDS = pytest.mark.parametrize(
+    "backend",
+    [
+        "torch",
+        pytest.param(
+            "native", marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
+        ),
+    ],
+)
 
 
 @dataclass
@@ -45,8 +57,9 @@ def naive(
     return scores.softmax(-1) @ values
 
 
+@BACKENDS
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-@pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64)])
+@pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64), (8, 2, 80)])
 @pytest.mark.parametrize(
     ("window", "softcap"),
     [(None, None), (None, 0.7), (1, None), (16, None), (37, 0.7), (129, None)],
@@ -67,6 +80,7 @@ def test_pages_give_what_contiguous_memory_gives(
     heads: tuple[int, int, int],
     dtype: torch.dtype,
     tolerance: float,
+    backend: str,
 ) -> None:
     """Odd lengths, scattered blocks, grouped heads, mixed batches: each row attends to its own.
 
@@ -98,8 +112,9 @@ def test_pages_give_what_contiguous_memory_gives(
     batch = build_batch(chunks, BLOCK_SIZE)
     rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
     with torch.inference_mode():
-        plan = batch.plan.within(window, BLOCK_SIZE)
-        out = PagedAttention(config, window)(torch.cat(rows), cache.layers[0], plan).float()
+        attend = attention(config, window, dtype, backend)
+        plan = attend.plan(batch.pages, BLOCK_SIZE)
+        out = attend(torch.cat(rows), cache.layers[0], plan).float()
 
     first = 0
     for chunk in batch.chunks:
@@ -114,16 +129,51 @@ def test_pages_give_what_contiguous_memory_gives(
         first += chunk.num_tokens
 
 
+@BACKENDS
 @pytest.mark.parametrize("num_new", [1, 40])
-def test_blocks_outside_the_window_are_not_read(num_new: int) -> None:
+def test_blocks_outside_the_window_are_not_read(num_new: int, backend: str) -> None:
     """What lies before the first query's window may hold anything, and is never gathered."""
-    config = shape(head_dim=8)
+    config = shape(head_dim=16)
     cache = KVCache(config, 8, BLOCK_SIZE, torch.float32)
     request = Request("r", [0] * 120, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
     request.block_ids = [3, 1, 7, 5, 2, 0, 4, 6]
-    plan = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).plan
+    pages = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).pages
     first_needed = (120 - num_new - 20 + 1) // BLOCK_SIZE
     cache.layers[0].blocks[request.block_ids[:first_needed]] = math.nan
     qkv = torch.randn(num_new, config.q_size + 2 * config.kv_size)
-    attention = PagedAttention(config, 20)
-    assert attention(qkv, cache.layers[0], plan.within(20, BLOCK_SIZE)).isfinite().all()
+    attend = attention(config, 20, torch.float32, backend)
+    assert attend(qkv, cache.layers[0], attend.plan(pages, BLOCK_SIZE)).isfinite().all()
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_query_attends_alike_however_its_prompt_is_cut(dtype: torch.dtype) -> None:
+    """Bit for bit: as a chunk, in pieces of any size, and one by one beside others."""
+    torch.manual_seed(1)
+    config = shape(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
+    attend = attention(config, None, dtype, "native")
+    request = Request("r", [0] * 150, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
+    request.block_ids = list(range(1, 11))
+    other = Request("o", [0] * 90, SamplingParams(), 0, frozenset(), root_hash(""), 1, 0.0)
+    other.block_ids = list(range(11, 17))
+    qkv = torch.randn(150, config.q_size + 2 * config.kv_size).to(dtype)
+
+    def run(cuts: list[int], beside: bool) -> torch.Tensor:
+        cache = KVCache(config, 20, BLOCK_SIZE, dtype)
+        outputs = []
+        for start, end in itertools.pairwise([0, *cuts, 150]):
+            chunks = [Chunk(request, start, end - start)] + [Chunk(other, 89, 1)] * beside
+            batch = build_batch(chunks, BLOCK_SIZE)
+            mine = next(i for i, c in enumerate(batch.chunks) if c.request is request)
+            rows = qkv[start:end]
+            if beside:
+                stranger = torch.ones(1, qkv.shape[1], dtype=dtype)
+                rows = torch.cat((rows, stranger) if mine == 0 else (stranger, rows))
+            out = attend(rows, cache.layers[0], attend.plan(batch.pages, BLOCK_SIZE))
+            first = 0 if mine == 0 else 1
+            outputs.append(out[first : first + end - start])
+        return torch.cat(outputs)
+
+    whole = run([], beside=False)
+    assert torch.equal(run([1, 2, 63, 64, 65, 129], beside=False), whole)
+    assert torch.equal(run(list(range(1, 150)), beside=True), whole)

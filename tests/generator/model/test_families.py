@@ -87,7 +87,7 @@ def last_logits(model: Decoder, token_ids: list[int], cuts: tuple[int, ...]) -> 
         batch = build_batch([Chunk(request, start, size)], 16)
         with torch.inference_mode():
             logits = model.forward(
-                batch.token_ids, batch.positions, batch.plan, cache, batch.sample_rows
+                batch.token_ids, batch.positions, batch.pages, cache, batch.sample_rows
             )
         start += size
     return logits[0]
