@@ -37,7 +37,7 @@ def test_logits_agree(
             request.block_ids = list(range(13))
             batch = build_batch([Chunk(request, start, size)], 16)
             logits = model.forward(
-                batch.token_ids, batch.positions, batch.plan, cache, batch.sample_rows
+                batch.token_ids, batch.positions, batch.pages, cache, batch.sample_rows
             )
             start += size
     scale = expected.abs().max().clamp(min=1.0) if dtype == "bfloat16" else 1.0
