@@ -145,7 +145,9 @@ def sampling(
         stop_token_ids=options.stop_token_ids,
         ignore_eos=options.ignore_eos,
         # the best of several are told by their log-probabilities
-        logprobs=0 if options.logprobs is None and options.best_of > options.n else options.logprobs,
+        logprobs=0
+        if options.logprobs is None and options.best_of > options.n
+        else options.logprobs,
         prompt_logprobs=_prompt_logprobs(options),
     )
 

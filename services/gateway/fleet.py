@@ -62,13 +62,11 @@ class _Sequence:
     fault: MeshError | None = None
     end: events_pb2.SequenceDelta | None = None
 
-    def tell(self, num_tokens: int) -> dict[str, tuple[TokenLogprobs, ...]]:
-        """Takes the log-probabilities of the answer's tokens up to there, and the prompt's."""
+    def tell(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
+        """Takes the log-probabilities of the answer's tokens up to there."""
         count = min(num_tokens - self.num_told, len(self.logprobs))
         self.num_told += count
-        logprobs = tuple(self.logprobs.popleft() for _ in range(count))
-        prompt_logprobs, self.prompt_logprobs = self.prompt_logprobs, ()
-        return {"logprobs": logprobs, "prompt_logprobs": prompt_logprobs}
+        return tuple(self.logprobs.popleft() for _ in range(count))
 
     def fail(self, error: MeshError) -> None:
         self.fault = self.fault or error
@@ -290,7 +288,13 @@ def _failure(reason: common_pb2.FinishReason) -> MeshError:
 def _add_text(sequence: _Sequence, text: Text) -> None:
     """Text came back from the tokenizer; the last of it closes the sequence."""
     end = sequence.end
-    delta = TextDelta(text.text, text.num_tokens, **sequence.tell(text.num_tokens))
+    delta = TextDelta(
+        text.text,
+        text.num_tokens,
+        logprobs=sequence.tell(text.num_tokens),
+        prompt_logprobs=sequence.prompt_logprobs,
+    )
+    sequence.prompt_logprobs = ()
     if text.final and (text.stopped or end is None):
         usage = Usage(sequence.job.num_prompt_tokens, text.num_tokens)
         delta = replace(delta, finish_reason="stop", usage=usage)
