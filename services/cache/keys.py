@@ -14,7 +14,7 @@ from mesh.pb.cache_pb2 import CacheKey
 from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
-VERSION = 1
+VERSION = 2
 # C's unsigned type of four bytes on this machine
 ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 
@@ -50,17 +50,27 @@ def encode(key: CacheKey) -> bytes:
 
 def _sampling(sampling: SamplingParams) -> bytes:
     """Absent parameters and an absent message are their proto defaults."""
-    seed = [struct.pack("<Q", sampling.seed)] if sampling.HasField("seed") else []
     numbers = struct.pack(
-        "<IIfIf?",
+        "<IIfIf?fffff",
         sampling.max_tokens,
         sampling.min_tokens,
         sampling.temperature + 0.0,  # -0.0 is 0.0
         sampling.top_k,
         sampling.top_p + 0.0,
         sampling.ignore_eos,
+        sampling.min_p + 0.0,
+        sampling.typical_p + 0.0,
+        sampling.repetition_penalty + 0.0,
+        sampling.frequency_penalty + 0.0,
+        sampling.presence_penalty + 0.0,
     )
-    return _framed([numbers, _framed(seed), _ids(sampling.stop_token_ids)])
+    optional = [
+        _framed([struct.pack("<Q", getattr(sampling, name))] if sampling.HasField(name) else [])
+        for name in ("seed", "logprobs", "prompt_logprobs")
+    ]
+    bias = [struct.pack("<If", i, b + 0.0) for i, b in sorted(sampling.logit_bias.items())]
+    ids = (sampling.stop_token_ids, sampling.allowed_token_ids, sampling.bad_token_ids)
+    return _framed([numbers, *optional, b"".join(bias), *map(_ids, ids)])
 
 
 def _ids(ids: Sequence[int]) -> bytes:

@@ -21,6 +21,8 @@ from services.gateway.openai import Message
 
 PING_LIMIT_S = 1.0
 TOKENIZE_LIMIT_S = 30.0
+# sequences that the tokenizer takes in one call
+MAX_DECODED = 2048
 SEARCH_LIMIT_S = 30.0
 # an embedding of many texts, or a document that must reach the disk
 BATCH_LIMIT_S = 120.0
@@ -60,6 +62,20 @@ class GrpcTokenizer:
         request = tokenizer_pb.EncodeChatRequest(messages=turns, add_generation_prompt=True)
         reply = await rpc.call(self._stub.EncodeChat, request, context, limit_s=TOKENIZE_LIMIT_S)
         return tuple(reply.prompt.ids)
+
+    async def decode(
+        self, sequences: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[str]:
+        """The text of each sequence, special tokens by their names."""
+        texts: list[str] = []
+        for first in range(0, len(sequences), MAX_DECODED):
+            part = sequences[first : first + MAX_DECODED]
+            request = tokenizer_pb.DecodeRequest(
+                sequences=[tokenizer_pb.TokenIds(ids=ids) for ids in part]
+            )
+            reply = await rpc.call(self._stub.Decode, request, context, limit_s=TOKENIZE_LIMIT_S)
+            texts += reply.texts
+        return texts
 
 
 class GrpcCache:
@@ -192,9 +208,19 @@ def sampling_message(sampling: Sampling) -> common_pb2.SamplingParams:
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        typical_p=sampling.typical_p,
+        repetition_penalty=sampling.repetition_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        logit_bias=dict(sampling.logit_bias),
+        allowed_token_ids=sampling.allowed_token_ids,
+        bad_token_ids=sampling.bad_token_ids,
         seed=sampling.seed,
         stop_token_ids=sampling.stop_token_ids,
         ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
     )
 
 

@@ -7,17 +7,18 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway import openai, sse
+from services.gateway import logprobs, openai, sse
 from services.gateway.answers import Policy
 from services.gateway.body import read_json
 from services.gateway.edge import CONTEXT, PRINCIPAL, STARTED
 from services.gateway.fitting import Passage
-from services.gateway.generation import TextDelta, Usage
+from services.gateway.generation import TextDelta, TokenLogprobs, Usage
 from services.gateway.metrics import GenerationMeter
 from services.gateway.options import Options
-from services.gateway.pipeline import Pipeline, Plan, total
+from services.gateway.pipeline import Pipeline, Plan, answered, total
 from services.gateway.sse import Chunks, Dialect
 from services.gateway.stream import EventStream
+from services.gateway.teller import Teller
 
 CACHE_HEADER = "x-infermesh-cache"
 
@@ -65,32 +66,34 @@ class Completions:
     ) -> web.StreamResponse:
         if options.stream:
             return await self._stream(request, plan, options, dialect)
-        return await self._whole(request, plan, dialect)
+        return await self._whole(request, plan, options, dialect)
 
     async def _whole(
-        self, request: web.Request, plan: Plan, dialect: Dialect
+        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
     ) -> web.StreamResponse:
         meter = GenerationMeter(request[STARTED])
-        tally = _Tally()
-        texts: list[list[str]] = [[] for _ in plan.sequences]
+        drafts = [_Draft() for _ in plan.sequences]
         async with aclosing(self._pipeline.run(plan, request[CONTEXT])) as entries:
             async for index, delta in entries:
                 meter.delta(index, delta)
-                tally.add(index, delta)
-                texts[index].append(delta.text)
-        usage = total(plan, tally.usages)
+                drafts[index].add(delta)
+        usage = total(plan, {index: draft.usage for index, draft in enumerate(drafts)})
         meter.done(usage)
+        teller = self._teller(request, plan, options, dialect)
         identity = _identity(request, plan, dialect)
+        kept = answered(plan, [logprobs.mean(draft.logprobs) for draft in drafts])
         answer = {
             "id": identity["id"],
             "object": "chat.completion" if dialect is sse.CHAT else dialect.kind,
             **identity,
             "choices": [
-                _choice(dialect, index, "".join(parts), tally.reasons[index])
-                for index, parts in enumerate(texts)
+                await _choice(dialect, number, plan.echo(index), drafts[index], index, teller)
+                for number, index in enumerate(kept)
             ],
             "usage": _usage(usage),
         }
+        if dialect is sse.CHAT:
+            answer |= await teller.prompt(drafts[0].prompt_logprobs)
         if plan.passages is not None:
             answer["citations"] = _citations(plan.passages)
         return web.json_response(answer, headers={CACHE_HEADER: plan.outcome.value})
@@ -99,7 +102,7 @@ class Completions:
         self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
     ) -> web.StreamResponse:
         meter = GenerationMeter(request[STARTED])
-        tally = _Tally()
+        usages: dict[int, Usage] = {}
         chunks = Chunks(
             dialect,
             **_identity(request, plan, dialect),
@@ -112,42 +115,61 @@ class Completions:
             keep_alive_s=self._pace.keep_alive_s,
             write_timeout_s=self._pace.write_timeout_s,
         )
+        teller = self._teller(request, plan, options, dialect)
         opened: set[int] = set()
         tail = b""
         async with stream, aclosing(self._pipeline.run(plan, request[CONTEXT])) as entries:
             async for index, delta in entries:
                 meter.delta(index, delta)
-                data = chunks.text(index, delta.text) if delta.text else b""
+                data = b""
                 if index not in opened:
                     opened.add(index)
-                    data = chunks.first(index) + data
+                    data = chunks.first(index)
+                    if plan.echoes:
+                        told = await teller.echo(index, delta.prompt_logprobs)
+                        data += chunks.text(index, plan.echo(index), told)
+                if delta.text or delta.logprobs:
+                    told = await teller.answer(index, delta.logprobs)
+                    data += chunks.text(index, delta.text, told)
                 if delta.finish_reason is not None:
-                    tally.add(index, delta)
+                    usages[index] = delta.usage or Usage(0, 0)
                     data += chunks.finish(index, delta.finish_reason)
-                    if len(tally.reasons) == len(plan.sequences):
+                    if len(usages) == len(plan.sequences):
                         tail = data
                         continue
                 if data:
                     await stream.send(data)
-            usage = total(plan, tally.usages)
+            usage = total(plan, usages)
             meter.done(usage)
             if options.include_usage:
                 tail += chunks.usage(_usage(usage))
             await stream.send(tail + sse.DONE)
         return stream.response
 
+    def _teller(
+        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
+    ) -> Teller:
+        is_chat = dialect is sse.CHAT
+        return Teller(self._pipeline, plan, options, request[CONTEXT], chat=is_chat)
 
-class _Tally:
-    """Finish reasons and counts by choice."""
+
+class _Draft:
+    """One sequence as far as it has come."""
 
     def __init__(self) -> None:
-        self.reasons: dict[int, str] = {}
-        self.usages: dict[int, Usage] = {}
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+        self.reason = ""
+        self.usage = Usage(0, 0)
 
-    def add(self, index: int, delta: TextDelta) -> None:
+    def add(self, delta: TextDelta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
         if delta.finish_reason is not None:
-            self.reasons[index] = delta.finish_reason
-            self.usages[index] = delta.usage or Usage(0, 0)
+            self.reason = delta.finish_reason
+            self.usage = delta.usage or self.usage
 
 
 def _policy(request: web.Request, options: Options) -> Policy:
@@ -169,11 +191,21 @@ def _identity(request: web.Request, plan: Plan, dialect: Dialect) -> dict[str, A
     }
 
 
-def _choice(dialect: Dialect, index: int, text: str, reason: str) -> dict[str, Any]:
+async def _choice(
+    dialect: Dialect, number: int, echo: str, draft: _Draft, index: int, teller: Teller
+) -> dict[str, Any]:
+    text = echo + "".join(draft.texts)
     said: dict[str, Any] = {"text": text}
     if dialect is sse.CHAT:
         said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-    return {"index": index, **said, "logprobs": None, "finish_reason": reason}
+    prompt = await teller.echo(index, draft.prompt_logprobs)
+    told = await teller.answer(index, draft.logprobs)
+    if prompt is not None and told is not None:
+        told = logprobs.joined(prompt, told)
+    choice = {"index": number, **said, "logprobs": told, "finish_reason": draft.reason}
+    if dialect is not sse.CHAT:
+        choice |= await teller.prompt(draft.prompt_logprobs)
+    return choice
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -38,6 +38,12 @@ class Tokenizer(Protocol):
         """Token ids of the rendered conversation, ready for the assistant's turn."""
         ...
 
+    async def decode(
+        self, sequences: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[str]:
+        """The text of each sequence, special tokens by their names."""
+        ...
+
 
 async def ground(
     tokenizer: Tokenizer,
@@ -118,8 +124,7 @@ def sampling(
         )
     if options.min_tokens > max_tokens:
         raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
-    if any(token >= model.vocab_size for token in options.stop_token_ids):
-        raise invalid("stop_token_ids", f"stop_token_ids must be below {model.vocab_size}.")
+    _check_named_ids(options, model)
     greedy = options.temperature == 0
     return Sampling(
         max_tokens=max_tokens,
@@ -128,7 +133,46 @@ def sampling(
         # these change nothing in a greedy answer: equal answers get equal cache keys
         top_k=0 if greedy or options.top_k >= model.vocab_size else options.top_k,
         top_p=1.0 if greedy else options.top_p,
+        min_p=0.0 if greedy else options.min_p,
+        typical_p=1.0 if greedy else options.typical_p,
+        repetition_penalty=options.repetition_penalty,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+        logit_bias=options.logit_bias,
+        allowed_token_ids=options.allowed_token_ids,
+        bad_token_ids=options.bad_token_ids,
         seed=None if greedy else options.seed,
         stop_token_ids=options.stop_token_ids,
         ignore_eos=options.ignore_eos,
+        # the best of several are told by their log-probabilities
+        logprobs=0
+        if options.logprobs is None and options.best_of > options.n
+        else options.logprobs,
+        prompt_logprobs=_prompt_logprobs(options),
     )
+
+
+def _prompt_logprobs(options: Options) -> int | None:
+    """An echoed prompt has log-probabilities like the answer's."""
+    echoed = options.logprobs if options.echo else None
+    counts = [count for count in (echoed, options.prompt_logprobs) if count is not None]
+    return max(counts, default=None)
+
+
+def _check_named_ids(options: Options, model: Model) -> None:
+    named = {
+        "stop_token_ids": options.stop_token_ids,
+        "allowed_token_ids": options.allowed_token_ids,
+        "bad_token_ids": options.bad_token_ids,
+        "logit_bias": tuple(token_id for token_id, _ in options.logit_bias),
+    }
+    for name, ids in named.items():
+        if any(token_id >= model.vocab_size for token_id in ids):
+            raise invalid(name, f"{name} must be below {model.vocab_size}.")
+    banned = set(options.bad_token_ids)
+    if options.min_tokens > 0:
+        banned.update(options.stop_token_ids)
+    if options.allowed_token_ids and banned.issuperset(options.allowed_token_ids):
+        raise invalid("allowed_token_ids", "allowed_token_ids leaves no token to choose.")
+    if len(banned) >= model.vocab_size:
+        raise invalid("bad_token_ids", "bad_token_ids leaves no token to choose.")

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter, Gauge
 
@@ -24,7 +24,14 @@ from services.gateway.clients import sampling_message
 from services.gateway.detokenizer import Detokenizer, Text
 from services.gateway.dispatch import Dispatcher, Job, Report, Work
 from services.gateway.frames import FrameLine
-from services.gateway.generation import GenerationRequest, Model, TextDelta, Timings, Usage
+from services.gateway.generation import (
+    GenerationRequest,
+    Model,
+    TextDelta,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +56,17 @@ class _Sequence:
     deadline_unix_ms: int
     news: asyncio.Event = field(default_factory=asyncio.Event)
     texts: deque[TextDelta] = field(default_factory=deque)
+    logprobs: deque[TokenLogprobs] = field(default_factory=deque)
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    num_told: int = 0
     fault: MeshError | None = None
     end: events_pb2.SequenceDelta | None = None
+
+    def tell(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
+        """Takes the log-probabilities of the answer's tokens up to there."""
+        count = min(num_tokens - self.num_told, len(self.logprobs))
+        self.num_told += count
+        return tuple(self.logprobs.popleft() for _ in range(count))
 
     def fail(self, error: MeshError) -> None:
         self.fault = self.fault or error
@@ -241,6 +257,9 @@ class Fleet:
             return
         if delta.token_ids:
             self._dispatcher.progressed(delta.job_id)
+        sequence.logprobs.extend(map(_token_logprobs, delta.logprobs))
+        if delta.prompt_logprobs:
+            sequence.prompt_logprobs = tuple(map(_token_logprobs, delta.prompt_logprobs))
         if reason == common_pb2.FINISH_REASON_UNSPECIFIED:
             self._detokenizer.feed(delta.job_id, delta.token_ids, final=False)
             return
@@ -269,19 +288,30 @@ def _failure(reason: common_pb2.FinishReason) -> MeshError:
 def _add_text(sequence: _Sequence, text: Text) -> None:
     """Text came back from the tokenizer; the last of it closes the sequence."""
     end = sequence.end
-    if not text.final:
-        sequence.texts.append(TextDelta(text.text, text.num_tokens))
-    elif text.stopped or end is None:
+    delta = TextDelta(
+        text.text,
+        text.num_tokens,
+        logprobs=sequence.tell(text.num_tokens),
+        prompt_logprobs=sequence.prompt_logprobs,
+    )
+    sequence.prompt_logprobs = ()
+    if text.final and (text.stopped or end is None):
         usage = Usage(sequence.job.num_prompt_tokens, text.num_tokens)
-        sequence.texts.append(TextDelta(text.text, text.num_tokens, "stop", usage))
-    else:
+        delta = replace(delta, finish_reason="stop", usage=usage)
+    elif text.final and end is not None:
         usage = Usage(
             end.usage.prompt_tokens, end.usage.completion_tokens, end.usage.cached_prompt_tokens
         )
         timings = Timings(end.timings.queue_s, end.timings.prefill_s, end.timings.decode_s)
         reason = _FINISH[end.finish_reason]
-        sequence.texts.append(TextDelta(text.text, text.num_tokens, reason, usage, timings))
+        delta = replace(delta, finish_reason=reason, usage=usage, timings=timings)
+    sequence.texts.append(delta)
     sequence.news.set()
+
+
+def _token_logprobs(told: common_pb2.TokenLogprobs) -> TokenLogprobs:
+    top = tuple(zip(told.top_token_ids, told.top_logprobs, strict=True))
+    return TokenLogprobs(told.token_id, told.logprob, told.rank, top)
 
 
 def _report(message: events_pb2.Announcement) -> Report:

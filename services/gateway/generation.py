@@ -29,9 +29,24 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    @property
+    def asks_logprobs(self) -> bool:
+        """True when more than text is wanted."""
+        return self.logprobs is not None or self.prompt_logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +81,33 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model held a token (natural logarithm, before penalties and temperature).
+
+    `rank` is 1 for the most likely; `top` holds ids and values of the likeliest tokens.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text of a sequence; the last one carries `finish_reason` ("stop" or "length")."""
+    """New text of a sequence; the last one carries `finish_reason` ("stop" or "length").
+
+    Where asked for, `logprobs` describes the tokens of this text, and the first delta brings
+    `prompt_logprobs` for all prompt tokens but the first.
+    """
 
     text: str
     num_tokens: int = 0
     finish_reason: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class TextGenerator(Protocol):

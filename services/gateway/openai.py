@@ -84,8 +84,9 @@ def completion(body: Any) -> CompletionRequest:
     read = Fields(body)
     texts, ids = _prompts(read.required("prompt"))
     taken = options(read, chat=False)
-    if (len(texts) + len(ids)) * taken.n > MAX_SEQUENCES:
-        raise invalid("prompt", f"prompts times n must be at most {MAX_SEQUENCES}.")
+    if (len(texts) + len(ids)) * taken.best_of > MAX_SEQUENCES:
+        factor = "n" if taken.best_of == taken.n else "best_of"
+        raise invalid("prompt", f"prompts times {factor} must be at most {MAX_SEQUENCES}.")
     read.finish()
     return CompletionRequest(texts, ids, taken)
 

@@ -10,15 +10,19 @@ from mesh.errors import invalid
 from services.gateway import fields
 from services.gateway.fields import Fields
 
-MAX_N = 8
+MAX_N = 16
+MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_STOP_IDS = 256
+MAX_NAMED_IDS = 4096
+MAX_BIAS = 100
+MAX_REPETITION_PENALTY = 10
 MAX_TOKENS = 2**31 - 1
 MAX_TOKEN_ID = 2**32 - 1
 # a float32 on the wire: anything smaller would arrive as a division by nothing
 GREEDY_BELOW = 1e-5
-MIN_TOP_P = 1e-6
+MIN_SHARE = 1e-6
 
 # accepted with any value: they change nothing in the answer
 HARMLESS = (
@@ -32,12 +36,6 @@ HARMLESS = (
 )
 # accepted with values that change nothing, until they are supported
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": (),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "tools": (),
     "tool_choice": ("none", "auto"),
     "functions": (),
@@ -49,24 +47,38 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
-    "echo": (False,),
     "suffix": (),
-    "best_of": (1,),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What chat and completion requests share; absent values are None, lengths in tokens."""
+    """What chat and completion requests share; absent values are None, lengths in tokens.
+
+    `logprobs` and `prompt_logprobs` count the alternatives beside each token's own. `best_of`
+    sequences are drawn per prompt, of which the `n` best are answered. `echo` repeats the prompt.
+    """
 
     model: str
     n: int
+    best_of: int
+    echo: bool
     max_tokens: int | None
     max_tokens_field: str
     min_tokens: int
     temperature: float
     top_p: float
     top_k: int
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    allowed_token_ids: tuple[int, ...]
+    bad_token_ids: tuple[int, ...]
+    logprobs: int | None
+    prompt_logprobs: int | None
     seed: int | None
     stop: tuple[str, ...]
     include_stop: bool
@@ -85,24 +97,44 @@ def options(read: Fields, *, chat: bool) -> Options:
     top_k = read.integer("top_k", -1, MAX_TOKENS)
     seed = read.integer("seed", -(2**63), 2**64 - 1)
     stream, include_usage = _streaming(read)
+    n = read.integer("n", 1, MAX_N) or 1
     taken = Options(
         model=fields.text("model", read.required("model"), low=1),
-        n=read.integer("n", 1, MAX_N) or 1,
+        n=n,
+        best_of=n if chat else _best_of(read, n, stream=stream),
+        echo=False if chat else read.boolean("echo"),
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
         min_tokens=read.integer("min_tokens", 0, MAX_TOKENS) or 0,
         temperature=_temperature(temperature),
-        top_p=1.0 if top_p is None else max(top_p, MIN_TOP_P),
+        top_p=_share(top_p),
         top_k=0 if top_k is None else max(top_k, 0),
+        min_p=read.number("min_p", 0, 1) or 0.0,
+        typical_p=_share(read.number("typical_p", 0, 1, above=True)),
+        repetition_penalty=_share(
+            read.number("repetition_penalty", 0, MAX_REPETITION_PENALTY, above=True)
+        ),
+        frequency_penalty=read.number("frequency_penalty", -2, 2) or 0.0,
+        presence_penalty=read.number("presence_penalty", -2, 2) or 0.0,
+        logit_bias=_logit_bias(read.take("logit_bias")),
+        allowed_token_ids=_some_ids("allowed_token_ids", read, MAX_NAMED_IDS),
+        bad_token_ids=_some_ids("bad_token_ids", read, MAX_NAMED_IDS),
+        logprobs=_chat_logprobs(read) if chat else read.integer("logprobs", 0, MAX_LOGPROBS),
+        prompt_logprobs=_prompt_logprobs(read, stream=stream),
         seed=None if seed is None else seed % 2**64,
         stop=_stops(read.take("stop")),
         include_stop=read.boolean("include_stop_str_in_output"),
-        stop_token_ids=_stop_ids(read.take("stop_token_ids")),
+        stop_token_ids=_some_ids("stop_token_ids", read, MAX_STOP_IDS),
         ignore_eos=read.boolean("ignore_eos"),
         stream=stream,
         include_usage=include_usage,
         no_store=read.choice("cache", ("use", "no-store")) == "no-store",
     )
+    if chat:
+        read.neutral("echo", False)
+        read.neutral("best_of", 1)
+    else:
+        read.neutral("top_logprobs", 0)
     for field, values in NEUTRAL.items():
         read.neutral(field, *values)
     read.ignore(*HARMLESS)
@@ -158,10 +190,58 @@ def _stops(value: Any) -> tuple[str, ...]:
     return fields.texts("stop", value, low=1, high=MAX_STOPS, longest=MAX_STOP_CHARACTERS)
 
 
-def _stop_ids(value: Any) -> tuple[int, ...]:
+def _some_ids(name: str, read: Fields, most: int) -> tuple[int, ...]:
+    value = read.take(name)
     if value is None or value == []:
         return ()
-    ids = token_ids("stop_token_ids", value)
-    if len(ids) > MAX_STOP_IDS:
-        raise invalid("stop_token_ids", f"stop_token_ids must have at most {MAX_STOP_IDS} entries.")
+    ids = token_ids(name, value)
+    if len(ids) > most:
+        raise invalid(name, f"{name} must have at most {most} entries.")
     return ids
+
+
+def _share(value: float | None) -> float:
+    """A share or factor that is off at 1 and must not become 0 as a float32."""
+    return 1.0 if value is None else max(value, MIN_SHARE)
+
+
+def _best_of(read: Fields, n: int, *, stream: bool) -> int:
+    best_of = read.integer("best_of", 1, MAX_N) or n
+    if best_of < n:
+        raise invalid("best_of", "best_of must be at least n.")
+    if best_of > n and stream:
+        raise invalid("best_of", "best_of must be n with `stream: true`.")
+    return best_of
+
+
+def _chat_logprobs(read: Fields) -> int | None:
+    wanted = read.boolean("logprobs")
+    top = read.integer("top_logprobs", 0, MAX_LOGPROBS)
+    if top and not wanted:
+        raise invalid("top_logprobs", "top_logprobs is only allowed with `logprobs: true`.")
+    return (top or 0) if wanted else None
+
+
+def _prompt_logprobs(read: Fields, *, stream: bool) -> int | None:
+    count = read.integer("prompt_logprobs", 0, MAX_LOGPROBS)
+    if count is not None and stream:
+        raise invalid("prompt_logprobs", "prompt_logprobs is not allowed with `stream: true`.")
+    return count
+
+
+def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Bias by token id, in the order of the ids: equal requests get equal cache keys."""
+    if value is None:
+        return ()
+    inner = Fields(value, "logit_bias")
+    if len(value) > MAX_NAMED_IDS:
+        raise invalid("logit_bias", f"logit_bias must have at most {MAX_NAMED_IDS} entries.")
+    found: dict[int, float] = {}
+    for key in value:
+        is_id = key.isascii() and key.isdecimal() and len(key) <= len(str(MAX_TOKEN_ID))
+        if not is_id or int(key) > MAX_TOKEN_ID:
+            raise invalid("logit_bias", "logit_bias must have token ids as its keys.")
+        bias = inner.number(key, -MAX_BIAS, MAX_BIAS)
+        if bias is not None:
+            found[int(key)] = bias
+    return tuple(sorted(found.items()))

@@ -4,7 +4,7 @@ A domain module: takes the mesh's services as client objects and knows neither H
 """
 
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +25,7 @@ from services.gateway.generation import (
 from services.gateway.merge import merged
 from services.gateway.openai import ChatRequest, CompletionRequest, Message, Retrieval
 from services.gateway.options import Options
+from services.gateway.vocabulary import Vocabulary
 
 
 class Retriever(Protocol):
@@ -50,15 +51,23 @@ class Limits:
 class Plan:
     """A request ready to run: one sequence per choice, or the cached answer to the only one.
 
-    `passages` are those in the prompt, in its order; None where none were asked for.
+    Each prompt has `drawn_per_prompt` sequences, of which `choices_per_prompt` are answered.
+    `passages` are those in the prompt, in its order; None where none were asked for. `echoes`
+    holds the text of each prompt where it is to be repeated.
     """
 
     sequences: tuple[GenerationRequest, ...]
+    drawn_per_prompt: int
     choices_per_prompt: int
     outcome: Outcome
     store: bool
     cached: Answer | None = None
     passages: tuple[Passage, ...] | None = None
+    echoes: tuple[str, ...] = ()
+
+    def echo(self, index: int) -> str:
+        """What the choice of a sequence repeats of its prompt."""
+        return self.echoes[index // self.drawn_per_prompt] if self.echoes else ""
 
     @property
     def model(self) -> Model:
@@ -78,6 +87,7 @@ class Pipeline:
         limits: Limits,
     ) -> None:
         self._tokenizer = tokenizer
+        self._vocabulary = Vocabulary(tokenizer)
         self._retriever = retriever
         self._answers = answers
         self._generator = generator
@@ -121,7 +131,17 @@ class Pipeline:
             most_tokens = self._limits.completion_max_tokens
             sampling = fitting.sampling(options, model, prompt, field, most_tokens)
             sequences += _choices(options, model, prompt, sampling, tenant)
-        return await self._planned(sequences, options, policy, context)
+        plan = await self._planned(sequences, options, policy, context)
+        if not options.echo:
+            return plan
+        texts = request.texts or await self._tokenizer.decode(prompts, context)
+        return dataclasses.replace(plan, echoes=tuple(texts))
+
+    async def token_texts(
+        self, plan: Plan, token_ids: Iterable[int], context: RequestContext
+    ) -> Mapping[int, str]:
+        """The text of single tokens by id; raises MeshError."""
+        return await self._vocabulary.texts(plan.model, token_ids, context)
 
     async def run(
         self, plan: Plan, context: RequestContext
@@ -173,22 +193,37 @@ class Pipeline:
         context: RequestContext,
     ) -> Plan:
         held = tuple(sequences)
-        deterministic = options.temperature == 0 and len(held) == 1
+        # the cache keeps texts alone
+        only_text = not any(sequence.sampling.asks_logprobs for sequence in held)
+        deterministic = options.temperature == 0 and len(held) == 1 and only_text
         store = policy.store and deterministic
         if not (policy.lookup and deterministic):
-            return Plan(held, options.n, self._answers.counted(Outcome.BYPASS), store)
+            outcome = self._answers.counted(Outcome.BYPASS)
+            return Plan(held, options.best_of, options.n, outcome, store)
         outcome, answer = await self._answers.lookup(held[0], context)
-        return Plan(held, options.n, outcome, outcome is Outcome.MISS, answer)
+        return Plan(held, options.best_of, options.n, outcome, outcome is Outcome.MISS, answer)
 
 
 def total(plan: Plan, usages: dict[int, Usage]) -> Usage:
     """The counts of a whole request by its choices' counts; a prompt with n choices counts once."""
-    prompts = [usage for index, usage in usages.items() if index % plan.choices_per_prompt == 0]
+    prompts = [usage for index, usage in usages.items() if index % plan.drawn_per_prompt == 0]
     return Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
         completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
         cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in prompts),
     )
+
+
+def answered(plan: Plan, scores: Sequence[float]) -> list[int]:
+    """The sequences that become choices: of each prompt the best by score, best first."""
+    drawn = range(plan.drawn_per_prompt)
+    if plan.choices_per_prompt == len(drawn):
+        return list(range(len(plan.sequences)))
+    kept: list[int] = []
+    for first in range(0, len(plan.sequences), len(drawn)):
+        ranked = sorted(drawn, key=lambda i: -scores[first + i])
+        kept += [first + i for i in ranked[: plan.choices_per_prompt]]
+    return kept
 
 
 def _whole(answer: Answer) -> TextDelta:
@@ -199,9 +234,9 @@ def _whole(answer: Answer) -> TextDelta:
 def _choices(
     options: Options, model: Model, prompt: tuple[int, ...], sampling: Sampling, tenant: str
 ) -> list[GenerationRequest]:
-    """One sequence per choice; seeded choices count on from the seed, so that they differ."""
+    """One sequence per draw; seeded draws count on from the seed, so that they differ."""
     choices = []
-    for i in range(options.n):
+    for i in range(options.best_of):
         seed = None if sampling.seed is None else (sampling.seed + i) % 2**64
         drawn = dataclasses.replace(sampling, seed=seed)
         request = GenerationRequest(

@@ -67,7 +67,7 @@ class Chunks:
         self._citations = ""
         if citations is not None:
             self._citations = ',"citations":' + json.dumps(citations, separators=(",", ":"))
-        self._around_text: dict[int, tuple[str, str]] = {}
+        self._around_text: dict[int, tuple[str, str, str]] = {}
 
     def first(self, index: int) -> bytes:
         """What opens a choice: in a chat its role; nothing where there is nothing to say."""
@@ -78,12 +78,14 @@ class Chunks:
             opening = self._dialect.empty
         return self._chunk(index, opening, "null", self._citations)
 
-    def text(self, index: int, text: str) -> bytes:
+    def text(self, index: int, text: str, logprobs: dict[str, Any] | None = None) -> bytes:
         """New text of a choice."""
         around = self._around_text.get(index)
         if around is None:
             around = self._around_text[index] = self._framed(index)
-        return (around[0] + encode_basestring_ascii(text) + around[1]).encode("ascii")
+        before, middle, after = around
+        told = "null" if logprobs is None else json.dumps(logprobs, separators=(",", ":"))
+        return (before + encode_basestring_ascii(text) + middle + told + after).encode("ascii")
 
     def finish(self, index: int, reason: str) -> bytes:
         """The end of a choice."""
@@ -94,11 +96,11 @@ class Chunks:
         counts = json.dumps(usage, separators=(",", ":"))
         return f'{self._head},"choices":[],"usage":{counts}}}\n\n'.encode("ascii")
 
-    def _framed(self, index: int) -> tuple[str, str]:
+    def _framed(self, index: int) -> tuple[str, str, str]:
         dialect = self._dialect
         before = f'{self._head},"choices":[{{"index":{index},{dialect.before_text}'
-        after = f'{dialect.after_text},"logprobs":null,"finish_reason":null}}]'
-        return before, f"{after}{self._null_usage}}}\n\n"
+        after = f',"finish_reason":null}}]{self._null_usage}}}\n\n'
+        return before, f'{dialect.after_text},"logprobs":', after
 
     def _chunk(self, index: int, payload: str, reason: str, extra: str) -> bytes:
         choice = f'{{"index":{index},{payload},"logprobs":null,"finish_reason":{reason}}}'

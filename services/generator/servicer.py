@@ -68,16 +68,18 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
 
 
 def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
-    if output.finish_reason is None:
-        return generator_pb2.GenerateResponse(token_ids=output.token_ids)
     if output.finish_reason in _FAULTS:
         raise MeshError(*_FAULTS[output.finish_reason])
-    return generator_pb2.GenerateResponse(
+    response = generator_pb2.GenerateResponse(
         token_ids=output.token_ids,
-        finish_reason=wire.finish_reason(output),
-        usage=wire.usage(output),
-        timings=wire.timings(output),
+        logprobs=wire.logprobs(output.logprobs),
+        prompt_logprobs=wire.logprobs(output.prompt_logprobs),
     )
+    if output.finish_reason is not None:
+        response.finish_reason = wire.finish_reason(output)
+        response.usage.CopyFrom(wire.usage(output))
+        response.timings.CopyFrom(wire.timings(output))
+    return response
 
 
 class _Inbox:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from mesh.errors import MeshError, invalid
@@ -13,6 +14,7 @@ from services.generator.engine import (
     RequestError,
     SamplingParams,
     StepOutput,
+    TokenLogprobs,
 )
 
 _REASONS = {
@@ -37,9 +39,21 @@ def sampling_params(message: common_pb2.SamplingParams) -> SamplingParams:
             temperature=message.temperature,
             top_k=message.top_k,
             top_p=message.top_p if message.top_p else 1.0,
+            min_p=message.min_p,
+            typical_p=message.typical_p if message.typical_p else 1.0,
+            repetition_penalty=message.repetition_penalty if message.repetition_penalty else 1.0,
+            frequency_penalty=message.frequency_penalty,
+            presence_penalty=message.presence_penalty,
+            logit_bias=tuple(sorted(message.logit_bias.items())),
+            allowed_token_ids=tuple(message.allowed_token_ids),
+            bad_token_ids=tuple(message.bad_token_ids),
             seed=message.seed if message.HasField("seed") else None,
             stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
+            logprobs=message.logprobs if message.HasField("logprobs") else None,
+            prompt_logprobs=(
+                message.prompt_logprobs if message.HasField("prompt_logprobs") else None
+            ),
         )
     except ParamError as error:
         raise refused(error) from error
@@ -63,6 +77,11 @@ def usage(output: StepOutput) -> common_pb2.Usage:
         completion_tokens=output.num_output_tokens,
         cached_prompt_tokens=output.num_cached_tokens,
     )
+
+
+def logprobs(told: Iterable[TokenLogprobs]) -> list[common_pb2.TokenLogprobs]:
+    """How likely the model held each of some tokens."""
+    return [common_pb2.TokenLogprobs(**one._asdict()) for one in told]
 
 
 def timings(output: StepOutput) -> common_pb2.Timings:

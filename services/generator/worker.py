@@ -187,7 +187,12 @@ class _Link:
     def receive(self, outputs: list[StepOutput]) -> None:
         """One engine step's outputs for this gateway."""
         for output in outputs:
-            delta = events_pb2.SequenceDelta(job_id=output.request_id, token_ids=output.token_ids)
+            delta = events_pb2.SequenceDelta(
+                job_id=output.request_id,
+                token_ids=output.token_ids,
+                logprobs=wire.logprobs(output.logprobs),
+                prompt_logprobs=wire.logprobs(output.prompt_logprobs),
+            )
             if output.finish_reason is not None:
                 delta.finish_reason = wire.finish_reason(output)
                 delta.usage.CopyFrom(wire.usage(output))

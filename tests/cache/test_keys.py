@@ -14,8 +14,8 @@ from services.cache import keys
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=4)
 NAME = (
-    "infermesh:answer:1:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
-    "b8c79a0c10753a99b0a5de0cf9fb41cdc76875f4f62d029042f6eaec8c5487dd"
+    "infermesh:answer:2:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
+    "d732309d53386d50689e28523b589edbe821a768141be7a038969ac91e5e879f"
 )
 # a small alphabet makes strings that differ only in where they are cut
 WORDS = st.text("ab\0é", max_size=3)
@@ -35,6 +35,16 @@ def cache_keys(draw: st.DrawFn) -> CacheKey:
         seed=draw(st.none() | st.integers(0, 2)),
         stop_token_ids=draw(IDS),
         ignore_eos=draw(st.booleans()),
+        min_p=draw(PLAIN_FLOATS),
+        typical_p=draw(PLAIN_FLOATS),
+        repetition_penalty=draw(PLAIN_FLOATS),
+        frequency_penalty=draw(PLAIN_FLOATS),
+        presence_penalty=draw(PLAIN_FLOATS),
+        logit_bias=draw(st.dictionaries(st.integers(0, 3), PLAIN_FLOATS, max_size=2)),
+        allowed_token_ids=draw(IDS),
+        bad_token_ids=draw(IDS),
+        logprobs=draw(st.none() | st.integers(0, 2)),
+        prompt_logprobs=draw(st.none() | st.integers(0, 2)),
     )
     return CacheKey(
         tenant=draw(WORDS),
@@ -82,6 +92,9 @@ def fields(message: type[Message]) -> list[str]:
 def changed(message: Message, name: str) -> None:
     """Gives a field a value that is not its default."""
     field = message.DESCRIPTOR.fields_by_name[name]
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        getattr(message, name)[1] = 1
+        return
     if field.message_type is not None:
         getattr(message, name).SetInParent()
         return
@@ -141,5 +154,5 @@ def test_names_stay_the_same_between_versions() -> None:
         stop=["a", ""],
         include_stop=True,
     )
-    assert keys.VERSION == 1
+    assert keys.VERSION == 2
     assert keys.name(key).decode() == NAME

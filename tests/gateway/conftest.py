@@ -1,7 +1,7 @@
 """A running gateway in front of real gRPC servers with tiny servicers and a scripted generator."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,13 @@ from mesh.pb import (
 from services.gateway.app import Services, build_app, serve
 from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
 from services.gateway.config import GatewaySettings
-from services.gateway.generation import GenerationRequest, Model, TextDelta, Usage
+from services.gateway.generation import (
+    GenerationRequest,
+    Model,
+    TextDelta,
+    TokenLogprobs,
+    Usage,
+)
 from services.gateway.probes import Helper
 
 KEY = "a-key-for-development"
@@ -32,11 +38,15 @@ MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256)
 
 
 class ScriptedGenerator:
-    """Says `words`, then ends; an exception among them is raised, an event is waited for."""
+    """Says `words`, then ends; an exception among them is raised, an event is waited for.
+
+    Where log-probabilities are asked for, each byte is a token of value `scores[seed]`.
+    """
 
     def __init__(self) -> None:
         self.words: list[str | Exception | asyncio.Event] = ["Hel", "lo", " you"]
         self.reason = "stop"
+        self.scores: dict[int | None, float] = {}
         self.served = [MODEL]
         self.requests: list[GenerationRequest] = []
         self.running = 0
@@ -61,7 +71,10 @@ class ScriptedGenerator:
                     await word.wait()
                     continue
                 spoken += 1
-                yield TextDelta(word, 1)
+                logprobs = self._told(request, word.encode(), request.sampling.logprobs)
+                prompt = request.prompt_token_ids[1:] if spoken == 1 else ()
+                prompt_logprobs = self._told(request, prompt, request.sampling.prompt_logprobs)
+                yield TextDelta(word, 1, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
             usage = Usage(len(request.prompt_token_ids), spoken, 3)
             yield TextDelta("", 0, self.reason, usage)
         finally:
@@ -69,16 +82,33 @@ class ScriptedGenerator:
             if not self.running:
                 self.closed.set()
 
+    def _told(
+        self, request: GenerationRequest, token_ids: Iterable[int], count: int | None
+    ) -> tuple[TokenLogprobs, ...]:
+        if count is None:
+            return ()
+        value = self.scores.get(request.sampling.seed, -0.5)
+        return tuple(
+            TokenLogprobs(i, value, 1, tuple((i + n, value - n) for n in range(count)))
+            for i in token_ids
+        )
+
 
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     """One token per byte; a chat is `<role>content` per turn."""
 
     def __init__(self) -> None:
         self.chats: list[str] = []
+        self.decoded = 0
 
     async def Encode(self, request: Any, context: Any) -> Any:
         ids = [tokenizer_pb2.TokenIds(ids=text.encode()) for text in request.texts]
         return tokenizer_pb2.EncodeResponse(sequences=ids)
+
+    async def Decode(self, request: Any, context: Any) -> Any:
+        texts = [bytes(sequence.ids).decode(errors="replace") for sequence in request.sequences]
+        self.decoded += len(texts)
+        return tokenizer_pb2.DecodeResponse(texts=texts)
 
     async def EncodeChat(self, request: Any, context: Any) -> Any:
         if request.messages[-1].content == "fail":

@@ -78,7 +78,7 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"top_k": -2}, "top_k"),
     ({"top_k": 2.0}, "top_k"),
     ({"n": 0}, "n"),
-    ({"n": 9}, "n"),
+    ({"n": 17}, "n"),
     ({"n": True}, "n"),
     ({"seed": 2**64}, "seed"),
     ({"seed": -(2**63) - 1}, "seed"),
@@ -108,11 +108,26 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"retrieval": {"collection": "docs", "top_k": 101}}, "retrieval.top_k"),
     ({"retrieval": {"collection": "docs", "query": ""}}, "retrieval.query"),
     ({"retrieval": {"collection": "docs", "topk": 3}}, "retrieval.topk"),
-    ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"presence_penalty": 2.5}, "presence_penalty"),
     ({"presence_penalty": False}, "presence_penalty"),
-    ({"frequency_penalty": 1}, "frequency_penalty"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"),
-    ({"logprobs": True}, "logprobs"),
+    ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"min_p": 1.5}, "min_p"),
+    ({"typical_p": 0}, "typical_p"),
+    ({"logit_bias": [5]}, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, "logit_bias"),
+    ({"logit_bias": {"-5": 1}}, "logit_bias"),
+    ({"logit_bias": {"4294967296": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+    ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
+    ({"allowed_token_ids": 5}, "allowed_token_ids"),
+    ({"bad_token_ids": ["a"]}, "bad_token_ids[0]"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs"),
+    ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
+    ({"echo": True}, "echo"),
+    ({"best_of": 2}, "best_of"),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
@@ -144,10 +159,15 @@ BAD_TEXT: list[tuple[dict[str, Any], str]] = [
     ({"prompt": SURROGATE}, "prompt"),
     ({"prompt": ["a"] * 129}, "prompt"),
     ({"prompt": ["a"] * 100, "n": 2}, "prompt"),
-    ({"echo": True}, "echo"),
+    ({"echo": 1}, "echo"),
     ({"suffix": "x"}, "suffix"),
-    ({"best_of": 2}, "best_of"),
-    ({"logprobs": 3}, "logprobs"),
+    ({"best_of": 17}, "best_of"),
+    ({"best_of": 2, "n": 3}, "best_of"),
+    ({"best_of": 2, "stream": True}, "best_of"),
+    ({"prompt": ["a"] * 100, "best_of": 2}, "prompt"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
     ({"max_completion_tokens": 3}, "max_completion_tokens"),
     ({"retrieval": {"collection": "docs"}}, "retrieval"),
     ({"messages": []}, "messages"),
@@ -239,6 +259,13 @@ def test_defaults() -> None:
     options = openai.chat(CHAT).options
     assert (options.temperature, options.top_p, options.n) == (1.0, 1.0, 1)
     assert options.max_tokens is None and not options.stream and options.stop == ()
+
+
+def test_bias_is_in_the_order_of_the_ids() -> None:
+    """Equal biases are equal requests, however their JSON was ordered."""
+    first = openai.chat({**CHAT, "logit_bias": {"7": 1, "3": -100, "5": None}}).options
+    second = openai.chat({**CHAT, "logit_bias": {"3": -100.0, "7": 1.0}}).options
+    assert first.logit_bias == second.logit_bias == ((3, -100.0), (7, 1.0))
 
 
 def test_values_that_float32_would_lose() -> None:

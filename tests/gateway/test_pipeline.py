@@ -254,7 +254,7 @@ async def test_leaving_a_run_closes_the_generator_at_once(stack: Any) -> None:
     pipeline = Pipeline(unused, unused, answers.Answers(unused, 1), stack.generator, Limits())
     stack.generator.words = ["Hel", "lo"]
     sequence = GenerationRequest(stack.generator.served[0], (1,), Sampling(4))
-    plan = Plan((sequence,), 1, answers.Outcome.BYPASS, store=False)
+    plan = Plan((sequence,), 1, 1, answers.Outcome.BYPASS, store=False)
     async with aclosing(pipeline.run(plan, RequestContext.start(60))) as entries:
         async for _ in entries:
             break

@@ -80,6 +80,21 @@ async def test_tokens_stream_to_their_end(service: Service) -> None:
     assert replies[-1].timings.prefill_s > 0
 
 
+async def test_log_probabilities_stream_with_their_tokens(service: Service) -> None:
+    """Each token has one, the prompt's come with the first; nobody else gets any."""
+    asked = request(5, logprobs=2, prompt_logprobs=0)
+    replies = [reply async for reply in service.generate(asked)]
+    assert [len(r.logprobs) for r in replies] == [len(r.token_ids) for r in replies]
+    told = [one for r in replies for one in r.logprobs]
+    assert [one.token_id for one in told] == [t for r in replies for t in r.token_ids]
+    assert all(len(one.top_token_ids) == len(one.top_logprobs) == 2 for one in told)
+    assert all(one.rank == 1 and one.logprob == one.top_logprobs[0] for one in told)
+    assert [one.token_id for one in replies[0].prompt_logprobs] == [2, 3]
+    assert not any(r.prompt_logprobs for r in replies[1:])
+    plain = [reply async for reply in service.generate(request(5))]
+    assert not any(r.logprobs or r.prompt_logprobs for r in plain)
+
+
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
@@ -90,6 +105,8 @@ async def test_tokens_stream_to_their_end(service: Service) -> None:
         (request(4, (1,) * 300), "prompt_token_ids"),
         (request(4, top_p=2), "top_p"),
         (request(4, stop_token_ids=[VOCAB]), "stop_token_ids"),
+        (request(4, logit_bias={VOCAB: 1.0}), "logit_bias"),
+        (request(4, allowed_token_ids=[1], bad_token_ids=[1]), "allowed_token_ids"),
     ],
 )
 async def test_a_bad_request_names_the_field(service: Service, bad: Any, field: str) -> None:

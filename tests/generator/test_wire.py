@@ -1,5 +1,6 @@
 """Between the engine's values and the protos."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,40 @@ def test_all_fields_pass() -> None:
         seed=0,
         stop_token_ids=[4, 5],
         ignore_eos=True,
+        min_p=0.125,
+        typical_p=0.75,
+        repetition_penalty=1.5,
+        frequency_penalty=-0.5,
+        presence_penalty=2.0,
+        logit_bias={7: -1.0, 3: 100.0},
+        allowed_token_ids=[1, 2],
+        bad_token_ids=[2],
+        logprobs=0,
+        prompt_logprobs=20,
     )
-    assert wire.sampling_params(message) == SamplingParams(9, 2, 0.5, 3, 0.25, 0, (4, 5), True)
+    assert {field.name for field in message.DESCRIPTOR.fields} == {
+        field.name for field in dataclasses.fields(SamplingParams)
+    }
+    assert wire.sampling_params(message) == SamplingParams(
+        max_tokens=9,
+        min_tokens=2,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        min_p=0.125,
+        typical_p=0.75,
+        repetition_penalty=1.5,
+        frequency_penalty=-0.5,
+        presence_penalty=2.0,
+        logit_bias=((3, 100.0), (7, -1.0)),
+        allowed_token_ids=(1, 2),
+        bad_token_ids=(2,),
+        seed=0,
+        stop_token_ids=(4, 5),
+        ignore_eos=True,
+        logprobs=0,
+        prompt_logprobs=20,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,6 +75,9 @@ def test_all_fields_pass() -> None:
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"top_p": float("nan")}, "top_p"),
+        ({"min_p": -0.5}, "min_p"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty"),
+        ({"logprobs": 21}, "logprobs"),
     ],
 )
 def test_a_bad_field_is_named(changes: dict[str, float], field: str) -> None:

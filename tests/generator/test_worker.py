@@ -141,6 +141,22 @@ async def test_a_job_is_answered_in_numbered_frames(replica: Replica) -> None:
     assert {f.replica_id for f in gateway.frames} == {replica.id}
 
 
+async def test_frames_carry_log_probabilities(replica: Replica) -> None:
+    """A job that asks gets one per token and its prompt's, a job beside it gets none."""
+    gateway = await replica.gateway()
+    sampling = common_pb2.SamplingParams(
+        max_tokens=4, ignore_eos=True, logprobs=3, prompt_logprobs=1
+    )
+    await gateway.job("a", sampling=sampling)
+    await gateway.job("b")
+    await until(lambda: gateway.end("a") and gateway.end("b"))
+    told = [one for delta in gateway.deltas("a") for one in delta.logprobs]
+    assert [one.token_id for one in told] == gateway.tokens("a")
+    prompt = [one for delta in gateway.deltas("a") for one in delta.prompt_logprobs]
+    assert [(one.token_id, len(one.top_logprobs)) for one in prompt] == [(2, 1), (3, 1)]
+    assert not any(d.logprobs or d.prompt_logprobs for d in gateway.deltas("b"))
+
+
 async def test_one_frame_holds_all_sequences_of_a_step(replica: Replica) -> None:
     """Jobs that run together share frames."""
     gateway = await replica.gateway()

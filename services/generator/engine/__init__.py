@@ -12,6 +12,7 @@ from services.generator.engine.errors import (
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.step_output import StepOutput
+from services.generator.engine.token_logprobs import TokenLogprobs
 
 __all__ = [
     "Engine",
@@ -24,4 +25,5 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "StepOutput",
+    "TokenLogprobs",
 ]

@@ -20,6 +20,7 @@ class Batch:
     token_ids: torch.Tensor  # [T] int64
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the last row of each sampling chunk
+    score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     pages: Pages
 
 
@@ -28,7 +29,13 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     decodes = sorted((c for c in chunks if c.num_tokens == 1), key=lambda c: c.end, reverse=True)
     prompts = [chunk for chunk in chunks if chunk.num_tokens > 1]
     ordered = decodes + prompts
-    last_rows = [end - 1 for end in accumulate(chunk.num_tokens for chunk in ordered)]
+    ends = list(accumulate(chunk.num_tokens for chunk in ordered))
+    sample_rows = [end - 1 for c, end in zip(ordered, ends, strict=True) if c.samples]
+    score_rows = [
+        end - c.end + position
+        for c, end in zip(ordered, ends, strict=True)
+        for position in c.scored
+    ]
     pages = Pages(
         torch.tensor([slot for chunk in ordered for slot in _slots(chunk, block_size)]),
         [chunk.num_tokens for chunk in ordered],
@@ -39,9 +46,8 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
         ordered,
         torch.tensor([t for c in ordered for t in c.request.token_ids[c.start : c.end]]),
         torch.tensor([p for c in ordered for p in range(c.start, c.end)]),
-        torch.tensor(
-            [row for c, row in zip(ordered, last_rows, strict=True) if c.samples], dtype=torch.int64
-        ),
+        torch.tensor(sample_rows, dtype=torch.int64),
+        torch.tensor(score_rows, dtype=torch.int64),
         pages,
     )
 

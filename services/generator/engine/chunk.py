@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.generator.engine.request import Request
+from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,22 @@ class Chunk:
         """True when the chunk reaches the last known token, so that a new one must be drawn."""
         return self.end == self.request.num_tokens
 
+    @property
+    def scored(self) -> range:
+        """Positions of the chunk whose logits tell the next prompt token's wanted probability."""
+        first = self.request.num_scored_tokens
+        return range(
+            max(self.start, first), min(self.end, first + self.request.num_unscored_tokens)
+        )
+
 
 class ChunkResult(NamedTuple):
-    """What became of a chunk: a drawn token, nothing (more chunks follow), or a failure."""
+    """What became of a chunk: a drawn token, nothing (more chunks follow), or a failure.
+
+    `logprobs` describes the drawn token; `prompt_logprobs` the tokens after the scored positions.
+    """
 
     token_id: int | None = None
     failed: bool = False
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: Sequence[TokenLogprobs] = ()

@@ -112,8 +112,7 @@ class Engine:
         if len(prompt_token_ids) + params.max_tokens > limit:
             room = limit - len(prompt_token_ids)
             raise RequestError("max_tokens", f"must be at most {room} after this prompt")
-        if max(params.stop_token_ids, default=0) >= vocab_size:
-            raise RequestError("stop_token_ids", f"must be below the vocabulary of {vocab_size}")
+        self._validate_token_ids(params)
 
     def add(
         self,
@@ -166,6 +165,7 @@ class Engine:
         chunks = self._scheduler.schedule(started_s)
         if chunks:
             results = self._execute(chunks)
+            _note_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
             self._count(chunks, results, self._clock() - started_s)
         for output in outputs:
@@ -200,6 +200,24 @@ class Engine:
         self._scheduler.check()
         num_live = len(self._scheduler.running) + len(self._scheduler.waiting)
         assert num_live == len(self._requests), "live requests differ. This is a bug."
+
+    def _validate_token_ids(self, params: SamplingParams) -> None:
+        vocab_size = self.model_config.vocab_size
+        named = {
+            "stop_token_ids": params.stop_token_ids,
+            "allowed_token_ids": params.allowed_token_ids,
+            "bad_token_ids": params.bad_token_ids,
+            "logit_bias": tuple(token_id for token_id, _ in params.logit_bias),
+        }
+        for field, token_ids in named.items():
+            if max(token_ids, default=0) >= vocab_size:
+                raise RequestError(field, f"must be below the vocabulary of {vocab_size}")
+        held_back = self._stop_token_ids(params) if params.min_tokens > 0 else frozenset()
+        banned = held_back.union(params.bad_token_ids)
+        if params.allowed_token_ids and banned.issuperset(params.allowed_token_ids):
+            raise RequestError("allowed_token_ids", "are all banned or held back by min_tokens")
+        if len(banned) >= vocab_size:
+            raise RequestError("bad_token_ids", "leave no token to choose")
 
     def _execute(self, chunks: list[Chunk]) -> list[ChunkResult]:
         """Run the batch; if that raises, run each chunk alone so that only its own request fails.
@@ -240,3 +258,13 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine(step {self._num_steps}, {self._scheduler!r}, {self._runner!r})"
+
+
+def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> None:
+    """Keep what was told of the chunks' tokens until their requests' next outputs."""
+    for chunk, result in zip(chunks, results, strict=True):
+        request = chunk.request
+        if result.logprobs is not None:
+            request.new_logprobs.append(result.logprobs)
+        request.new_prompt_logprobs += result.prompt_logprobs
+        request.num_scored_tokens += len(result.prompt_logprobs)

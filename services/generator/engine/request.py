@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from services.generator.engine.sampling_params import SamplingParams
+from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 class FinishReason(enum.Enum):
@@ -26,12 +27,14 @@ class RequestStatus(enum.Enum):
     FINISHED = "finished"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Request:
     """Chases `num_tokens` (what is known) with `num_computed_tokens` (what the KV cache holds).
 
     There is no prefill or decode state: a long prompt, a resumed request and a decode differ only
-    in how far the second counter is behind. Times are `time.monotonic` seconds.
+    in how far the second counter is behind. `num_scored_tokens` counts the leading positions whose
+    logits have told the next prompt token's probability, where that is wanted. Times are
+    `time.monotonic` seconds.
     """
 
     request_id: str
@@ -47,6 +50,7 @@ class Request:
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
+    num_scored_tokens: int = 0
     num_preemptions: int = 0
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
@@ -54,6 +58,9 @@ class Request:
     finish_reason: FinishReason | None = None
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
+    # told by the next output
+    new_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    new_prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
@@ -77,6 +84,21 @@ class Request:
     def num_uncomputed_tokens(self) -> int:
         """Known tokens whose keys and values are not in the cache; 1 for a plain decode."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_unscored_tokens(self) -> int:
+        """Positions whose logits must still tell the probability of the next prompt token."""
+        if self.params.prompt_logprobs is None:
+            return 0
+        return self.num_prompt_tokens - 1 - self.num_scored_tokens
+
+    @property
+    def num_skippable_tokens(self) -> int:
+        """Leading tokens that need not be computed if the cache has them.
+
+        Not the last known one and none that is to be scored, because their logits are needed.
+        """
+        return self.num_scored_tokens if self.num_unscored_tokens > 0 else self.num_tokens - 1
 
     @property
     def is_finished(self) -> bool:

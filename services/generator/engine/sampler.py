@@ -1,7 +1,9 @@
 """Draws one token per row of logits. A draw depends on the row, its request's seed and position.
 
 Each draw uses one uniform number from a counter-based generator, so that it is the same alone,
-in a batch, and again after a preemption.
+in a batch, and again after a preemption. Order of the filters: temperature, min_p, top_k, top_p as
+in vLLM, then typical_p, which comes last in transformers; each is a share of what the ones before
+it left. `logit_edits` has changed the logits before.
 """
 
 from __future__ import annotations
@@ -12,18 +14,16 @@ from hashlib import blake2b
 import torch
 
 from services.generator.engine.request import Request
+from services.generator.engine.sampling_params import SamplingParams
 
-# Candidates looked at for top_p without top_k; a nucleus that is wider costs a full sort.
-_NUCLEUS_WIDTH = 256
+# How many of the best candidates are looked at. A row that may keep more costs a full sort. The
+# width follows from the row's own options, so that ties fall alike alone and in any batch.
+_WIDTHS = (64, 256)
 _FAILED = -1
 
 
 def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[int | None]:
-    """Return a token id per row of `logits` [S, vocab], None where the row is not finite.
-
-    Changes `logits` in place for rows that must not stop yet.
-    """
-    _hold_back_stops(logits, requests)
+    """Return a token id per row of `logits` [S, vocab], None where the row is not finite."""
     # max is several times faster than argmax here, and its value tells of NaN and infinity.
     best, tokens = logits.max(dim=-1)
     rows = [row for row, request in enumerate(requests) if not request.params.is_greedy]
@@ -42,63 +42,101 @@ def uniform(seed: int, index: int) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
-def _hold_back_stops(logits: torch.Tensor, requests: Sequence[Request]) -> None:
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, request in enumerate(requests):
-        if request.num_output_tokens < request.params.min_tokens:
-            columns += request.stop_token_ids
-            rows += [row] * len(request.stop_token_ids)
-    if rows:
-        logits[rows, columns] = float("-inf")
-
-
 def _draw(logits: torch.Tensor, best: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
     """Return int64 tokens [R] for rows that are not greedy."""
     temperatures = torch.tensor([request.params.temperature for request in requests])
     # Relative to the best, so that exp never overflows however low the temperature.
     scaled = (logits.float() - best.float().unsqueeze(1)) / temperatures.unsqueeze(1)
     tokens = torch.empty(len(requests), dtype=torch.int64)
-    whole, cut = _split_by_truncation(requests)
-    if whole:
-        uniforms = _uniforms([requests[row] for row in whole])
-        tokens[whole] = _pick(scaled[whole].exp_(), uniforms)
-    if cut:
-        kept = [requests[row] for row in cut]
-        width = max(request.params.top_k or _NUCLEUS_WIDTH for request in kept)
-        tokens[cut] = _draw_truncated(scaled[cut], kept, min(width, scaled.shape[1]))
+    for width, rows in _by_width(requests, scaled.shape[1]).items():
+        kept = [requests[row] for row in rows]
+        if width is None:
+            tokens[rows] = _pick(scaled[rows].exp_(), _uniforms(kept))
+        else:
+            tokens[rows] = _draw_truncated(scaled[rows], kept, width)
     return tokens
 
 
-def _split_by_truncation(requests: Sequence[Request]) -> tuple[list[int], list[int]]:
-    whole: list[int] = []
-    cut: list[int] = []
+def _by_width(requests: Sequence[Request], vocab_size: int) -> dict[int | None, list[int]]:
+    """Return the rows by how many candidates they look at; None for all, in any order."""
+    groups: dict[int | None, list[int]] = {}
     for row, request in enumerate(requests):
-        truncates = request.params.top_k > 0 or request.params.top_p < 1.0
-        (cut if truncates else whole).append(row)
-    return whole, cut
+        groups.setdefault(_width(request.params, vocab_size), []).append(row)
+    return groups
+
+
+def _width(params: SamplingParams, vocab_size: int) -> int | None:
+    if not params.truncates:
+        return None
+    if params.top_k > 0:
+        wanted = params.top_k
+    else:
+        # a nucleus is seldom wider; typical_p by itself needs the whole distribution
+        cuts_tail = params.top_p < 1.0 or params.min_p > 0.0
+        wanted = _WIDTHS[-1] if cuts_tail else vocab_size
+    fitting = (width for width in _WIDTHS if wanted <= width < vocab_size)
+    return next(fitting, vocab_size)
 
 
 def _draw_truncated(scaled: torch.Tensor, requests: Sequence[Request], width: int) -> torch.Tensor:
-    """Draw among the `width` best; rows whose nucleus is wider are drawn again among all."""
+    """Draw among the `width` best; rows that keep more are drawn again among all."""
     vocab_size = scaled.shape[1]
-    top_k = torch.tensor([r.params.top_k or vocab_size for r in requests]).unsqueeze(1)
-    top_p = torch.tensor([r.params.top_p for r in requests]).unsqueeze(1)
+    top_k = _column([r.params.top_k or vocab_size for r in requests])
+    top_p = _column([r.params.top_p for r in requests])
+    min_p = _column([r.params.min_p for r in requests])
     values, candidates = scaled.topk(width)
-    weights = values.exp_().masked_fill_(torch.arange(width) >= top_k, 0.0)
-    totals = torch.where(
-        top_k <= width, weights.sum(1, keepdim=True), scaled.exp().sum(1, keepdim=True)
-    )
+    # relative to the best candidate's, so that min_p is a plain bound
+    weights = values.exp_()
+    weights.masked_fill_((torch.arange(width) >= top_k) | (weights < min_p), 0.0)
     cumulative = weights.cumsum(1)
+    kept = cumulative[:, -1:]
+    is_open = (top_k > width) & (weights[:, -1:] > 0.0) & (width < vocab_size)
+    totals = torch.where(is_open, _mass(scaled, min_p), kept) if is_open.any() else kept
     nucleus = top_p * totals
     weights.masked_fill_(cumulative - weights >= nucleus, 0.0)
+    _keep_typical_(weights, requests)
     ranks = _pick(weights, _uniforms(requests))
     tokens = candidates.gather(1, ranks.unsqueeze(1)).squeeze(1)
-    short = ((top_k > width) & (cumulative[:, -1:] < nucleus)).squeeze(1).nonzero().flatten()
-    if width < vocab_size and len(short):
+    short = (is_open & (kept < nucleus)).squeeze(1).nonzero().flatten()
+    if len(short):
         wider = [requests[row] for row in short.tolist()]
         tokens[short] = _draw_truncated(scaled[short], wider, vocab_size)
     return tokens
+
+
+def _mass(scaled: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
+    """Return [R, 1] the weight of all tokens that min_p leaves.
+
+    Summed in float64, so that the grouping of the sum, which depends on the batch, is not seen.
+    """
+    weights = scaled.exp()
+    weights.masked_fill_(weights < min_p, 0.0)
+    return weights.sum(1, keepdim=True, dtype=torch.float64).float()
+
+
+def _keep_typical_(weights: torch.Tensor, requests: Sequence[Request]) -> None:
+    """Zero in place what typical_p drops of each row.
+
+    Locally typical sampling (Meister et al. 2023, arXiv:2202.00666): of the tokens whose surprise
+    is nearest to the distribution's entropy, the fewest that make up the share.
+    """
+    rows = [row for row, request in enumerate(requests) if request.params.typical_p < 1.0]
+    if not rows:
+        return
+    typical_p = _column([requests[row].params.typical_p for row in rows])
+    probabilities = weights[rows] / weights[rows].sum(1, keepdim=True)
+    surprises = -probabilities.log()
+    entropies = torch.special.entr(probabilities).sum(1, keepdim=True)
+    # a token without weight has infinite surprise and so comes last
+    order = (surprises - entropies).abs().sort(dim=1, stable=True).indices
+    ordered = probabilities.gather(1, order)
+    is_dropped = ordered.cumsum(1) - ordered >= typical_p
+    dropped = torch.zeros_like(is_dropped).scatter_(1, order, is_dropped)
+    weights[rows] = weights[rows].masked_fill(dropped, 0.0)
+
+
+def _column(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values).unsqueeze(1)
 
 
 def _uniforms(requests: Sequence[Request]) -> torch.Tensor:

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 from services.generator.engine.errors import ParamError
 
+MAX_LOGPROBS = 20
+MAX_BIAS = 100.0
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Validated on construction; raises ParamError naming the first bad field.
 
-    `temperature` 0 is greedy and makes top_k, top_p and seed irrelevant. Order of the filters:
-    temperature, top_k, then top_p over what top_k left. `min_tokens` holds back every stop id.
-    `ignore_eos` drops the model's own end ids only; `stop_token_ids` still stop.
+    `temperature` 0 is greedy and makes the filters and the seed irrelevant, but not the edits of
+    the logits. `logit_edits` and `sampler` say in which order the options work. `min_tokens` holds
+    back every stop id. `ignore_eos` drops the model's own end ids only; `stop_token_ids` still
+    stop. `allowed_token_ids` empty allows all. `logprobs` and `prompt_logprobs` count the
+    alternatives told beside each token; None tells nothing.
     """
 
     max_tokens: int = 16
@@ -22,24 +27,82 @@ class SamplingParams:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
-        _require(self.min_tokens >= 0, "min_tokens", "must not be negative")
-        _require(self.min_tokens <= self.max_tokens, "min_tokens", "must not exceed max_tokens")
-        is_warm = math.isfinite(self.temperature) and self.temperature >= 0.0
-        _require(is_warm, "temperature", "must be a finite number of at least 0")
-        _require(self.top_k >= 0, "top_k", "must not be negative (0 turns it off)")
-        _require(0.0 < self.top_p <= 1.0, "top_p", "must be above 0 and at most 1")
-        _require(all(i >= 0 for i in self.stop_token_ids), "stop_token_ids", "must not be negative")
+        self._check_length()
+        self._check_filters()
+        self._check_penalties()
+        self._check_token_ids()
+        for field in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, field)
+            is_counted = count is None or 0 <= count <= MAX_LOGPROBS
+            _require(is_counted, field, f"must be within [0, {MAX_LOGPROBS}]")
 
     @property
     def is_greedy(self) -> bool:
         """True when the most likely token always wins."""
         return self.temperature == 0.0
+
+    @property
+    def truncates(self) -> bool:
+        """True when unlikely tokens cannot be drawn."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.typical_p < 1.0
+
+    @property
+    def penalizes(self) -> bool:
+        """True when tokens that occurred are made less or more likely."""
+        return self.repetition_penalty != 1.0 or self.penalizes_output
+
+    @property
+    def penalizes_output(self) -> bool:
+        """True when the penalty depends on the output alone."""
+        return self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
+    @property
+    def edits_vocabulary(self) -> bool:
+        """True when some tokens are allowed, banned or biased by themselves."""
+        return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
+
+    def _check_length(self) -> None:
+        _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
+        _require(self.min_tokens >= 0, "min_tokens", "must not be negative")
+        _require(self.min_tokens <= self.max_tokens, "min_tokens", "must not exceed max_tokens")
+
+    def _check_filters(self) -> None:
+        is_warm = math.isfinite(self.temperature) and self.temperature >= 0.0
+        _require(is_warm, "temperature", "must be a finite number of at least 0")
+        _require(self.top_k >= 0, "top_k", "must not be negative (0 turns it off)")
+        _require(0.0 < self.top_p <= 1.0, "top_p", "must be above 0 and at most 1")
+        _require(0.0 <= self.min_p <= 1.0, "min_p", "must be within [0, 1]")
+        _require(0.0 < self.typical_p <= 1.0, "typical_p", "must be above 0 and at most 1")
+
+    def _check_penalties(self) -> None:
+        is_factor = math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0.0
+        _require(is_factor, "repetition_penalty", "must be a finite number above 0")
+        for field in ("frequency_penalty", "presence_penalty"):
+            _require(-2.0 <= getattr(self, field) <= 2.0, field, "must be within [-2, 2]")
+
+    def _check_token_ids(self) -> None:
+        for field in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):
+            _require(all(i >= 0 for i in getattr(self, field)), field, "must not be negative")
+        _require(all(i >= 0 for i, _ in self.logit_bias), "logit_bias", "has a negative token id")
+        is_bounded = all(abs(bias) <= MAX_BIAS for _, bias in self.logit_bias)
+        _require(is_bounded, "logit_bias", f"must be within [-{MAX_BIAS:g}, {MAX_BIAS:g}]")
+        is_unique = len(dict(self.logit_bias)) == len(self.logit_bias)
+        _require(is_unique, "logit_bias", "names a token twice")
 
 
 def _require(condition: bool, field: str, message: str) -> None:

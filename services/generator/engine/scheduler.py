@@ -175,8 +175,7 @@ class Scheduler:
         return True
 
     def _matchable_hashes(self, request: Request) -> list[bytes]:
-        # The last known token is always computed, because its logits are needed.
-        num_blocks = (request.num_tokens - 1) // self.pool.block_size
+        num_blocks = request.num_skippable_tokens // self.pool.block_size
         self._extend_hashes(request, num_blocks)
         return request.block_hashes[:num_blocks]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.generator.engine.request import FinishReason, Request
+from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +13,9 @@ class StepOutput:
     """New tokens of one request, and its outcome if this is its last output.
 
     `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
-    what the model generated (as in vLLM), delivery is what a reader should see. The three
-    durations are seconds, zero until the final output.
+    what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
+    asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
+    token but the first. The three durations are seconds, zero until the final output.
     """
 
     request_id: str
@@ -25,6 +27,8 @@ class StepOutput:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def progress(request: Request, token_id: int) -> StepOutput:
@@ -36,6 +40,8 @@ def progress(request: Request, token_id: int) -> StepOutput:
         request.num_prompt_tokens,
         request.num_output_tokens,
         request.num_cached_tokens or 0,
+        logprobs=_told(request.new_logprobs, 1),
+        prompt_logprobs=_told(request.new_prompt_logprobs),
     )
 
 
@@ -53,4 +59,13 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         queue_s=scheduled_s - request.arrival_s,
         prefill_s=first_token_s - scheduled_s,
         decode_s=now_s - first_token_s,
+        logprobs=_told(request.new_logprobs, len(token_ids)),
+        prompt_logprobs=_told(request.new_prompt_logprobs),
     )
+
+
+def _told(news: list[TokenLogprobs], count: int | None = None) -> tuple[TokenLogprobs, ...]:
+    """Take the first `count` of the news; a token that is not delivered is not described."""
+    told = tuple(news[:count])
+    news.clear()
+    return told

@@ -7,6 +7,7 @@ import torch
 from services.generator.engine.batch import build_batch
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.request import Request
+from services.generator.engine.sampling_params import SamplingParams
 from services.generator.model.torch_attention import TorchPlan
 
 MakeRequest = Callable[..., Request]
@@ -71,3 +72,20 @@ def test_a_batch_may_sample_nothing(make_request: MakeRequest) -> None:
     batch = build_batch([chunk(make_request, 0, 4, 9, 0)], 4)
     assert batch.sample_rows.tolist() == []
     assert batch.sample_rows.dtype == torch.int64
+
+
+def test_scored_rows_are_those_before_a_prompt_token(make_request: MakeRequest) -> None:
+    """A prompt to be scored needs all rows but its last, each once, whatever the chunks."""
+    params = SamplingParams(prompt_logprobs=0)
+    request = make_request(range(6), params=params)
+    request.block_ids = [0, 1]
+    plain = chunk(make_request, 0, 2, 2, 10)
+    first = build_batch([Chunk(request, 0, 4), plain], 4)
+    assert first.score_rows.tolist() == [0, 1, 2, 3]
+    assert first.sample_rows.tolist() == [5]
+    request.num_scored_tokens = 4
+    rest = build_batch([Chunk(request, 4, 2), plain], 4)
+    assert (rest.score_rows.tolist(), rest.sample_rows.tolist()) == ([0], [1, 3])
+    # after a preemption the prompt is computed again, but not scored
+    request.num_scored_tokens = 5
+    assert build_batch([Chunk(request, 0, 6)], 4).score_rows.tolist() == []

@@ -75,6 +75,15 @@ def test_eos_stops_unless_ignored(engine: Engine) -> None:
         ("prompt", [1] * 48, GREEDY),
         ("max_tokens", [1] * 45, GREEDY),
         ("stop_token_ids", [1], SamplingParams(stop_token_ids=(50,))),
+        ("allowed_token_ids", [1], SamplingParams(allowed_token_ids=(50,))),
+        ("bad_token_ids", [1], SamplingParams(bad_token_ids=(50,))),
+        ("logit_bias", [1], SamplingParams(logit_bias=((50, 1.0),))),
+        (
+            "allowed_token_ids",
+            [1],
+            SamplingParams(allowed_token_ids=(1, 7), bad_token_ids=(1,), min_tokens=1),
+        ),
+        ("bad_token_ids", [1], SamplingParams(bad_token_ids=tuple(range(50)))),
     ],
 )
 def test_a_request_that_cannot_be_served_is_refused(

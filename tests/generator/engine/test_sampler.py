@@ -1,5 +1,6 @@
 """Draws: which token, from which distribution, and how reproducibly."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -129,11 +130,79 @@ def test_a_row_that_is_not_finite_fails_alone(make_request: MakeRequest, value: 
     assert sample(logits, requests) == [3, None, None, 3]
 
 
-def test_stops_are_held_back_until_min_tokens(make_request: MakeRequest) -> None:
-    """A stop token cannot be drawn before min_tokens others, and can right after."""
-    params = SamplingParams(max_tokens=9, min_tokens=2, temperature=0)
-    request = make_request(params=params, stop_token_ids=frozenset({1, 2}))
-    logits = torch.tensor([[1.0, 3.0, 2.0]])
-    assert sample(logits.clone(), [request]) == [0]
-    request.token_ids += [0, 0]
-    assert sample(logits.clone(), [request]) == [1]
+def allowed_by(probabilities: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """What the filters leave of one distribution, one token at a time, in float64."""
+
+    def of(kept: list[int], share: float) -> list[int]:
+        total, found = sum(float(probabilities[i]) for i in kept), []
+        mass = 0.0
+        for i in kept:
+            if mass >= share * total:
+                break
+            found.append(i)
+            mass += float(probabilities[i])
+        return found
+
+    ranked = probabilities.argsort(descending=True).tolist()
+    kept = [i for i in ranked if probabilities[i] >= params.min_p * probabilities.max()]
+    kept = of(kept[: params.top_k or None], params.top_p)
+    total = sum(float(probabilities[i]) for i in kept)
+    surprise = {i: -math.log(float(probabilities[i]) / total) for i in kept}
+    entropy = sum(float(probabilities[i]) / total * surprise[i] for i in kept)
+    kept = of(sorted(kept, key=lambda i: abs(surprise[i] - entropy)), params.typical_p)
+    left = torch.zeros_like(probabilities)
+    left[kept] = probabilities[kept]
+    return left / left.sum()
+
+
+def chi_square_limit(degrees: int) -> float:
+    """The value that one in a thousand true samples exceeds (Wilson and Hilferty 1931)."""
+    part = 2 / (9 * degrees)
+    return float(degrees * (1 - part + 3.09 * part**0.5) ** 3)
+
+
+@pytest.mark.parametrize("vocab_size", [30, 400])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"min_p": 0.1},
+        {"min_p": 0.001},
+        {"typical_p": 0.5},
+        {"typical_p": 0.95},
+        {"top_p": 0.9, "typical_p": 0.6},
+        {"top_k": 12, "min_p": 0.05},
+        {"min_p": 0.02, "top_p": 0.7},
+        {"temperature": 0.7, "min_p": 0.01, "top_k": 25, "top_p": 0.95, "typical_p": 0.9},
+        {"temperature": 1.5, "top_k": 300, "top_p": 0.99},
+    ],
+    ids=str,
+)
+def test_each_filter_follows_its_definition(
+    make_request: MakeRequest, params: dict[str, Any], vocab_size: int
+) -> None:
+    """Draws hit only what the filters leave, in the proportions that a plain reference finds."""
+    logits = torch.randn(vocab_size, generator=torch.Generator().manual_seed(3)) * 2
+    probabilities = torch.softmax(logits.double() / params.get("temperature", 1.0), 0)
+    expected = allowed_by(probabilities, SamplingParams(**params))
+    count = 4000
+    counts = draw_many(make_request, logits, count, **params).double()
+    assert counts[expected == 0].sum() == 0
+    # tokens too rare for the test are taken together
+    common = expected * count >= 5
+    pairs = [(counts[common], expected[common] * count)]
+    rare = expected[~common].sum() * count
+    if rare >= 5:
+        pairs.append((counts[~common].sum().reshape(1), rare.reshape(1)))
+    statistic = sum(float(((seen - due) ** 2 / due).sum()) for seen, due in pairs)
+    degrees = sum(len(due) for _, due in pairs) - 1
+    assert degrees >= 1
+    assert statistic < chi_square_limit(degrees)
+
+
+def test_ties_fall_alike_alone_and_in_a_batch(make_request: MakeRequest) -> None:
+    """Which of equal tokens are candidates does not depend on the neighbours' options."""
+    logits = torch.randint(0, 4, (64, 600), generator=torch.Generator().manual_seed(5)).float()
+    kinds: list[dict[str, Any]] = [{"top_k": 5}, {"top_k": 90}, {"top_p": 0.3}, {"min_p": 0.9}]
+    requests = [warm(make_request, seed, **kinds[seed % 4]) for seed in range(64)]
+    together = sample(logits, requests)
+    assert together == [sample(logits[i : i + 1], [r])[0] for i, r in enumerate(requests)]

@@ -1,0 +1,136 @@
+"""Changes logits before a token is chosen: who may be chosen at all, bias, penalties.
+
+The order is vLLM's: bans (what is not allowed, what is bad, stops before min_tokens) and bias, of
+which none undoes another; then the repetition penalty; then frequency and presence. All of it is
+sparse: a row pays for the tokens that its request names or has seen, other rows pay nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+
+from services.generator.engine.request import Request
+from services.generator.engine.sampling_params import SamplingParams
+from services.generator.engine.token_counts import TokenCounts
+
+
+class LogitEdits:
+    """Remembers per live request what its options need, and drops it with the request."""
+
+    def __init__(self) -> None:
+        self._vocabularies: WeakKeyDictionary[Request, _VocabularyEdit] = WeakKeyDictionary()
+        self._counts: WeakKeyDictionary[Request, TokenCounts] = WeakKeyDictionary()
+
+    def apply(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+        """Return `logits` [S, vocab] with every request's edits, in place where they are float32.
+
+        Narrower logits are widened first, because a small penalty would be lost in their rounding.
+        """
+        edited = [row for row, request in enumerate(requests) if _is_edited(request)]
+        if not edited:
+            return logits
+        logits = logits.float()
+        for row in edited:
+            if requests[row].params.edits_vocabulary:
+                self._vocabulary(requests[row]).apply_(logits[row])
+        _hold_back_stops(logits, requests)
+        self._penalize(logits, [row for row in edited if requests[row].params.penalizes], requests)
+        return logits
+
+    def _vocabulary(self, request: Request) -> _VocabularyEdit:
+        edit = self._vocabularies.get(request)
+        if edit is None:
+            edit = self._vocabularies[request] = _VocabularyEdit(request.params)
+        return edit
+
+    def _penalize(
+        self, logits: torch.Tensor, rows: Sequence[int], requests: Sequence[Request]
+    ) -> None:
+        if not rows:
+            return
+        seen = [self._counted(requests[row]) for row in rows]
+        sizes = torch.tensor([len(counts) for counts in seen])
+        columns = torch.cat([counts.ids for counts in seen])
+        counts = torch.cat([counts.counts for counts in seen])
+        params = [requests[row].params for row in rows]
+
+        def spread(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values).repeat_interleave(sizes)
+
+        lines = torch.tensor(rows).repeat_interleave(sizes)
+        logits[lines, columns] = penalized(
+            logits[lines, columns],
+            counts,
+            repetition=spread([p.repetition_penalty for p in params]),
+            frequency=spread([p.frequency_penalty for p in params]),
+            presence=spread([p.presence_penalty for p in params]),
+        )
+
+    def _counted(self, request: Request) -> TokenCounts:
+        counts = self._counts.get(request)
+        if counts is None:
+            # only the repetition penalty looks at the prompt
+            weighs_prompt = request.params.repetition_penalty != 1.0
+            prompt = request.token_ids[: request.num_prompt_tokens] if weighs_prompt else ()
+            counts = self._counts[request] = TokenCounts(prompt)
+        counts.catch_up(request.token_ids, request.num_prompt_tokens)
+        return counts
+
+
+def penalized(
+    logits: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    repetition: torch.Tensor,
+    frequency: torch.Tensor,
+    presence: torch.Tensor,
+) -> torch.Tensor:
+    """Return the logits of tokens that occurred, given how often the output has each; all [n].
+
+    Repetition as in CTRL (Keskar et al. 2019, arXiv:1909.05858): away from a positive logit, and
+    by the same factor down from a negative one. Frequency and presence as in OpenAI's API.
+    """
+    scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+    return scaled - frequency * counts - presence * (counts > 0)
+
+
+class _VocabularyEdit:
+    """One request's bans and bias as tensors."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._allowed = torch.tensor(params.allowed_token_ids, dtype=torch.int64)
+        self._banned = torch.tensor(params.bad_token_ids, dtype=torch.int64)
+        self._biased = torch.tensor([i for i, _ in params.logit_bias], dtype=torch.int64)
+        self._bias = torch.tensor([bias for _, bias in params.logit_bias])
+
+    def apply_(self, logits: torch.Tensor) -> None:
+        """Bias one row [vocab], then ban in it what is not allowed and what is bad."""
+        logits[self._biased] += self._bias
+        if len(self._allowed):
+            kept = logits[self._allowed]
+            logits.fill_(float("-inf"))
+            logits[self._allowed] = kept
+        logits[self._banned] = float("-inf")
+
+
+def _is_edited(request: Request) -> bool:
+    params = request.params
+    return params.edits_vocabulary or params.penalizes or _holds_back_stops(request)
+
+
+def _holds_back_stops(request: Request) -> bool:
+    return request.num_output_tokens < request.params.min_tokens
+
+
+def _hold_back_stops(logits: torch.Tensor, requests: Sequence[Request]) -> None:
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, request in enumerate(requests):
+        if _holds_back_stops(request):
+            columns += request.stop_token_ids
+            rows += [row] * len(request.stop_token_ids)
+    if rows:
+        logits[rows, columns] = float("-inf")
