@@ -14,7 +14,7 @@ from mesh.bus import Bus
 from mesh.context import RequestContext
 from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2, events_pb2
-from services.gateway import dispatch, fleet
+from services.gateway import detokenizer, dispatch, fleet
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.dispatch import Dispatcher
 from services.gateway.fleet import Fleet
@@ -539,6 +539,22 @@ async def test_log_probabilities_come_with_their_text(stage: Stage, restart: boo
     assert reading.text == "abcdef"
     assert [one.token_id for one in reading.deltas[0].prompt_logprobs] == [2, 3]
     assert not any(delta.prompt_logprobs for delta in reading.deltas[1:])
+
+
+async def test_log_probabilities_wait_for_their_text(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where text comes in smaller portions than tokens, each portion has only its own."""
+    monkeypatch.setattr(detokenizer, "MAX_DELTA_TOKENS", 1)
+    replica = await stage.replica("r1")
+    reading = stage.read("ex")
+    job = await replica.job()
+    await replica.send([scored(job, "abcdef", first=True)])
+    await replica.say(job.job_id, "", STOP)
+    await reading.done()
+    told = [[one.token_id for one in delta.logprobs] for delta in reading.deltas if delta.text]
+    # "e" might have begun the stop string and so came with "f"
+    assert told == [ids("a"), ids("b"), ids("c"), ids("d"), ids("ef")]
 
 
 async def test_a_stop_string_ends_the_job(stage: Stage) -> None:
