@@ -171,7 +171,8 @@ def _check_named_ids(options: Options, model: Model) -> None:
             raise invalid(name, f"{name} must be below {model.vocab_size}.")
     banned = set(options.bad_token_ids)
     if options.min_tokens > 0:
-        banned.update(options.stop_token_ids)
+        eos_token_ids = () if options.ignore_eos else model.eos_token_ids
+        banned.update(options.stop_token_ids, eos_token_ids)
     if options.allowed_token_ids and banned.issuperset(options.allowed_token_ids):
         raise invalid("allowed_token_ids", "allowed_token_ids leaves no token to choose.")
     if len(banned) >= model.vocab_size:

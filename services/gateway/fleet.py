@@ -318,7 +318,13 @@ def _report(message: events_pb2.Announcement) -> Report:
     model = message.model
     return Report(
         replica_id=message.replica_id,
-        model=Model(model.id, model.revision, model.context_length, model.vocab_size),
+        model=Model(
+            model.id,
+            model.revision,
+            model.context_length,
+            model.vocab_size,
+            tuple(model.eos_token_ids),
+        ),
         room_sequences=message.room_sequences,
         room_tokens=message.room_tokens,
         load=message.running + message.waiting,

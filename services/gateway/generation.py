@@ -18,6 +18,7 @@ class Model:
     revision: str
     context_length: int
     vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from mesh.pb import events_pb2
 
 MAX_KEPT_FRAMES = 2048
+# where a frame is full; the bus takes some more, for a last delta with a long prompt's scores
+FULL_FRAME_BYTES = 2**20
 
 
 class Outbox:
@@ -29,6 +31,17 @@ class Outbox:
         self._kept.append(frame)
         frame.oldest = self.oldest
         return frame
+
+    def frames(self, deltas: Sequence[events_pb2.SequenceDelta]) -> list[events_pb2.Frame]:
+        """The next frames, holding these deltas in order: one, unless their bytes are too many."""
+        frames: list[events_pb2.Frame] = []
+        first, num_bytes = 0, 0
+        for end, delta in enumerate(deltas, start=1):
+            num_bytes += delta.ByteSize()
+            if num_bytes >= FULL_FRAME_BYTES or end == len(deltas):
+                frames.append(self.frame(deltas[first:end]))
+                first, num_bytes = end, 0
+        return frames
 
     def heartbeat(self) -> events_pb2.Frame:
         """Tells the last number, so that the loss of the last frame is seen too."""

@@ -234,8 +234,7 @@ class _Link:
             await self._news.wait()
             self._news.clear()
             deltas, self._deltas = self._deltas, []
-            if deltas:
-                frame = self.outbox.frame(deltas)
+            for frame in self.outbox.frames(deltas):
                 try:
                     await self._bus.publish(self.subject, frame)
                 except MeshError:

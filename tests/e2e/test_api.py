@@ -321,3 +321,49 @@ def test_the_terminal_chat_streams(address: Address) -> None:
     done = infermesh(address, "chat", stdin="Hello!\n")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 10
+
+
+def test_scores_tell_what_a_prompt_is_worth(client: openai.OpenAI, model: str) -> None:
+    """An echoed prompt and its answer have one log-probability per token, alternatives included."""
+    answer = client.completions.create(
+        model=model,
+        prompt="Hello! Who are you?",
+        echo=True,
+        logprobs=3,
+        max_tokens=6,
+        temperature=0,
+        extra_body={"ignore_eos": True, "repetition_penalty": 1.2},
+    )
+    [choice] = answer.choices
+    told = choice.logprobs
+    assert told is not None and told.token_logprobs is not None and told.top_logprobs is not None
+    assert choice.text.startswith("Hello! Who are you?")
+    assert answer.usage is not None and len(told.token_logprobs) == answer.usage.total_tokens
+    assert told.token_logprobs[0] is None
+    assert all(value <= 0 for value in told.token_logprobs[1:])
+    assert all(3 <= len(alternatives) <= 4 for alternatives in told.top_logprobs[1:])
+
+
+def test_allowed_tokens_are_the_only_ones(client: openai.OpenAI, model: str) -> None:
+    """An answer from two allowed ids holds their texts alone, in each of n seeded choices."""
+    answer = client.chat.completions.create(
+        model=model,
+        messages=HELLO,
+        n=3,
+        seed=5,
+        max_tokens=8,
+        logprobs=True,
+        top_logprobs=1,
+        extra_body={"allowed_token_ids": [300, 301], "ignore_eos": True},
+    )
+    drawn = []
+    for choice in answer.choices:
+        assert choice.logprobs is not None and choice.logprobs.content is not None
+        drawn.append([one.token for one in choice.logprobs.content])
+        assert (
+            bytes(b for one in choice.logprobs.content for b in one.bytes or ())
+            == (choice.message.content or "").encode()
+        )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({token for tokens in drawn for token in tokens}) == 2
+    assert len({tuple(tokens) for tokens in drawn}) > 1

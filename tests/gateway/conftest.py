@@ -34,7 +34,7 @@ from services.gateway.generation import (
 from services.gateway.probes import Helper
 
 KEY = "a-key-for-development"
-MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256)
+MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256, eos_token_ids=(0,))
 
 
 class ScriptedGenerator:

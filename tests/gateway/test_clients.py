@@ -31,7 +31,9 @@ async def test_cache_key_is_the_whole_request(stack: Any, seed: int | None) -> N
     """An answer is found again by an equal request and by no other."""
     cache = GrpcCache(stack.remotes["cache"].channel)
     answer = Answer("text", "length", Usage(2, 3, 1))
-    drawn = Sampling(4, 1, 0.0, 0, 1.0, seed, (5,), True)
+    drawn = Sampling(
+        4, min_tokens=1, temperature=0.0, seed=seed, stop_token_ids=(5,), ignore_eos=True
+    )
     asked = GenerationRequest(MODEL, (1, 2), drawn, ("s",), True, "dev")
     await cache.store(asked, answer, context())
     assert await cache.lookup(asked, context()) == answer

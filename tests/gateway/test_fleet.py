@@ -14,7 +14,7 @@ from mesh.bus import Bus
 from mesh.context import RequestContext
 from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2, events_pb2
-from services.gateway import dispatch, fleet
+from services.gateway import detokenizer, dispatch, fleet
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.dispatch import Dispatcher
 from services.gateway.fleet import Fleet
@@ -496,6 +496,65 @@ async def test_a_dead_tokenizer_is_not_noticed(stage: Stage) -> None:
     await stage.tokenizer.start()
     await replica.say(job.job_id, "ghi", STOP)
     assert (await reading.done()).text == "abcdefghi"
+
+
+def scored(job: events_pb2.Job, text: str, *, first: bool = False) -> events_pb2.SequenceDelta:
+    """New tokens, each with itself as its only alternative; the first ones score the prompt."""
+
+    def told(token_ids: list[int]) -> list[common_pb2.TokenLogprobs]:
+        return [
+            common_pb2.TokenLogprobs(
+                token_id=i, logprob=-i, rank=1, top_token_ids=[i], top_logprobs=[-i]
+            )
+            for i in token_ids
+        ]
+
+    return events_pb2.SequenceDelta(
+        job_id=job.job_id,
+        token_ids=ids(text),
+        logprobs=told(ids(text)),
+        prompt_logprobs=told([2, 3]) if first else [],
+    )
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_log_probabilities_come_with_their_text(stage: Stage, restart: bool) -> None:
+    """Each delta describes exactly its own tokens, even where the tokenizer restarts between."""
+    replica = await stage.replica("r1")
+    reading = stage.read()
+    job = await replica.job()
+    await replica.send([scored(job, "abc", first=True)])
+    await until(lambda: reading.text == "abc")
+    if restart:
+        await stage.tokenizer.kill()
+    await replica.send([scored(job, "de")])
+    if restart:
+        await stage.tokenizer.start()
+    await replica.send([scored(job, "f")])
+    await replica.say(job.job_id, "", STOP)
+    await reading.done()
+    for delta in reading.deltas:
+        assert [one.token_id for one in delta.logprobs] == ids(delta.text)
+        assert all(one.top == ((one.token_id, one.logprob),) for one in delta.logprobs)
+    assert reading.text == "abcdef"
+    assert [one.token_id for one in reading.deltas[0].prompt_logprobs] == [2, 3]
+    assert not any(delta.prompt_logprobs for delta in reading.deltas[1:])
+
+
+async def test_log_probabilities_wait_for_their_text(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where text comes in smaller portions than tokens, each portion has only its own."""
+    monkeypatch.setattr(detokenizer, "MAX_DELTA_TOKENS", 1)
+    replica = await stage.replica("r1")
+    reading = stage.read("ex")
+    job = await replica.job()
+    await replica.send([scored(job, "abcdef", first=True)])
+    await replica.say(job.job_id, "", STOP)
+    await reading.done()
+    told = [[one.token_id for one in delta.logprobs] for delta in reading.deltas if delta.text]
+    # "e" might have begun the stop string and so came with "f"
+    assert told == [ids("a"), ids("b"), ids("c"), ids("d"), ids("ef")]
 
 
 async def test_a_stop_string_ends_the_job(stage: Stage) -> None:

@@ -200,6 +200,7 @@ async def test_every_option_reaches_the_generator_and_the_cache_key(stack: Any) 
         ({"bad_token_ids": list(range(256))}, "bad_token_ids"),
         ({"logit_bias": {"256": 1}}, "logit_bias"),
         ({"allowed_token_ids": [1], "bad_token_ids": [1]}, "allowed_token_ids"),
+        ({"allowed_token_ids": [0], "min_tokens": 1}, "allowed_token_ids"),
     ],
 )
 async def test_what_the_vocabulary_cannot_do(

@@ -1,8 +1,8 @@
 """Numbered frames that can be sent again."""
 
-from mesh.pb import events_pb2
+from mesh.pb import common_pb2, events_pb2
 from services.gateway.frames import FrameLine
-from services.generator.outbox import MAX_KEPT_FRAMES, Outbox
+from services.generator.outbox import FULL_FRAME_BYTES, MAX_KEPT_FRAMES, Outbox
 
 
 def delta(name: str = "j") -> events_pb2.SequenceDelta:
@@ -16,6 +16,22 @@ def test_numbers_start_at_one_without_gaps() -> None:
     assert [f.number for f in frames] == [1, 2, 3]
     assert {f.replica_id for f in frames} == {"r1"}
     assert [f.oldest for f in frames] == [1, 1, 1]
+
+
+def test_deltas_share_a_frame_until_it_is_full() -> None:
+    """Small deltas go together; long prompts' scores take several frames, in order."""
+    outbox = Outbox("r1")
+    assert outbox.frames([]) == []
+    [together] = outbox.frames([delta(str(i)) for i in range(100)])
+    assert len(together.deltas) == 100
+    told = common_pb2.TokenLogprobs(top_token_ids=range(20), top_logprobs=[-0.5] * 20)
+    large = events_pb2.SequenceDelta(job_id="long", prompt_logprobs=[told] * 6000)
+    frames = outbox.frames([delta("a"), large, large, delta("b"), large])
+    assert [f.number for f in frames] == list(range(2, 2 + len(frames)))
+    assert max(f.ByteSize() for f in frames) < FULL_FRAME_BYTES + large.ByteSize()
+    assert len(frames) > 1
+    names = [d.job_id for f in frames for d in f.deltas]
+    assert names == ["a", "long", "long", "b", "long"]
 
 
 def test_a_heartbeat_repeats_the_last_number() -> None:

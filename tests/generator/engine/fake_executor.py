@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.request import Request
+from services.generator.engine.token_logprobs import TokenLogprobs
 
 VOCAB_SIZE = 50
 
@@ -46,7 +47,9 @@ class FakeExecutor:
             assert self.written[self._slot(request, position)] == expected, f"{request!r}"
         if self.fails(chunk):
             return ChunkResult(failed=True)
-        return ChunkResult(next_token(request.token_ids) if chunk.samples else None)
+        scores = [TokenLogprobs(request.token_ids[i + 1], -1.0, 1) for i in chunk.scored]
+        token_id = next_token(request.token_ids) if chunk.samples else None
+        return ChunkResult(token_id, prompt_logprobs=scores)
 
     def _slot(self, request: Request, position: int) -> tuple[int, int]:
         return request.block_ids[position // self.block_size], position % self.block_size

@@ -47,12 +47,18 @@ class Schedules(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         patience_s=st.none() | st.integers(0, 6),
         ignore_eos=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
     )
     def add(
         self, prefix: int, prefix_length: int, tail: list[int], max_tokens: int, **rest: Any
     ) -> None:
         prompt = [prefix] * prefix_length + tail
-        params = SamplingParams(max_tokens, temperature=0, ignore_eos=rest["ignore_eos"])
+        params = SamplingParams(
+            max_tokens,
+            temperature=0,
+            ignore_eos=rest["ignore_eos"],
+            prompt_logprobs=rest["prompt_logprobs"],
+        )
         request_id = str(next(self.ids))
         patience_s = rest["patience_s"]
         deadline = None if patience_s is None else self.now_s + patience_s
@@ -81,6 +87,10 @@ class Schedules(RuleBasedStateMachine):
 
     def take(self, output: Any) -> None:
         prompt, params, delivered = self.live[output.request_id]
+        if output.prompt_logprobs or (output.token_ids and not delivered):
+            # all of it with the first token and never again, whatever was preempted or cached
+            scored = prompt[1:] if params.prompt_logprobs is not None else []
+            assert [one.token_id for one in output.prompt_logprobs] == scored and not delivered
         delivered += output.token_ids
         if output.finish_reason is None:
             return
