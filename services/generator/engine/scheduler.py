@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
@@ -31,6 +32,8 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
+        self.num_prefix_waits = 0
+        self._pending = PendingBlocks()
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
         self._deadlines: list[tuple[float, int, Request]] = []
@@ -50,8 +53,7 @@ class Scheduler:
         assert not request.is_finished, f"{request!r} ends twice. This is a bug."
         if reason is FinishReason.ERROR:
             self.pool.taint(request.block_ids)
-        self.pool.release(request.block_ids)
-        request.block_ids = []
+        self._release(request)
         (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
@@ -102,6 +104,7 @@ class Scheduler:
             "a waiting request has blocks"
         )
         assert len(self.running) <= self._max_num_seqs, "too many requests run"
+        self._pending.check(list(self.running))
 
     def _continue_running(self) -> list[Chunk]:
         budget = self._max_batched_tokens
@@ -129,12 +132,11 @@ class Scheduler:
             if victim is request:
                 return False
         if num_missing > 0:
-            request.block_ids += self.pool.allocate(num_missing)
+            request.block_ids += self.pool.allocate(num_missing, request.priority)
         return True
 
     def _preempt(self, victim: Request) -> None:
-        self.pool.release(victim.block_ids)
-        victim.block_ids = []
+        self._release(victim)
         victim.num_computed_tokens = 0
         victim.num_preemptions += 1
         victim.status = RequestStatus.WAITING
@@ -142,37 +144,64 @@ class Scheduler:
         self.waiting.add(victim)
         self.num_preemptions += 1
 
+    def _release(self, request: Request) -> None:
+        self._pending.drop(request)
+        self.pool.release(request.block_ids)
+        request.block_ids = []
+
     def _admit_waiting(self, budget: int, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
-        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
-            request = self.waiting[0]
-            if not self._reserve(request):
+        for request in list(self.waiting):
+            if budget == 0 or len(self.running) == self._max_num_seqs:
                 break
-            self.waiting.remove(request)
-            self.running.add(request)
-            request.status = RequestStatus.RUNNING
-            if request.first_scheduled_s is None:
-                request.first_scheduled_s = now_s
+            hits = self._find_hits(request)
+            if hits is None:
+                continue
+            if not self._reserve(request, hits):
+                break
+            self._start(request, now_s)
             num_tokens = min(request.num_uncomputed_tokens, budget)
             chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
             budget -= num_tokens
         return chunks
 
-    def _reserve(self, request: Request) -> bool:
-        """Hit the prefix cache and take blocks for every known token, or change nothing."""
-        hits = self.pool.prefix_cache.match(self._matchable_hashes(request))
-        self.pool.share(hits)
+    def _find_hits(self, request: Request) -> list[int] | None:
+        """Return the blocks of its known prefix; None if the next one is being computed now."""
+        hashes = self._matchable_hashes(request)
+        hits = self.pool.prefix_cache.match(hashes)
+        if len(hits) == len(hashes):
+            return hits
+        if not self._pending.is_worth_waiting(request, hashes[len(hits)]):
+            return hits
+        if not request.waited_for_prefix:
+            request.waited_for_prefix = True
+            self.num_prefix_waits += 1
+        return None
+
+    def _reserve(self, request: Request, hits: list[int]) -> bool:
+        """Take the prefix hits and blocks for every other known token, or change nothing."""
+        self.pool.share(hits, request.priority)
         num_missing = self.pool.num_blocks_for(request.num_tokens) - len(hits)
         if num_missing > self.pool.num_available:
             self.pool.release(hits)
             return False
-        request.block_ids = hits + self.pool.allocate(num_missing)
+        request.block_ids = hits + self.pool.allocate(num_missing, request.priority)
         request.num_computed_tokens = len(hits) * self.pool.block_size
+        return True
+
+    def _start(self, request: Request, now_s: float) -> None:
+        self.waiting.remove(request)
+        self.running.add(request)
+        request.status = RequestStatus.RUNNING
+        if request.first_scheduled_s is None:
+            request.first_scheduled_s = now_s
+            request.num_cached_tokens = request.num_computed_tokens
         self.num_prefix_query_tokens += request.num_tokens
         self.num_prefix_hit_tokens += request.num_computed_tokens
-        if request.num_cached_tokens is None:
-            request.num_cached_tokens = request.num_computed_tokens
-        return True
+        num_hits = request.num_computed_tokens // self.pool.block_size
+        num_full = request.num_tokens // self.pool.block_size
+        self._extend_hashes(request, num_full)
+        self._pending.claim(request, request.block_hashes[num_hits:num_full])
 
     def _matchable_hashes(self, request: Request) -> list[bytes]:
         # The last known token is always computed, because its logits are needed.
@@ -191,7 +220,10 @@ class Scheduler:
         num_full = request.num_computed_tokens // self.pool.block_size
         self._extend_hashes(request, num_full)
         for index in range(num_published, num_full):
-            self.pool.prefix_cache.publish(request.block_hashes[index], request.block_ids[index])
+            block_hash = request.block_hashes[index]
+            parent = request.block_hashes[index - 1] if index > 0 else request.root_hash
+            self.pool.prefix_cache.publish(block_hash, parent, request.block_ids[index])
+            self._pending.computed(block_hash)
 
     def _append(self, request: Request, token_id: int, now_s: float) -> StepOutput:
         request.token_ids.append(token_id)

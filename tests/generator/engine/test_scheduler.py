@@ -46,8 +46,8 @@ class Loop:
 def test_a_step_keeps_the_token_budget(make_request: MakeRequest) -> None:
     """Prompts are cut so that no step computes more than its budget, and fill it if they can."""
     loop = Loop(max_batched_tokens=10)
-    for length in (7, 9):
-        loop.scheduler.add(make_request(range(length)))
+    loop.scheduler.add(make_request(range(7)))
+    loop.scheduler.add(make_request(range(20, 29)))
     loop.step()
     assert loop.sizes == {"r1": 7, "r2": 3}
     loop.step()
@@ -120,6 +120,71 @@ def test_only_computed_blocks_can_be_hit(make_request: MakeRequest) -> None:
     loop.scheduler.finish(first, FinishReason.ABORT, loop.now_s)
     loop.scheduler.add(make_request(range(16)))
     assert loop.finish_all()["r2"].num_cached_tokens == 8
+
+
+def test_a_prefix_in_the_making_is_computed_once(make_request: MakeRequest) -> None:
+    """Requests with one prompt wait for the first one's blocks and then all hit them."""
+    loop = Loop(max_batched_tokens=9)
+    for _ in range(3):
+        loop.scheduler.add(make_request(range(16), params=SamplingParams(max_tokens=2)))
+    loop.scheduler.add(make_request(range(30, 33), params=SamplingParams(max_tokens=2)))
+    loop.step()
+    assert loop.sizes == {"r1": 9}
+    loop.step()
+    assert loop.sizes == {"r1": 7, "r4": 2}
+    loop.step()
+    assert loop.sizes == {"r1": 1, "r2": 4, "r3": 3, "r4": 1}
+    ended = loop.finish_all()
+    assert [ended[i].num_cached_tokens for i in ("r2", "r3")] == [12, 12]
+    assert loop.scheduler.num_prefix_waits == 2
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
+def test_those_who_wait_go_on_when_the_first_one_ends(
+    make_request: MakeRequest, reason: FinishReason
+) -> None:
+    """One of them computes the rest, the other still waits for it."""
+    loop = Loop(max_num_seqs=3, max_batched_tokens=5)
+    requests = [make_request(range(16)) for _ in range(3)]
+    for request in requests:
+        loop.scheduler.add(request)
+    loop.step()
+    loop.scheduler.finish(requests[0], reason, loop.now_s)
+    loop.step()
+    assert loop.sizes == {"r2": 5}
+    ended = loop.finish_all()
+    assert ended["r2"].num_cached_tokens == (4 if reason is FinishReason.ABORT else 0)
+    assert ended["r3"].num_cached_tokens == 12
+
+
+def test_those_who_wait_go_on_when_the_first_one_is_preempted(make_request: MakeRequest) -> None:
+    """A preempted request's claims fall, and everyone ends with the right tokens."""
+    loop = Loop(num_blocks=8, max_num_seqs=4, max_batched_tokens=6)
+    loop.scheduler.add(make_request([9] * 12, priority=-1, params=SamplingParams(max_tokens=12)))
+    loop.step()
+    loop.step()
+    sharers = [make_request(range(16)) for _ in range(2)]
+    for request in sharers:
+        loop.scheduler.add(request)
+    loop.finish_all()
+    assert loop.scheduler.num_preemptions > 0
+    for request in sharers:
+        assert request.token_ids[16:] == continuation(range(16), 8)
+
+
+def test_an_urgent_request_does_not_wait_for_a_plain_ones_blocks(
+    make_request: MakeRequest,
+) -> None:
+    """It computes the prefix itself, ahead of the one that had begun."""
+    loop = Loop(max_batched_tokens=9, max_num_seqs=4)
+    loop.scheduler.add(make_request(range(24)))
+    loop.scheduler.add(make_request([7]))
+    loop.step()
+    loop.scheduler.add(make_request(range(24), priority=-1))
+    loop.step()
+    loop.step()
+    assert loop.sizes["r3"] > 1
+    loop.finish_all()
 
 
 def test_salts_do_not_share(make_request: MakeRequest) -> None:
