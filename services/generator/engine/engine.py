@@ -19,7 +19,7 @@ from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import RequestError
 from services.generator.engine.memory import plan_num_blocks
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.runner import Runner
 from services.generator.engine.sampling_params import SamplingParams
@@ -57,7 +57,12 @@ class Engine:
         self.config = config
         self.model_config = model_config
         self._runner = runner
-        self._scheduler = Scheduler(pool, config.max_num_seqs, config.max_batched_tokens)
+        self._scheduler = Scheduler(
+            pool,
+            config.max_num_seqs,
+            config.max_batched_tokens,
+            output_quantile=config.output_quantile,
+        )
         self._pool = pool
         self._clock = clock
         self._random = random.Random(config.seed)
@@ -91,6 +96,11 @@ class Engine:
     def has_work(self) -> bool:
         """True while a request is live."""
         return bool(self._requests)
+
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        """The names of the cached blocks and their events; read on the engine's thread only."""
+        return self._pool.prefix_cache
 
     @property
     def max_request_tokens(self) -> int:
@@ -183,16 +193,20 @@ class Engine:
             num_blocks_free=pool.num_free,
             num_blocks_cached=pool.num_cached,
             num_blocks_used=pool.num_used,
+            kv_waste=scheduler.kv_waste(),
             last_step_s=self._last_step_s,
             last_step_tokens=self._last_step_tokens,
             num_steps=self._num_steps,
             num_admissions=scheduler.num_admissions,
             outcomes=dict(scheduler.outcomes),
             num_preemptions=scheduler.num_preemptions,
+            num_preempted_blocks=scheduler.num_preempted_blocks,
+            num_preempted_tokens=scheduler.num_preempted_tokens,
             num_computed_tokens=self._num_computed_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
+            num_prefix_waits=scheduler.num_prefix_waits,
         )
 
     def check(self) -> None:

@@ -7,22 +7,34 @@ never waits for a prefill chunk, because each running decode keeps one token of 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from services.generator.engine.admission import Admission
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
 from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
 from services.generator.engine.step_output import StepOutput, conclusion, progress
 
+logger = logging.getLogger(__name__)
+
 
 class Scheduler:
     """Owns the live requests and their blocks; every state change is one synchronous call."""
 
-    def __init__(self, pool: BlockPool, max_num_seqs: int, max_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        max_batched_tokens: int,
+        *,
+        output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
+    ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
         self.waiting = RequestQueue()
@@ -30,10 +42,14 @@ class Scheduler:
         self.num_admissions = 0
         self.outcomes: Counter[FinishReason] = Counter()
         self.num_preemptions = 0
+        self.num_preempted_blocks = 0
+        self.num_preempted_tokens = 0
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
         self.num_prefix_waits = 0
         self._pending = PendingBlocks()
+        self._lengths = OutputLengths(output_quantile)
+        self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
         self._deadlines: list[tuple[float, int, Request]] = []
@@ -58,6 +74,8 @@ class Scheduler:
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         self.outcomes[reason] += 1
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
 
     def expire(self, now_s: float) -> list[StepOutput]:
@@ -94,6 +112,12 @@ class Scheduler:
                 outputs.append(self._append(request, result.token_id, now_s))
         return outputs
 
+    def kv_waste(self) -> float:
+        """Return the share of the token slots in used blocks that hold nothing."""
+        size = self.pool.block_size
+        num_empty = sum(len(r.block_ids) * size - r.num_computed_tokens for r in self.running)
+        return num_empty / max(1, self.pool.num_used * size)
+
     def check(self) -> None:
         """Assert the accounts: blocks, holders, and one outcome per admission."""
         live = [*self.waiting, *self.running]
@@ -105,6 +129,10 @@ class Scheduler:
         )
         assert len(self.running) <= self._max_num_seqs, "too many requests run"
         self._pending.check(list(self.running))
+        for request in self.running:
+            num_slots = len(request.block_ids) * self.pool.block_size
+            assert request.num_computed_tokens <= num_slots, f"{request!r} outgrew its blocks"
+            assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
 
     def _continue_running(self) -> list[Chunk]:
         budget = self._max_batched_tokens
@@ -128,21 +156,36 @@ class Scheduler:
         num_missing = self.pool.num_blocks_for(num_tokens) - len(request.block_ids)
         while num_missing > self.pool.num_available:
             victim = self.running[-1]
-            self._preempt(victim)
+            self._preempt(victim, request, num_missing)
             if victim is request:
                 return False
         if num_missing > 0:
             request.block_ids += self.pool.allocate(num_missing, request.priority)
         return True
 
-    def _preempt(self, victim: Request) -> None:
+    def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
+        """Take everything from the least urgent, latest request; it computes again later."""
+        self.num_preemptions += 1
+        self.num_preempted_blocks += len(victim.block_ids)
+        self.num_preempted_tokens += victim.num_computed_tokens
+        victim.num_preemptions += 1
+        logger.warning(
+            "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
+            "it held %d blocks with %d computed tokens",
+            victim.request_id,
+            victim.priority,
+            victim.num_preemptions,
+            taker.request_id,
+            num_missing,
+            self.pool.num_available,
+            len(victim.block_ids),
+            victim.num_computed_tokens,
+        )
         self._release(victim)
         victim.num_computed_tokens = 0
-        victim.num_preemptions += 1
         victim.status = RequestStatus.WAITING
         self.running.remove(victim)
         self.waiting.add(victim)
-        self.num_preemptions += 1
 
     def _release(self, request: Request) -> None:
         self._pending.drop(request)
@@ -157,11 +200,12 @@ class Scheduler:
             hits = self._find_hits(request)
             if hits is None:
                 continue
-            if not self._reserve(request, hits):
+            start = len(hits) * self.pool.block_size
+            num_tokens = min(request.num_tokens - start, budget)
+            if not self._reserve(request, hits, start + num_tokens):
                 break
             self._start(request, now_s)
-            num_tokens = min(request.num_uncomputed_tokens, budget)
-            chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
+            chunks.append(Chunk(request, start, num_tokens))
             budget -= num_tokens
         return chunks
 
@@ -178,10 +222,12 @@ class Scheduler:
             self.num_prefix_waits += 1
         return None
 
-    def _reserve(self, request: Request, hits: list[int]) -> bool:
-        """Take the prefix hits and blocks for every other known token, or change nothing."""
+    def _reserve(self, request: Request, hits: list[int], num_tokens: int) -> bool:
+        """Take the prefix hits and blocks for the first `num_tokens` tokens, or change nothing."""
+        if not self._admission.fits(request, hits, self.running):
+            return False
         self.pool.share(hits, request.priority)
-        num_missing = self.pool.num_blocks_for(request.num_tokens) - len(hits)
+        num_missing = self.pool.num_blocks_for(num_tokens) - len(hits)
         if num_missing > self.pool.num_available:
             self.pool.release(hits)
             return False

@@ -1,6 +1,7 @@
 """The scheduler's policy, one rule per test."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,14 @@ class Loop:
     """A scheduler with a fake executor and a clock that counts steps."""
 
     def __init__(
-        self, num_blocks: int = 64, max_num_seqs: int = 8, max_batched_tokens: int = 16
+        self,
+        num_blocks: int = 64,
+        max_num_seqs: int = 8,
+        max_batched_tokens: int = 16,
+        **options: Any,
     ) -> None:
         self.pool = BlockPool(num_blocks, 4)
-        self.scheduler = Scheduler(self.pool, max_num_seqs, max_batched_tokens)
+        self.scheduler = Scheduler(self.pool, max_num_seqs, max_batched_tokens, **options)
         self.executor = FakeExecutor(4)
         self.now_s = 0.0
         self.sizes: dict[str, int] = {}
@@ -159,7 +164,7 @@ def test_those_who_wait_go_on_when_the_first_one_ends(
 
 def test_those_who_wait_go_on_when_the_first_one_is_preempted(make_request: MakeRequest) -> None:
     """A preempted request's claims fall, and everyone ends with the right tokens."""
-    loop = Loop(num_blocks=8, max_num_seqs=4, max_batched_tokens=6)
+    loop = Loop(num_blocks=8, max_num_seqs=4, max_batched_tokens=6, output_quantile=0.0)
     loop.scheduler.add(make_request([9] * 12, priority=-1, params=SamplingParams(max_tokens=12)))
     loop.step()
     loop.step()
@@ -198,7 +203,7 @@ def test_salts_do_not_share(make_request: MakeRequest) -> None:
 
 def test_the_youngest_is_preempted_and_loses_nothing(make_request: MakeRequest) -> None:
     """Out of blocks, the last in order gives way and later ends with the same tokens."""
-    loop = Loop(num_blocks=6)
+    loop = Loop(num_blocks=6, output_quantile=0.0)
     params = SamplingParams(max_tokens=12)
     requests = [make_request([index] * 6, params=params) for index in range(3)]
     for request in requests:
@@ -210,11 +215,40 @@ def test_the_youngest_is_preempted_and_loses_nothing(make_request: MakeRequest) 
         assert request.token_ids[6:] == continuation([index] * 6, 12)
 
 
+def test_a_preemption_is_explained(
+    make_request: MakeRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One log line says who gave way to whom and what it held, and the figures add it up."""
+    loop = Loop(num_blocks=4, output_quantile=0.0)
+    for index in range(2):
+        loop.scheduler.add(make_request([index] * 5, params=SamplingParams(max_tokens=11)))
+    loop.finish_all()
+    assert loop.scheduler.num_preemptions == 1
+    [line] = caplog.messages
+    assert line.startswith("preempted r2 (priority 0, time 1): r1 needs 1 blocks, 0 are available")
+    assert line.endswith("it held 2 blocks with 8 computed tokens")
+    assert loop.scheduler.num_preempted_blocks == 2
+    assert loop.scheduler.num_preempted_tokens == 8
+
+
+def test_the_least_urgent_gives_way_before_the_latest(make_request: MakeRequest) -> None:
+    """Priority chooses the victim first, arrival second."""
+    loop = Loop(num_blocks=6, output_quantile=0.0)
+    params = SamplingParams(max_tokens=12)
+    requests = [make_request([i] * 6, params=params, priority=p) for i, p in enumerate((1, 0, 0))]
+    for request in requests:
+        loop.scheduler.add(request)
+    while loop.scheduler.num_preemptions == 0:
+        loop.step()
+    assert [request.num_preemptions for request in requests] == [1, 0, 0]
+    loop.finish_all()
+
+
 def test_nothing_is_admitted_in_a_step_that_preempts(make_request: MakeRequest) -> None:
     """A step that took blocks away does not hand them to a newcomer."""
-    loop = Loop(num_blocks=4)
+    loop = Loop(num_blocks=4, output_quantile=0.0)
     for index in range(2):
-        loop.scheduler.add(make_request([index] * 7, params=SamplingParams(max_tokens=9)))
+        loop.scheduler.add(make_request([index] * 5, params=SamplingParams(max_tokens=11)))
     while loop.scheduler.num_preemptions == 0:
         loop.step()
     assert set(loop.sizes) == {"r1"}
@@ -223,7 +257,7 @@ def test_nothing_is_admitted_in_a_step_that_preempts(make_request: MakeRequest) 
 
 def test_a_request_as_large_as_the_pool_ends(make_request: MakeRequest) -> None:
     """The oldest request always progresses, even if it needs every block."""
-    loop = Loop(num_blocks=4)
+    loop = Loop(num_blocks=4, output_quantile=0.0)
     for index in range(3):
         loop.scheduler.add(make_request([index] * 8, params=SamplingParams(max_tokens=8)))
     ended = loop.finish_all()
