@@ -62,6 +62,8 @@ class Engine:
             config.max_num_seqs,
             config.max_batched_tokens,
             output_quantile=config.output_quantile,
+            max_queued_requests=config.max_queued_requests,
+            max_queued_tokens=config.max_queued_tokens,
         )
         self._pool = pool
         self._clock = clock
@@ -134,12 +136,13 @@ class Engine:
         cache_salt: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        tenant: str = "",
     ) -> None:
         """Admit a request, which from then on ends with exactly one outcome.
 
         A lower `priority` number goes first; `deadline` is a `time.monotonic` moment. Requests
-        share cached prefixes only within one `cache_salt`. Raises RequestError as `validate` does,
-        and for an id that is already live.
+        share cached prefixes only within one `cache_salt`, and tenants take turns. Raises
+        RequestError as `validate` does, and for an id that is already live; QueueFullError.
         """
         if request_id in self._requests:
             raise RequestError("request_id", f"{request_id} is already live")
@@ -155,9 +158,10 @@ class Engine:
             arrival_s=self._clock(),
             priority=priority,
             deadline_s=deadline,
+            tenant=tenant,
         )
-        self._requests[request_id] = request
         self._scheduler.add(request)
+        self._requests[request_id] = request
 
     def abort(
         self, request_id: str, reason: FinishReason = FinishReason.ABORT
@@ -189,6 +193,9 @@ class Engine:
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
+            drain_tokens_per_s=scheduler.drain_rate.tokens_per_s,
+            expected_wait_s=scheduler.expected_wait_s(),
             num_blocks_total=pool.num_blocks,
             num_blocks_free=pool.num_free,
             num_blocks_cached=pool.num_cached,
@@ -198,6 +205,7 @@ class Engine:
             last_step_tokens=self._last_step_tokens,
             num_steps=self._num_steps,
             num_admissions=scheduler.num_admissions,
+            num_refusals=scheduler.num_refusals,
             outcomes=dict(scheduler.outcomes),
             num_preemptions=scheduler.num_preemptions,
             num_preempted_blocks=scheduler.num_preempted_blocks,

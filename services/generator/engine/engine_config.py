@@ -18,6 +18,7 @@ class EngineConfig:
     by a share of the free memory. `dtype` None keeps the checkpoint's. `seed` draws the seeds of
     requests that bring none. `output_quantile` of recent output lengths is what admission expects
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
+    The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     """
 
     model: Path
@@ -29,6 +30,8 @@ class EngineConfig:
     num_threads: int | None = None
     seed: int | None = None
     output_quantile: float = DEFAULT_OUTPUT_QUANTILE
+    max_queued_requests: int | None = None
+    max_queued_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -38,7 +41,7 @@ class EngineConfig:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
         if not 0.0 <= self.output_quantile < 1.0:
             raise EngineConfigError("output_quantile", "must be at least 0 and below 1")
-        for field in ("kv_cache_bytes", "num_threads"):
+        for field in ("kv_cache_bytes", "num_threads", "max_queued_requests", "max_queued_tokens"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise EngineConfigError(field, "must be at least 1, or None")

@@ -18,6 +18,9 @@ class EngineStats:
 
     num_running: int
     num_waiting: int
+    num_waiting_tokens: int
+    drain_tokens_per_s: float
+    expected_wait_s: float
     num_blocks_total: int
     num_blocks_free: int
     num_blocks_cached: int
@@ -27,6 +30,7 @@ class EngineStats:
     last_step_tokens: int
     num_steps: int
     num_admissions: int
+    num_refusals: int
     outcomes: Mapping[FinishReason, int]
     num_preemptions: int
     num_preempted_blocks: int

@@ -11,9 +11,13 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from mesh import policy
+from mesh.policy import Turns
 from services.generator.engine.admission import Admission
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.drain_rate import DrainRate
+from services.generator.engine.errors import QueueFullError
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
 from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
@@ -34,12 +38,16 @@ class Scheduler:
         max_batched_tokens: int,
         *,
         output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
+        max_queued_requests: int | None = None,
+        max_queued_tokens: int | None = None,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
         self.waiting = RequestQueue()
         self.running = RequestQueue()
+        self.drain_rate = DrainRate()
         self.num_admissions = 0
+        self.num_refusals = 0
         self.outcomes: Counter[FinishReason] = Counter()
         self.num_preemptions = 0
         self.num_preempted_blocks = 0
@@ -52,10 +60,18 @@ class Scheduler:
         self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
+        self._max_queued_requests = max_queued_requests
+        self._max_queued_tokens = max_queued_tokens
+        self._turns = Turns()
+        self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
     def add(self, request: Request) -> None:
-        """Admit a request; from here on it ends with exactly one outcome."""
+        """Admit a request; from here on it ends with exactly one outcome.
+
+        Raises QueueFullError; an empty queue takes a prompt of any length.
+        """
+        self._refuse_if_full(request.num_prompt_tokens)
         self.num_admissions += 1
         self.waiting.add(request)
         if request.deadline_s is not None:
@@ -91,10 +107,16 @@ class Scheduler:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
         chunks = self._continue_running()
+        admitted: list[Chunk] = []
         if self.num_preemptions == num_preemptions:
             budget = self._max_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
-            chunks += self._admit_waiting(budget, now_s)
-        return chunks
+            admitted = self._admit_waiting(budget, now_s)
+        self._observe_drain(admitted, now_s)
+        return chunks + admitted
+
+    def expected_wait_s(self) -> float:
+        """Return how long the prompts that wait now will take to leave the queue."""
+        return self.drain_rate.expected_wait_s(self.waiting.num_prompt_tokens)
 
     def commit(
         self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], now_s: float
@@ -133,6 +155,24 @@ class Scheduler:
             num_slots = len(request.block_ids) * self.pool.block_size
             assert request.num_computed_tokens <= num_slots, f"{request!r} outgrew its blocks"
             assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
+
+    def _refuse_if_full(self, num_prompt_tokens: int) -> None:
+        num_tokens = self.waiting.num_prompt_tokens + num_prompt_tokens
+        limits = (
+            ("max_queued_requests", self._max_queued_requests, len(self.waiting) + 1),
+            ("max_queued_tokens", self._max_queued_tokens, num_tokens if self.waiting else 0),
+        )
+        for name, limit, count in limits:
+            if limit is not None and count > limit:
+                self.num_refusals += 1
+                raise QueueFullError(name, self.expected_wait_s())
+
+    def _observe_drain(self, admitted: Sequence[Chunk], now_s: float) -> None:
+        """Measure over the time in which some request waited for others, not for the next step."""
+        if self._backlog_since_s is not None:
+            num_tokens = sum(chunk.request.num_prompt_tokens for chunk in admitted)
+            self.drain_rate.observe(num_tokens, now_s - self._backlog_since_s)
+        self._backlog_since_s = now_s if self.waiting else None
 
     def _continue_running(self) -> list[Chunk]:
         budget = self._max_batched_tokens
@@ -194,7 +234,7 @@ class Scheduler:
 
     def _admit_waiting(self, budget: int, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for request in list(self.waiting):
+        for request in policy.order(self.waiting, _place, self._turns):
             if budget == 0 or len(self.running) == self._max_num_seqs:
                 break
             hits = self._find_hits(request)
@@ -237,6 +277,7 @@ class Scheduler:
 
     def _start(self, request: Request, now_s: float) -> None:
         self.waiting.remove(request)
+        self._turns = policy.taken(request.place, map(_place, self.waiting), self._turns)
         self.running.add(request)
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
@@ -283,3 +324,7 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
+
+
+def _place(request: Request) -> policy.Place:
+    return request.place

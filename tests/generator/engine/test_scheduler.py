@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.errors import QueueFullError
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.scheduler import Scheduler
@@ -190,6 +191,49 @@ def test_an_urgent_request_does_not_wait_for_a_plain_ones_blocks(
     loop.step()
     assert loop.sizes["r3"] > 1
     loop.finish_all()
+
+
+def test_a_full_queue_refuses_with_the_expected_wait(make_request: MakeRequest) -> None:
+    """Each limit refuses by name, and the wait is what waits over the measured rate."""
+    loop = Loop(max_num_seqs=1, max_batched_tokens=8, max_queued_requests=3, max_queued_tokens=30)
+    params = SamplingParams(max_tokens=1)
+    for index in range(3):
+        loop.scheduler.add(make_request([index] * 8, params=params))
+    with pytest.raises(QueueFullError) as refused:
+        loop.scheduler.add(make_request([7]))
+    assert (refused.value.limit, refused.value.expected_wait_s) == ("max_queued_requests", 1.0)
+    loop.step()
+    loop.step()
+    with pytest.raises(QueueFullError) as refused:
+        loop.scheduler.add(make_request([7] * 23))
+    assert refused.value.limit == "max_queued_tokens"
+    assert refused.value.expected_wait_s == pytest.approx(1.0)
+    assert loop.scheduler.num_refusals == 2
+    loop.scheduler.add(make_request([7] * 22))
+    assert len(loop.finish_all()) == 2
+
+
+def test_an_empty_queue_takes_a_long_prompt(make_request: MakeRequest) -> None:
+    """A prompt above the limit would otherwise never be served."""
+    loop = Loop(max_queued_tokens=10)
+    loop.scheduler.add(make_request(range(20)))
+    assert len(loop.finish_all()) == 1
+
+
+def test_tenants_take_turns(make_request: MakeRequest) -> None:
+    """One tenant's flood does not keep another's request waiting until its end."""
+    loop = Loop(max_num_seqs=1)
+    params = SamplingParams(max_tokens=500)
+    stop = frozenset(range(50))
+    for index in range(6):
+        loop.scheduler.add(
+            make_request([index], params=params, tenant="flood", stop_token_ids=stop)
+        )
+    loop.scheduler.add(make_request([9], params=params, tenant="late", stop_token_ids=stop))
+    order = []
+    while loop.scheduler.waiting or loop.scheduler.running:
+        order += [output.request_id for output in loop.step()]
+    assert order.index("r7") <= 2
 
 
 def test_salts_do_not_share(make_request: MakeRequest) -> None:
