@@ -64,6 +64,7 @@ class Engine:
             output_quantile=config.output_quantile,
             max_queued_requests=config.max_queued_requests,
             max_queued_tokens=config.max_queued_tokens,
+            target_step_s=config.target_step_s,
         )
         self._pool = pool
         self._clock = clock
@@ -256,6 +257,7 @@ class Engine:
     ) -> None:
         self._num_steps += 1
         self._last_step_s = step_s
+        self._scheduler.observe_step(chunks, step_s)
         self._last_step_tokens = sum(chunk.num_tokens for chunk in chunks)
         self._num_computed_tokens += self._last_step_tokens
         self._num_generated_tokens += sum(result.token_id is not None for result in results)

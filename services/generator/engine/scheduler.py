@@ -23,7 +23,9 @@ from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
+from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, conclusion, progress
+from services.generator.engine.step_time import StepTimeModel
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Scheduler:
         output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
+        target_step_s: float = 0.0,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
@@ -62,6 +65,8 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._max_queued_requests = max_queued_requests
         self._max_queued_tokens = max_queued_tokens
+        self._target_step_s = target_step_s
+        self.step_times = StepTimeModel()
         self._turns = Turns()
         self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
@@ -106,13 +111,20 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
-        chunks = self._continue_running()
+        budget = self._prompt_budget()
+        chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
         if self.num_preemptions == num_preemptions:
-            budget = self._max_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
             admitted = self._admit_waiting(budget, now_s)
         self._observe_drain(admitted, now_s)
         return chunks + admitted
+
+    def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
+        """Learn how long a step of these chunks took."""
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_tokens > 1)
+        num_context_tokens = sum(chunk.end for chunk in chunks)
+        self.step_times.observe(num_tokens, num_context_tokens, num_prompt_tokens, step_s)
 
     def expected_wait_s(self) -> float:
         """Return how long the prompts that wait now will take to leave the queue."""
@@ -174,20 +186,36 @@ class Scheduler:
             self.drain_rate.observe(num_tokens, now_s - self._backlog_since_s)
         self._backlog_since_s = now_s if self.waiting else None
 
-    def _continue_running(self) -> list[Chunk]:
-        budget = self._max_batched_tokens
-        num_reserved = sum(request.num_uncomputed_tokens == 1 for request in self.running)
+    def _prompt_budget(self) -> StepBudget:
+        """Keep one token for each decode; what is left is for prompts, within the time's target."""
+        decodes = [request for request in self.running if request.num_uncomputed_tokens == 1]
+        budget = StepBudget(self._max_batched_tokens - len(decodes))
+        if (
+            self._target_step_s > 0.0
+            and decodes
+            and len(decodes) < len(self.running) + len(self.waiting)
+        ):
+            time = self.step_times.fit()
+            decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
+            seen = self.step_times.max_prompt_tokens
+            budget.limit_time(self._target_step_s - decode_s, time, seen)
+        return budget
+
+    def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         chunks: list[Chunk] = []
         index = 0
         while index < len(self.running):
             request = self.running[index]
-            num_reserved -= request.num_uncomputed_tokens == 1
-            num_tokens = min(request.num_uncomputed_tokens, budget - num_reserved)
+            start, num_tokens = request.num_computed_tokens, request.num_uncomputed_tokens
+            is_decode = num_tokens == 1
+            if not is_decode:
+                num_tokens = budget.offer(start, num_tokens)
             if num_tokens > 0:
-                if not self._cover(request, request.num_computed_tokens + num_tokens):
+                if not self._cover(request, start + num_tokens):
                     break
-                chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
-                budget -= num_tokens
+                chunks.append(Chunk(request, start, num_tokens))
+                if not is_decode:
+                    budget.take(start, num_tokens)
             index += 1
         return chunks
 
@@ -232,21 +260,21 @@ class Scheduler:
         self.pool.release(request.block_ids)
         request.block_ids = []
 
-    def _admit_waiting(self, budget: int, now_s: float) -> list[Chunk]:
+    def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
         for request in policy.order(self.waiting, _place, self._turns):
-            if budget == 0 or len(self.running) == self._max_num_seqs:
+            if budget.num_tokens == 0 or len(self.running) == self._max_num_seqs:
                 break
             hits = self._find_hits(request)
             if hits is None:
                 continue
             start = len(hits) * self.pool.block_size
-            num_tokens = min(request.num_tokens - start, budget)
-            if not self._reserve(request, hits, start + num_tokens):
+            num_tokens = budget.offer(start, request.num_tokens - start)
+            if num_tokens == 0 or not self._reserve(request, hits, start + num_tokens):
                 break
             self._start(request, now_s)
             chunks.append(Chunk(request, start, num_tokens))
-            budget -= num_tokens
+            budget.take(start, num_tokens)
         return chunks
 
     def _find_hits(self, request: Request) -> list[int] | None:
