@@ -71,7 +71,9 @@ def _engine_config(settings: GeneratorSettings) -> EngineConfig:
         max_num_seqs=settings.max_sequences,
         max_batched_tokens=settings.max_batched_tokens,
         kv_cache_bytes=settings.kv_cache_mb * 2**20 or None,
+        target_step_s=settings.target_step_ms / 1000,
         num_threads=settings.threads or None,
+        max_queued_tokens=settings.max_waiting_tokens or None,
     )
 
 

@@ -17,6 +17,7 @@ from services.generator.engine import (
     Engine,
     EngineStats,
     FinishReason,
+    QueueFullError,
     SamplingParams,
     StepOutput,
 )
@@ -37,6 +38,7 @@ class Submission:
     deadline: float
     cache_salt: str = ""
     priority: int = 0
+    tenant: str = ""
 
 
 class Listener(Protocol):
@@ -173,15 +175,25 @@ class EngineBridge:
                 ended.append(output)
             waiting = False
 
-    def _add(self, submission: Submission) -> None:
-        self.engine.add(
-            submission.request_id,
-            submission.prompt_token_ids,
-            submission.params,
-            cache_salt=submission.cache_salt,
-            priority=submission.priority,
-            deadline=submission.deadline,
-        )
+    def _add(self, submission: Submission) -> StepOutput | None:
+        """Returns the only output of a sequence for which the engine's queue has no place."""
+        try:
+            self.engine.add(
+                submission.request_id,
+                submission.prompt_token_ids,
+                submission.params,
+                cache_salt=submission.cache_salt,
+                priority=submission.priority,
+                deadline=submission.deadline,
+                tenant=submission.tenant,
+            )
+        except QueueFullError as error:
+            log.warning("refused %s: %s", submission.request_id, error)
+            num_prompt_tokens = len(submission.prompt_token_ids)
+            return StepOutput(
+                submission.request_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0
+            )
+        return None
 
     # -- on the event loop --------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ _FAULTS = {
     FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, "The request's deadline has passed."),
     FinishReason.ABORT: (Code.UNAVAILABLE, "The generator stops."),
     FinishReason.ERROR: (Code.INTERNAL, "The generator failed on this request."),
+    FinishReason.REJECTED: (Code.RESOURCE_EXHAUSTED, "This replica's queue is full."),
 }
 
 

@@ -24,6 +24,7 @@ _REASONS = {
     FinishReason.ABORT: common_pb2.FINISH_REASON_ABORT,
     FinishReason.DEADLINE: common_pb2.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: common_pb2.FINISH_REASON_ERROR,
+    FinishReason.REJECTED: common_pb2.FINISH_REASON_REJECTED,
 }
 # where the engine's name for a field is not the proto's
 _FIELDS = {"prompt": "prompt_token_ids"}

@@ -132,6 +132,7 @@ class Worker:
                 deadline=time.monotonic() + left_s,
                 cache_salt=job.cache_salt,
                 priority=job.priority,
+                tenant=job.tenant,
             )
             taken = self._bridge.submit(submission, link)
         except (MeshError, ParamError, RequestError) as error:

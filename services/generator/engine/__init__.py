@@ -7,6 +7,7 @@ from services.generator.engine.errors import (
     EngineConfigError,
     FieldError,
     ParamError,
+    QueueFullError,
     RequestError,
 )
 from services.generator.engine.request import FinishReason
@@ -22,6 +23,7 @@ __all__ = [
     "FieldError",
     "FinishReason",
     "ParamError",
+    "QueueFullError",
     "RequestError",
     "SamplingParams",
     "StepOutput",

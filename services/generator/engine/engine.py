@@ -19,7 +19,7 @@ from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import RequestError
 from services.generator.engine.memory import plan_num_blocks
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.runner import Runner
 from services.generator.engine.sampling_params import SamplingParams
@@ -57,7 +57,15 @@ class Engine:
         self.config = config
         self.model_config = model_config
         self._runner = runner
-        self._scheduler = Scheduler(pool, config.max_num_seqs, config.max_batched_tokens)
+        self._scheduler = Scheduler(
+            pool,
+            config.max_num_seqs,
+            config.max_batched_tokens,
+            output_quantile=config.output_quantile,
+            max_queued_requests=config.max_queued_requests,
+            max_queued_tokens=config.max_queued_tokens,
+            target_step_s=config.target_step_s,
+        )
         self._pool = pool
         self._clock = clock
         self._random = random.Random(config.seed)
@@ -93,6 +101,11 @@ class Engine:
         return bool(self._requests)
 
     @property
+    def prefix_cache(self) -> PrefixCache:
+        """The names of the cached blocks and their events; read on the engine's thread only."""
+        return self._pool.prefix_cache
+
+    @property
     def max_request_tokens(self) -> int:
         """The most tokens, prompt and output, that one request may reach."""
         return min(self.model_config.context_length, self._pool.num_blocks * self._pool.block_size)
@@ -123,12 +136,13 @@ class Engine:
         cache_salt: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        tenant: str = "",
     ) -> None:
         """Admit a request, which from then on ends with exactly one outcome.
 
         A lower `priority` number goes first; `deadline` is a `time.monotonic` moment. Requests
-        share cached prefixes only within one `cache_salt`. Raises RequestError as `validate` does,
-        and for an id that is already live.
+        share cached prefixes only within one `cache_salt`, and tenants take turns. Raises
+        RequestError as `validate` does, and for an id that is already live; QueueFullError.
         """
         if request_id in self._requests:
             raise RequestError("request_id", f"{request_id} is already live")
@@ -144,9 +158,10 @@ class Engine:
             arrival_s=self._clock(),
             priority=priority,
             deadline_s=deadline,
+            tenant=tenant,
         )
-        self._requests[request_id] = request
         self._scheduler.add(request)
+        self._requests[request_id] = request
 
     def abort(
         self, request_id: str, reason: FinishReason = FinishReason.ABORT
@@ -179,20 +194,28 @@ class Engine:
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
+            drain_tokens_per_s=scheduler.drain_rate.tokens_per_s,
+            expected_wait_s=scheduler.expected_wait_s(),
             num_blocks_total=pool.num_blocks,
             num_blocks_free=pool.num_free,
             num_blocks_cached=pool.num_cached,
             num_blocks_used=pool.num_used,
+            kv_waste=scheduler.kv_waste(),
             last_step_s=self._last_step_s,
             last_step_tokens=self._last_step_tokens,
             num_steps=self._num_steps,
             num_admissions=scheduler.num_admissions,
+            num_refusals=scheduler.num_refusals,
             outcomes=dict(scheduler.outcomes),
             num_preemptions=scheduler.num_preemptions,
+            num_preempted_blocks=scheduler.num_preempted_blocks,
+            num_preempted_tokens=scheduler.num_preempted_tokens,
             num_computed_tokens=self._num_computed_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
+            num_prefix_waits=scheduler.num_prefix_waits,
         )
 
     def check(self) -> None:
@@ -252,6 +275,7 @@ class Engine:
     ) -> None:
         self._num_steps += 1
         self._last_step_s = step_s
+        self._scheduler.observe_step(chunks, step_s)
         self._last_step_tokens = sum(chunk.num_tokens for chunk in chunks)
         self._num_computed_tokens += self._last_step_tokens
         self._num_generated_tokens += sum(result.token_id is not None for result in results)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.generator.engine.errors import EngineConfigError
+from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,10 @@ class EngineConfig:
     `max_batched_tokens` is the budget of one step: more makes prompts faster and the gap between
     two tokens longer. `kv_cache_bytes` None takes what `max_num_seqs` full contexts need, capped
     by a share of the free memory. `dtype` None keeps the checkpoint's. `seed` draws the seeds of
-    requests that bring none.
+    requests that bring none. `output_quantile` of recent output lengths is what admission expects
+    a request to generate: more preempts less and packs looser, 0 expects the next token only.
+    The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
+    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
     """
 
     model: Path
@@ -26,6 +30,10 @@ class EngineConfig:
     kv_cache_bytes: int | None = None
     num_threads: int | None = None
     seed: int | None = None
+    output_quantile: float = DEFAULT_OUTPUT_QUANTILE
+    max_queued_requests: int | None = None
+    max_queued_tokens: int | None = None
+    target_step_s: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -33,7 +41,11 @@ class EngineConfig:
                 raise EngineConfigError(field, "must be at least 1")
         if self.max_batched_tokens < self.max_num_seqs:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
-        for field in ("kv_cache_bytes", "num_threads"):
+        if self.target_step_s < 0.0:
+            raise EngineConfigError("target_step_s", "must not be negative")
+        if not 0.0 <= self.output_quantile < 1.0:
+            raise EngineConfigError("output_quantile", "must be at least 0 and below 1")
+        for field in ("kv_cache_bytes", "num_threads", "max_queued_requests", "max_queued_tokens"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise EngineConfigError(field, "must be at least 1, or None")

@@ -10,21 +10,33 @@ from services.generator.engine.request import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges first, then totals since the start. Times are in seconds."""
+    """Gauges first, then totals since the start. Times are in seconds.
+
+    `num_preempted_tokens` were computed and will be computed again. `kv_waste` is the share of the
+    token slots in used blocks that hold nothing.
+    """
 
     num_running: int
     num_waiting: int
+    num_waiting_tokens: int
+    drain_tokens_per_s: float
+    expected_wait_s: float
     num_blocks_total: int
     num_blocks_free: int
     num_blocks_cached: int
     num_blocks_used: int
+    kv_waste: float
     last_step_s: float
     last_step_tokens: int
     num_steps: int
     num_admissions: int
+    num_refusals: int
     outcomes: Mapping[FinishReason, int]
     num_preemptions: int
+    num_preempted_blocks: int
+    num_preempted_tokens: int
     num_computed_tokens: int
     num_generated_tokens: int
     num_prefix_hit_tokens: int
     num_prefix_query_tokens: int
+    num_prefix_waits: int

@@ -25,3 +25,12 @@ class RequestError(FieldError):
 
 class EngineConfigError(FieldError):
     """An engine option is out of range or contradicts another."""
+
+
+class QueueFullError(Exception):
+    """The queue takes no more now; `expected_wait_s` is how long a place in it takes to come up."""
+
+    def __init__(self, limit: str, expected_wait_s: float) -> None:
+        super().__init__(f"{limit}: the queue is full, try again in {expected_wait_s:.1f} s")
+        self.limit = limit
+        self.expected_wait_s = expected_wait_s

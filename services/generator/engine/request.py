@@ -5,18 +5,23 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from mesh.policy import Place
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 class FinishReason(enum.Enum):
-    """The terminal outcomes; every admitted request gets exactly one."""
+    """The terminal outcomes; every admitted request gets exactly one.
+
+    REJECTED is for those that were never admitted, because the queue was full.
+    """
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
     DEADLINE = "deadline"
+    REJECTED = "rejected"
 
 
 class RequestStatus(enum.Enum):
@@ -47,11 +52,13 @@ class Request:
     arrival_s: float
     priority: int = 0
     deadline_s: float | None = None
+    tenant: str = ""
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
     num_scored_tokens: int = 0
     num_preemptions: int = 0
+    waited_for_prefix: bool = False
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     status: RequestStatus = RequestStatus.WAITING
@@ -67,8 +74,14 @@ class Request:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sort key of every queue: a lower priority number first, then first come first served."""
+        """Sort key of every list: a lower priority number first, then first come first served."""
         return self.priority, self.arrival_index
+
+    @property
+    def place(self) -> Place:
+        """For the order of those that wait; a preempted request has had its turn already."""
+        cost = 0 if self.num_preemptions else self.num_prompt_tokens + self.params.max_tokens
+        return Place(self.priority, self.tenant, self.arrival_index, cost)
 
     @property
     def num_tokens(self) -> int:

@@ -7,36 +7,76 @@ never waits for a prefill chunk, because each running decode keeps one token of 
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from mesh import policy
+from mesh.policy import Turns
+from services.generator.engine.admission import Admission
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.drain_rate import DrainRate
+from services.generator.engine.errors import QueueFullError
+from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
+from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
+from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, conclusion, progress
+from services.generator.engine.step_time import StepTimeModel
+
+logger = logging.getLogger(__name__)
 
 
 class Scheduler:
     """Owns the live requests and their blocks; every state change is one synchronous call."""
 
-    def __init__(self, pool: BlockPool, max_num_seqs: int, max_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        max_batched_tokens: int,
+        *,
+        output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
+        max_queued_requests: int | None = None,
+        max_queued_tokens: int | None = None,
+        target_step_s: float = 0.0,
+    ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
         self.waiting = RequestQueue()
         self.running = RequestQueue()
+        self.drain_rate = DrainRate()
         self.num_admissions = 0
+        self.num_refusals = 0
         self.outcomes: Counter[FinishReason] = Counter()
         self.num_preemptions = 0
+        self.num_preempted_blocks = 0
+        self.num_preempted_tokens = 0
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
+        self.num_prefix_waits = 0
+        self._pending = PendingBlocks()
+        self._lengths = OutputLengths(output_quantile)
+        self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
+        self._max_queued_requests = max_queued_requests
+        self._max_queued_tokens = max_queued_tokens
+        self._target_step_s = target_step_s
+        self.step_times = StepTimeModel()
+        self._turns = Turns()
+        self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
     def add(self, request: Request) -> None:
-        """Admit a request; from here on it ends with exactly one outcome."""
+        """Admit a request; from here on it ends with exactly one outcome.
+
+        Raises QueueFullError; an empty queue takes a prompt of any length.
+        """
+        self._refuse_if_full(request.num_prompt_tokens)
         self.num_admissions += 1
         self.waiting.add(request)
         if request.deadline_s is not None:
@@ -50,12 +90,13 @@ class Scheduler:
         assert not request.is_finished, f"{request!r} ends twice. This is a bug."
         if reason is FinishReason.ERROR:
             self.pool.taint(request.block_ids)
-        self.pool.release(request.block_ids)
-        request.block_ids = []
+        self._release(request)
         (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         self.outcomes[reason] += 1
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
 
     def expire(self, now_s: float) -> list[StepOutput]:
@@ -70,11 +111,24 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
-        chunks = self._continue_running()
+        budget = self._prompt_budget()
+        chunks = self._continue_running(budget)
+        admitted: list[Chunk] = []
         if self.num_preemptions == num_preemptions:
-            budget = self._max_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
-            chunks += self._admit_waiting(budget, now_s)
-        return chunks
+            admitted = self._admit_waiting(budget, now_s)
+        self._observe_drain(admitted, now_s)
+        return chunks + admitted
+
+    def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
+        """Learn how long a step of these chunks took."""
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_tokens > 1)
+        num_context_tokens = sum(chunk.end for chunk in chunks)
+        self.step_times.observe(num_tokens, num_context_tokens, num_prompt_tokens, step_s)
+
+    def expected_wait_s(self) -> float:
+        """Return how long the prompts that wait now will take to leave the queue."""
+        return self.drain_rate.expected_wait_s(self.waiting.num_prompt_tokens)
 
     def commit(
         self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], now_s: float
@@ -92,6 +146,12 @@ class Scheduler:
                 outputs.append(self._append(request, result.token_id, now_s))
         return outputs
 
+    def kv_waste(self) -> float:
+        """Return the share of the token slots in used blocks that hold nothing."""
+        size = self.pool.block_size
+        num_empty = sum(len(r.block_ids) * size - r.num_computed_tokens for r in self.running)
+        return num_empty / max(1, self.pool.num_used * size)
+
     def check(self) -> None:
         """Assert the accounts: blocks, holders, and one outcome per admission."""
         live = [*self.waiting, *self.running]
@@ -102,21 +162,60 @@ class Scheduler:
             "a waiting request has blocks"
         )
         assert len(self.running) <= self._max_num_seqs, "too many requests run"
+        self._pending.check(list(self.running))
+        for request in self.running:
+            num_slots = len(request.block_ids) * self.pool.block_size
+            assert request.num_computed_tokens <= num_slots, f"{request!r} outgrew its blocks"
+            assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
 
-    def _continue_running(self) -> list[Chunk]:
-        budget = self._max_batched_tokens
-        num_reserved = sum(request.num_uncomputed_tokens == 1 for request in self.running)
+    def _refuse_if_full(self, num_prompt_tokens: int) -> None:
+        num_tokens = self.waiting.num_prompt_tokens + num_prompt_tokens
+        limits = (
+            ("max_queued_requests", self._max_queued_requests, len(self.waiting) + 1),
+            ("max_queued_tokens", self._max_queued_tokens, num_tokens if self.waiting else 0),
+        )
+        for name, limit, count in limits:
+            if limit is not None and count > limit:
+                self.num_refusals += 1
+                raise QueueFullError(name, self.expected_wait_s())
+
+    def _observe_drain(self, admitted: Sequence[Chunk], now_s: float) -> None:
+        """Measure over the time in which some request waited for others, not for the next step."""
+        if self._backlog_since_s is not None:
+            num_tokens = sum(chunk.request.num_prompt_tokens for chunk in admitted)
+            self.drain_rate.observe(num_tokens, now_s - self._backlog_since_s)
+        self._backlog_since_s = now_s if self.waiting else None
+
+    def _prompt_budget(self) -> StepBudget:
+        """Keep one token for each decode; what is left is for prompts, within the time's target."""
+        decodes = [request for request in self.running if request.num_uncomputed_tokens == 1]
+        budget = StepBudget(self._max_batched_tokens - len(decodes))
+        if (
+            self._target_step_s > 0.0
+            and decodes
+            and len(decodes) < len(self.running) + len(self.waiting)
+        ):
+            time = self.step_times.fit()
+            decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
+            seen = self.step_times.max_prompt_tokens
+            budget.limit_time(self._target_step_s - decode_s, time, seen)
+        return budget
+
+    def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         chunks: list[Chunk] = []
         index = 0
         while index < len(self.running):
             request = self.running[index]
-            num_reserved -= request.num_uncomputed_tokens == 1
-            num_tokens = min(request.num_uncomputed_tokens, budget - num_reserved)
+            start, num_tokens = request.num_computed_tokens, request.num_uncomputed_tokens
+            is_decode = num_tokens == 1
+            if not is_decode:
+                num_tokens = budget.offer(start, num_tokens)
             if num_tokens > 0:
-                if not self._cover(request, request.num_computed_tokens + num_tokens):
+                if not self._cover(request, start + num_tokens):
                     break
-                chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
-                budget -= num_tokens
+                chunks.append(Chunk(request, start, num_tokens))
+                if not is_decode:
+                    budget.take(start, num_tokens)
             index += 1
         return chunks
 
@@ -125,54 +224,99 @@ class Scheduler:
         num_missing = self.pool.num_blocks_for(num_tokens) - len(request.block_ids)
         while num_missing > self.pool.num_available:
             victim = self.running[-1]
-            self._preempt(victim)
+            self._preempt(victim, request, num_missing)
             if victim is request:
                 return False
         if num_missing > 0:
-            request.block_ids += self.pool.allocate(num_missing)
+            request.block_ids += self.pool.allocate(num_missing, request.priority)
         return True
 
-    def _preempt(self, victim: Request) -> None:
-        self.pool.release(victim.block_ids)
-        victim.block_ids = []
-        victim.num_computed_tokens = 0
+    def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
+        """Take everything from the least urgent, latest request; it computes again later."""
+        self.num_preemptions += 1
+        self.num_preempted_blocks += len(victim.block_ids)
+        self.num_preempted_tokens += victim.num_computed_tokens
         victim.num_preemptions += 1
+        logger.warning(
+            "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
+            "it held %d blocks with %d computed tokens",
+            victim.request_id,
+            victim.priority,
+            victim.num_preemptions,
+            taker.request_id,
+            num_missing,
+            self.pool.num_available,
+            len(victim.block_ids),
+            victim.num_computed_tokens,
+        )
+        self._release(victim)
+        victim.num_computed_tokens = 0
         victim.status = RequestStatus.WAITING
         self.running.remove(victim)
         self.waiting.add(victim)
-        self.num_preemptions += 1
 
-    def _admit_waiting(self, budget: int, now_s: float) -> list[Chunk]:
+    def _release(self, request: Request) -> None:
+        self._pending.drop(request)
+        self.pool.release(request.block_ids)
+        request.block_ids = []
+
+    def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
-        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
-            request = self.waiting[0]
-            if not self._reserve(request):
+        for request in policy.order(self.waiting, _place, self._turns):
+            if budget.num_tokens == 0 or len(self.running) == self._max_num_seqs:
                 break
-            self.waiting.remove(request)
-            self.running.add(request)
-            request.status = RequestStatus.RUNNING
-            if request.first_scheduled_s is None:
-                request.first_scheduled_s = now_s
-            num_tokens = min(request.num_uncomputed_tokens, budget)
-            chunks.append(Chunk(request, request.num_computed_tokens, num_tokens))
-            budget -= num_tokens
+            hits = self._find_hits(request)
+            if hits is None:
+                continue
+            start = len(hits) * self.pool.block_size
+            num_tokens = budget.offer(start, request.num_tokens - start)
+            if num_tokens == 0 or not self._reserve(request, hits, start + num_tokens):
+                break
+            self._start(request, now_s)
+            chunks.append(Chunk(request, start, num_tokens))
+            budget.take(start, num_tokens)
         return chunks
 
-    def _reserve(self, request: Request) -> bool:
-        """Hit the prefix cache and take blocks for every known token, or change nothing."""
-        hits = self.pool.prefix_cache.match(self._matchable_hashes(request))
-        self.pool.share(hits)
-        num_missing = self.pool.num_blocks_for(request.num_tokens) - len(hits)
+    def _find_hits(self, request: Request) -> list[int] | None:
+        """Return the blocks of its known prefix; None if the next one is being computed now."""
+        hashes = self._matchable_hashes(request)
+        hits = self.pool.prefix_cache.match(hashes)
+        if len(hits) == len(hashes):
+            return hits
+        if not self._pending.is_worth_waiting(request, hashes[len(hits)]):
+            return hits
+        if not request.waited_for_prefix:
+            request.waited_for_prefix = True
+            self.num_prefix_waits += 1
+        return None
+
+    def _reserve(self, request: Request, hits: list[int], num_tokens: int) -> bool:
+        """Take the prefix hits and blocks for the first `num_tokens` tokens, or change nothing."""
+        if not self._admission.fits(request, hits, self.running):
+            return False
+        self.pool.share(hits, request.priority)
+        num_missing = self.pool.num_blocks_for(num_tokens) - len(hits)
         if num_missing > self.pool.num_available:
             self.pool.release(hits)
             return False
-        request.block_ids = hits + self.pool.allocate(num_missing)
+        request.block_ids = hits + self.pool.allocate(num_missing, request.priority)
         request.num_computed_tokens = len(hits) * self.pool.block_size
+        return True
+
+    def _start(self, request: Request, now_s: float) -> None:
+        self.waiting.remove(request)
+        self._turns = policy.taken(request.place, map(_place, self.waiting), self._turns)
+        self.running.add(request)
+        request.status = RequestStatus.RUNNING
+        if request.first_scheduled_s is None:
+            request.first_scheduled_s = now_s
+            request.num_cached_tokens = request.num_computed_tokens
         self.num_prefix_query_tokens += request.num_tokens
         self.num_prefix_hit_tokens += request.num_computed_tokens
-        if request.num_cached_tokens is None:
-            request.num_cached_tokens = request.num_computed_tokens
-        return True
+        num_hits = request.num_computed_tokens // self.pool.block_size
+        num_full = request.num_tokens // self.pool.block_size
+        self._extend_hashes(request, num_full)
+        self._pending.claim(request, request.block_hashes[num_hits:num_full])
 
     def _matchable_hashes(self, request: Request) -> list[bytes]:
         num_blocks = request.num_skippable_tokens // self.pool.block_size
@@ -190,7 +334,10 @@ class Scheduler:
         num_full = request.num_computed_tokens // self.pool.block_size
         self._extend_hashes(request, num_full)
         for index in range(num_published, num_full):
-            self.pool.prefix_cache.publish(request.block_hashes[index], request.block_ids[index])
+            block_hash = request.block_hashes[index]
+            parent = request.block_hashes[index - 1] if index > 0 else request.root_hash
+            self.pool.prefix_cache.publish(block_hash, parent, request.block_ids[index])
+            self._pending.computed(block_hash)
 
     def _append(self, request: Request, token_id: int, now_s: float) -> StepOutput:
         request.token_ids.append(token_id)
@@ -204,3 +351,7 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
+
+
+def _place(request: Request) -> policy.Place:
+    return request.place

@@ -14,20 +14,20 @@ def test_a_hash_names_the_tokens_after_exactly_that_prefix() -> None:
 
 def test_match_returns_the_longest_known_prefix() -> None:
     """The walk stops at the first unknown block, even if a later one is known."""
-    cache = PrefixCache()
-    cache.publish(b"a", 7)
-    cache.publish(b"b", 3)
-    cache.publish(b"d", 5)
+    cache = PrefixCache(16)
+    cache.publish(b"a", b"root", 7)
+    cache.publish(b"b", b"root", 3)
+    cache.publish(b"d", b"root", 5)
     assert cache.match([b"a", b"b", b"c", b"d"]) == [7, 3]
     assert cache.match([b"c"]) == []
 
 
 def test_the_first_block_keeps_its_name() -> None:
     """A second block with the same content stays nameless, and a name does not move."""
-    cache = PrefixCache()
-    cache.publish(b"a", 1)
-    cache.publish(b"a", 2)
-    cache.publish(b"z", 1)
+    cache = PrefixCache(16)
+    cache.publish(b"a", b"root", 1)
+    cache.publish(b"a", b"root", 2)
+    cache.publish(b"z", b"root", 1)
     assert cache.match([b"a"]) == [1]
     assert 2 not in cache
     assert cache.match([b"z"]) == []
@@ -36,8 +36,8 @@ def test_the_first_block_keeps_its_name() -> None:
 
 def test_forgetting_is_idempotent() -> None:
     """A forgotten block is unknown both ways; forgetting it again does nothing."""
-    cache = PrefixCache()
-    cache.publish(b"a", 1)
+    cache = PrefixCache(16)
+    cache.publish(b"a", b"root", 1)
     cache.forget(1)
     cache.forget(1)
     assert cache.match([b"a"]) == []

@@ -1,6 +1,12 @@
-"""Random lives of many requests: the accounts hold after every action, and no output changes."""
+"""Random lives of many requests: the accounts hold after every action, and no output changes.
+
+The exhaustive run, ten thousand schedules:
+SCHEDULES=10000 python -m pytest --timeout=0 tests/generator/engine/test_random_schedules.py
+"""
 
 import itertools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +14,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
+from services.generator.engine import (
+    Engine,
+    EngineConfig,
+    FinishReason,
+    QueueFullError,
+    SamplingParams,
+)
+from services.generator.engine.block_events import BlockEventKind
 from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.prefix_cache import chain_hash, root_hash
 from tests.generator.engine.fake_executor import FakeExecutor, next_token
 from tests.generator.shape import shape
 
@@ -22,22 +37,42 @@ class Schedules(RuleBasedStateMachine):
     @initialize(
         num_blocks=st.integers(10, 24),
         max_num_seqs=st.integers(1, 5),
-        spare_budget=st.integers(0, 12),
+        spare_budget=st.integers(0, 24),
+        output_quantile=st.sampled_from([0.0, 0.4, 0.9]),
+        max_queued_requests=st.none() | st.integers(1, 4),
+        max_queued_tokens=st.none() | st.integers(8, 40),
+        target_step_s=st.sampled_from([0.0, 0.5, 1.5, 4.0]),
     )
-    def start(self, num_blocks: int, max_num_seqs: int, spare_budget: int) -> None:
+    def start(self, num_blocks: int, max_num_seqs: int, spare_budget: int, **options: Any) -> None:
         self.now_s = 0.0
         self.executor = FakeExecutor(4)
         config = EngineConfig(
-            Path("unused"), None, max_num_seqs, max_num_seqs + spare_budget, block_size=4
+            Path("unused"),
+            max_num_seqs=max_num_seqs,
+            max_batched_tokens=max_num_seqs + spare_budget,
+            block_size=4,
+            **options,
         )
         pool = BlockPool(num_blocks, 4)
-        self.engine = Engine(config, MODEL, self.executor, pool, clock=lambda: self.now_s)
+        self.engine = Engine(config, MODEL, self, pool, clock=lambda: self.now_s)
         self.pool = pool
         self.ids = itertools.count()
         self.live: dict[str, tuple[list[int], SamplingParams, list[int]]] = {}
         self.failing: set[str] = set()
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
         self.num_ended = 0
+        self.num_refused = 0
+        self.known: dict[bytes, bytes] = {}
+        self.last_event = 0
+        self.pins: list[list[bytes]] = []
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """Compute as the fake executor does, in time that grows with the tokens."""
+        self.now_s += 0.1 + 0.05 * sum(chunk.num_tokens for chunk in chunks)
+        return self.executor.execute(chunks)
+
+    def clear(self, block_ids: Sequence[int]) -> None:
+        self.executor.clear(block_ids)
 
     @rule(
         prefix=st.integers(0, 1),
@@ -48,6 +83,9 @@ class Schedules(RuleBasedStateMachine):
         patience_s=st.none() | st.integers(0, 6),
         ignore_eos=st.booleans(),
         prompt_logprobs=st.sampled_from([None, None, 0]),
+        tenant=st.sampled_from(["", "a", "b"]),
+        salt=st.sampled_from(["", "", "", "salt"]),
+        count=st.integers(1, 3),
     )
     def add(
         self, prefix: int, prefix_length: int, tail: list[int], max_tokens: int, **rest: Any
@@ -59,11 +97,39 @@ class Schedules(RuleBasedStateMachine):
             ignore_eos=rest["ignore_eos"],
             prompt_logprobs=rest["prompt_logprobs"],
         )
-        request_id = str(next(self.ids))
         patience_s = rest["patience_s"]
         deadline = None if patience_s is None else self.now_s + patience_s
-        self.engine.add(request_id, prompt, params, priority=rest["priority"], deadline=deadline)
-        self.live[request_id] = (prompt, params, [])
+        for _ in range(rest["count"]):
+            request_id = str(next(self.ids))
+            try:
+                self.engine.add(
+                    request_id,
+                    prompt,
+                    params,
+                    cache_salt=rest["salt"],
+                    priority=rest["priority"],
+                    deadline=deadline,
+                    tenant=rest["tenant"],
+                )
+            except QueueFullError as error:
+                assert 0.0 <= error.expected_wait_s <= 600.0
+                assert self.engine.stats().num_waiting > 0
+                self.num_refused += 1
+            else:
+                self.live[request_id] = (prompt, params, [])
+
+    @rule(prefix=st.integers(0, 1), num_blocks=st.integers(1, 4))
+    def pin(self, prefix: int, num_blocks: int) -> None:
+        hashes = [root_hash("")]
+        for _ in range(num_blocks):
+            hashes.append(chain_hash(hashes[-1], [prefix] * 4))
+        self.pool.pin(hashes[1:])
+        self.pins.append(hashes[1:])
+
+    @precondition(lambda self: self.pins)
+    @rule()
+    def unpin(self) -> None:
+        self.pool.unpin(self.pins.pop())
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -80,7 +146,6 @@ class Schedules(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
-            self.now_s += 1.0
             for output in self.engine.step():
                 self.take(output)
             self.engine.check()
@@ -114,9 +179,26 @@ class Schedules(RuleBasedStateMachine):
     def accounts_hold(self) -> None:
         if hasattr(self, "engine"):
             self.engine.check()
+            self.follow_events()
             stats = self.engine.stats()
+            assert stats.num_refusals == self.num_refused
+            assert stats.num_waiting_tokens >= stats.num_waiting
+            assert 0.0 <= stats.kv_waste <= 1.0
             assert sum(stats.outcomes.values()) == self.num_ended
             assert stats.num_running + stats.num_waiting == len(self.live)
+
+    def follow_events(self) -> None:
+        events = self.engine.prefix_cache.events_since(self.last_event)
+        assert events is not None
+        for event in events:
+            self.last_event += 1
+            assert event.number == self.last_event
+            if event.kind is BlockEventKind.STORED:
+                self.known[event.block_hash] = event.parent_hash
+            else:
+                assert self.known.pop(event.block_hash) == event.parent_hash
+        snapshot = self.engine.prefix_cache.snapshot()
+        assert (snapshot.number, dict(snapshot.blocks)) == (self.last_event, self.known)
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
@@ -131,4 +213,6 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestRandomSchedules = Schedules.TestCase
-TestRandomSchedules.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRandomSchedules.settings = settings(
+    max_examples=int(os.environ.get("SCHEDULES", "60")), stateful_step_count=40, deadline=None
+)

@@ -1,0 +1,45 @@
+"""What one step may still compute of prompts: tokens, and seconds if streams wait for it."""
+
+from __future__ import annotations
+
+from services.generator.engine.step_time import StepTime
+
+# prompts always get so much of a step, however slow it is, so that they end
+MIN_PROMPT_TOKENS = 16
+# a share of the budget this many times larger than any before is the furthest to extrapolate
+_GROWTH = 2
+
+
+class StepBudget:
+    """Prompt chunks take from it in order; decodes were counted before it was made."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+        self._left_s: float | None = None
+        self._time = StepTime(0.0, 0.0, 0.0)
+        self._num_promised = 0
+
+    def limit_time(self, left_s: float, time: StepTime, max_seen_tokens: int) -> None:
+        """Also stay within `left_s`, as predicted, and near what the prediction was learnt from."""
+        self._left_s, self._time = left_s, time
+        self.num_tokens = min(self.num_tokens, max(MIN_PROMPT_TOKENS, _GROWTH * max_seen_tokens))
+        self._num_promised = min(self.num_tokens, MIN_PROMPT_TOKENS)
+
+    def offer(self, start: int, num_wanted: int) -> int:
+        """Return how many of the wanted tokens, beginning at position `start`, may be computed."""
+        num_tokens = min(num_wanted, self.num_tokens)
+        if self._left_s is None or num_tokens == 0:
+            return num_tokens
+        left_s = self._left_s - self._time.context_s * start
+        token_s = self._time.token_s + self._time.context_s
+        num_timely = num_tokens
+        if token_s * num_tokens > left_s:
+            num_timely = int(left_s / token_s) if left_s > 0.0 else 0
+        return min(num_tokens, max(num_timely, self._num_promised))
+
+    def take(self, start: int, num_tokens: int) -> None:
+        """Spend what was offered."""
+        self.num_tokens -= num_tokens
+        self._num_promised = max(0, self._num_promised - num_tokens)
+        if self._left_s is not None:
+            self._left_s -= self._time.predict(num_tokens, start + num_tokens) - self._time.base_s
