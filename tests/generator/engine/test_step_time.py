@@ -11,14 +11,11 @@ from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.step_budget import MIN_PROMPT_TOKENS, StepBudget
 from services.generator.engine.step_time import StepTime, StepTimeModel
-from services.generator.model import ModelConfig
-from services.generator.model.rope_config import RopeConfig
 from tests.generator.engine.fake_executor import FakeExecutor
+from tests.generator.shape import shape
 
 TRUTH = StepTime(0.005, 0.00005, 0.0000002)
-MODEL = ModelConfig(
-    50, 8, 8, 1, 1, 1, 8, 8192, 1e-5, RopeConfig(), True, False, False, "float32", ()
-)
+MODEL = shape(vocab_size=50, max_position_embeddings=8192)
 
 
 class TimedExecutor(FakeExecutor):
