@@ -60,7 +60,10 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         prefill_s=first_token_s - scheduled_s,
         decode_s=now_s - first_token_s,
         logprobs=_told(request.new_logprobs, len(token_ids)),
-        prompt_logprobs=_told(request.new_prompt_logprobs),
+        # a prompt that was cut off before its first token is not told in part
+        prompt_logprobs=_told(
+            request.new_prompt_logprobs, None if request.num_output_tokens else 0
+        ),
     )
 
 
