@@ -1,1 +1,1 @@
-"""The generator: a continuous-batching engine for Llama-family models and its service."""
+"""The generator: a continuous-batching engine for decoder models and its service."""

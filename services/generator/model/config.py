@@ -14,7 +14,8 @@ from typing import Any
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.families import FAMILIES, Family
 from services.generator.model.fields import Fields
-from services.generator.model.rope_config import RopeConfig, parse_rope
+from services.generator.model.layer_config import LayerConfig, parse_layers
+from services.generator.model.rope_config import RopeConfig
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -23,25 +24,6 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 _DTYPES = frozenset({"float32", "bfloat16", "float16"})
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertsConfig:
-    """A mixture of experts; `normalizes` makes the chosen experts' shares sum to 1."""
-
-    num_experts: int
-    num_chosen: int
-    intermediate_size: int
-    normalizes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LayerConfig:
-    """What may differ between the layers of one model."""
-
-    rope: RopeConfig | None
-    window: int | None = None  # tokens that a query sees, itself included; None sees all
-    experts: ExpertsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +111,7 @@ class ModelConfig:
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             context_length=fields.positive("max_position_embeddings"),
-            layers=_layers(fields, family, head_dim),
+            layers=parse_layers(fields, family, head_dim),
             norm_eps=fields.number("rms_norm_eps", 1e-6),
             activation=_activation(fields),
             attention_scale=fields.number("query_pre_attn_scalar", head_dim) ** -0.5,
@@ -173,65 +155,6 @@ def _refuse_unsupported(fields: Fields, family: Family) -> None:
     for field, value in family.required.items():
         if fields.get(field, value) != value:
             raise ModelConfigError(field, f"{fields.get(field)} is not supported, only {value}")
-
-
-def _layers(fields: Fields, family: Family, head_dim: int) -> tuple[LayerConfig, ...]:
-    num_layers = fields.positive("num_hidden_layers")
-    ropes: tuple[RopeConfig | None, ...] = (None, None)
-    if family.has_rope:
-        ropes = parse_rope(fields, head_dim, family.local_theta)
-    return tuple(
-        LayerConfig(ropes[window is not None], window, experts)
-        for window, experts in zip(
-            _windows(fields, family, num_layers), _experts(fields, family, num_layers), strict=True
-        )
-    )
-
-
-def _windows(fields: Fields, family: Family, num_layers: int) -> list[int | None]:
-    if family.window == "none" or not fields.get("use_sliding_window", True):
-        return [None] * num_layers
-    kinds = fields.get("layer_types")
-    if family.window == "every":
-        is_windowed = [True] * num_layers
-    elif kinds is not None:
-        is_windowed = [_is_sliding(kind) for kind in kinds]
-        if len(is_windowed) != num_layers:
-            raise ModelConfigError("layer_types", f"must list {num_layers} layers")
-    elif family.window == "upper":
-        first = fields.get("max_window_layers", num_layers)
-        is_windowed = [index >= first for index in range(num_layers)]
-    else:
-        pattern = fields.positive("sliding_window_pattern")
-        is_windowed = [(index + 1) % pattern > 0 for index in range(num_layers)]
-    if not any(is_windowed) or fields.get("sliding_window") is None:
-        return [None] * num_layers
-    window = fields.positive("sliding_window")
-    return [window if windowed else None for windowed in is_windowed]
-
-
-def _is_sliding(kind: str) -> bool:
-    if kind not in ("sliding_attention", "full_attention"):
-        raise ModelConfigError("layer_types", f"{kind} is not supported")
-    return kind == "sliding_attention"
-
-
-def _experts(fields: Fields, family: Family, num_layers: int) -> list[ExpertsConfig | None]:
-    if family.weights.experts is None:
-        return [None] * num_layers
-    experts = ExpertsConfig(
-        num_experts=fields.positive("num_experts"),
-        num_chosen=fields.positive("num_experts_per_tok"),
-        intermediate_size=fields.positive("moe_intermediate_size"),
-        normalizes=fields.flag("norm_topk_prob"),
-    )
-    if experts.num_chosen > experts.num_experts:
-        raise ModelConfigError("num_experts_per_tok", f"is above {experts.num_experts} experts")
-    dense = fields.get("mlp_only_layers", [])
-    step = fields.positive("decoder_sparse_step", 1)
-    return [
-        None if index in dense or (index + 1) % step else experts for index in range(num_layers)
-    ]
 
 
 def _activation(fields: Fields) -> str:

@@ -9,10 +9,11 @@ import torch
 
 from services.generator.model.attention import attention
 from services.generator.model.checkpoint import Checkpoint
-from services.generator.model.config import ExpertsConfig, LayerConfig, ModelConfig
+from services.generator.model.config import ModelConfig
 from services.generator.model.decoder import Decoder, Embedding, Layer
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
+from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.linear import Linear
 from services.generator.model.mlp import (
     ACTIVATIONS,

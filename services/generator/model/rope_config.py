@@ -67,6 +67,7 @@ class _Section:
         self._values = values
 
     def parse(self, head_dim: int, theta: float) -> RopeConfig:
+        """Return the settings; `theta` counts where the section has none."""
         kind = str(self._values.get("rope_type") or self._values.get("type") or "default")
         kind = _OLD_KINDS.get(kind, kind)
         if kind not in _KINDS:
@@ -147,6 +148,7 @@ class _Section:
         return self.number("factor", served / self._original_length())
 
     def number(self, field: str, default: float | None = None) -> float:
+        """Return a number, or `default` where it is absent or null; raises ModelConfigError."""
         value = self._values.get(field)
         if value is None:
             value = default
