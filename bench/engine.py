@@ -57,6 +57,7 @@ def main() -> None:
         _gate(folder)
         subjects = {
             "infermesh": _ours(folder, "bfloat16"),
+            "infermesh, torch attention": _ours(folder, "bfloat16", attention="torch"),
             "generate_batch": _generate_batch(folder),
             "generate": _generate(_reference(folder, torch.bfloat16)),
         }
@@ -86,8 +87,10 @@ def _prompts(count: int, seed: int, length: int = 128) -> Prompts:
     ]
 
 
-def _ours(folder: Path, dtype: str) -> Generate:
-    engine = Engine.load(EngineConfig(folder, dtype=dtype, kv_cache_bytes=2**30))
+def _ours(folder: Path, dtype: str, attention: str = "auto") -> Generate:
+    engine = Engine.load(
+        EngineConfig(folder, dtype=dtype, kv_cache_bytes=2**30, attention=attention)
+    )
 
     def generate(prompts: Prompts, num_tokens: int) -> list[list[int]]:
         params = SamplingParams(max_tokens=num_tokens, temperature=0, ignore_eos=True)

@@ -13,7 +13,7 @@ from mesh.pb import generator_pb2_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
 from services.generator.config import GeneratorSettings
-from services.generator.engine import Engine, EngineConfig, EngineConfigError
+from services.generator.engine import Engine, EngineConfigError
 from services.generator.model import ModelError
 from services.generator.servicer import GeneratorServicer
 from services.generator.worker import Worker
@@ -30,7 +30,7 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     replica_id = uuid.uuid4().hex[:12]
     try:
         max_live = settings.max_sequences + settings.max_waiting
-        bridge = await EngineBridge.load(lambda: Engine.load(_engine_config(settings)), max_live)
+        bridge = await EngineBridge.load(lambda: Engine.load(settings.engine()), max_live)
     except (ModelError, EngineConfigError, OSError) as error:
         raise CannotStartError(f"{settings.model}: {error}") from error
     failed = asyncio.Event()
@@ -62,19 +62,6 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
 async def _watch(failed: asyncio.Event) -> None:
     await failed.wait()
     raise EngineFailedError
-
-
-def _engine_config(settings: GeneratorSettings) -> EngineConfig:
-    return EngineConfig(
-        model=Path(settings.model),
-        dtype=settings.dtype or None,
-        max_num_seqs=settings.max_sequences,
-        max_batched_tokens=settings.max_batched_tokens,
-        kv_cache_bytes=settings.kv_cache_mb * 2**20 or None,
-        target_step_s=settings.target_step_ms / 1000,
-        num_threads=settings.threads or None,
-        max_queued_tokens=settings.max_waiting_tokens or None,
-    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The generator's settings."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from mesh.config import Settings
+from services.generator.engine import EngineConfig
 
 
 class GeneratorSettings(Settings):
@@ -20,4 +22,21 @@ class GeneratorSettings(Settings):
     max_waiting: int = Field(16, ge=0, le=4096, description="sequences taken beyond those running")
     max_waiting_tokens: int = Field(0, ge=0, description="prompt tokens that wait; 0: no limit")
     kv_cache_mb: int = Field(0, ge=0, description="KV cache; 0 sizes it from the free memory")
+    attention: str = Field(
+        "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
+    )
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
+
+    def engine(self) -> EngineConfig:
+        """What the engine is told; 0 and an empty text stand for its own choice."""
+        return EngineConfig(
+            model=Path(self.model),
+            dtype=self.dtype or None,
+            max_num_seqs=self.max_sequences,
+            max_batched_tokens=self.max_batched_tokens,
+            kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
+            target_step_s=self.target_step_ms / 1000,
+            attention=self.attention,
+            num_threads=self.threads or None,
+            max_queued_tokens=self.max_waiting_tokens or None,
+        )

@@ -19,6 +19,7 @@ class EngineConfig:
     requests that bring none. `output_quantile` of recent output lengths is what admission expects
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
+    `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
     """
 
@@ -34,6 +35,7 @@ class EngineConfig:
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
     target_step_s: float = 0.0
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -41,6 +43,8 @@ class EngineConfig:
                 raise EngineConfigError(field, "must be at least 1")
         if self.max_batched_tokens < self.max_num_seqs:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
+        if self.attention not in ("auto", "torch"):
+            raise EngineConfigError("attention", "must be auto or torch")
         if self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:

@@ -109,7 +109,13 @@ def test_prompt_logprobs_come_once_under_preemption(
     asked = [(prompt, params) for prompt in prompts]
     roomy = generate(Engine.load(EngineConfig(folder)), asked)
     engine = Engine.load(
-        EngineConfig(folder, kv_cache_bytes=9 * BLOCK_BYTES, max_batched_tokens=8, max_num_seqs=8)
+        EngineConfig(
+            folder,
+            kv_cache_bytes=9 * BLOCK_BYTES,
+            max_batched_tokens=8,
+            max_num_seqs=8,
+            output_quantile=0.0,
+        )
     )
     tight = generate(engine, asked)
     assert engine.stats().num_preemptions > 0

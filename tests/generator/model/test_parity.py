@@ -67,6 +67,15 @@ def generate(engine: Engine, prompts: list[list[int]], count: int) -> list[list[
     return list(outputs.values())
 
 
+@pytest.mark.parametrize("attention", ["auto", "torch"])
+def test_both_attentions(attention: str, make_llama: Callable) -> None:
+    """The compiled kernel and torch's operations give the same tokens."""
+    model, folder = make_llama(head_dim=16)
+    prompts = make_prompts(89, (1, 33, 70, 129))
+    engine = Engine.load(EngineConfig(folder, attention=attention))
+    assert generate(engine, prompts, 20) == reference(model, prompts, 20)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_alone_and_in_a_batch(shape: str, make_llama: Callable) -> None:
     """Each kind of Llama gives transformers' tokens, with one request or many."""
