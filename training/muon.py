@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 DECAY = 0.1
-LOOKING_DECAY = 0.4
+LOOKING_DECAY = 0.2
 
 
 def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:

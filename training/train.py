@@ -32,16 +32,16 @@ class Plan:
     """What a run does. Progress is measured in minutes, or in tokens when those are given."""
 
     seed: int = 1
-    minutes: float = 78.0
+    minutes: float = 100.0
     tokens: int = 0
     rows: int = 24
     length: int = 512
     long_length: int = 1024
     long_from: float = 0.92
-    matrix_lr: float = 0.02
-    other_lr: float = 0.004
+    matrix_lr: float = 0.012
+    other_lr: float = 0.0024
     warmup: float = 0.01
-    decay_from: float = 0.6
+    decay_from: float = 0.35
     export_every: float = 420.0
     probes: int = 150
     out: Path = Path("models/infermesh-tiny")
@@ -77,7 +77,10 @@ class Run:
         state = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            decays = [group.get("decay") for group in optimiser.param_groups]
             optimiser.load_state_dict(saved)
+            for group, decay in zip(optimiser.param_groups, decays, strict=True):
+                group["decay"] = decay
         self.batch_number, self.seen, self.spent = state["batch"], state["seen"], state["spent"]
         self._say(f"resumed at batch {self.batch_number}, {self.seen / 1e6:.2f}M tokens")
 
