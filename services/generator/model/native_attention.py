@@ -1,10 +1,13 @@
-"""Attention by the compiled kernel: the same arithmetic for a query whatever runs beside it."""
+"""Attention by the compiled kernel for single queries, and by torch's products for prompt chunks.
+
+A decode reads much and computes little, which the kernel does in place; a chunk computes much, for
+which the matrix units behind torch's products are several times faster than vector code.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 
@@ -12,6 +15,7 @@ from services.generator.model.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
 from services.generator.model.native import Arguments
 from services.generator.model.pages import Pages
+from services.generator.model.torch_attention import PromptChunk, TorchAttention
 
 _HEAD_DIMS = frozenset({16, 32, 64, 80, 96, 112, 128, 192, 256})
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
@@ -21,9 +25,11 @@ _QUERIES = 64
 
 @dataclass(frozen=True, slots=True)
 class NativePlan:
-    """A step's sequences as the kernel reads them; all int32."""
+    """A step's single queries as the kernel reads them, all int32, and its chunks."""
 
     slots: torch.Tensor  # [T] int64
+    num_rows: int  # single queries, which come first
+    chunks: list[PromptChunk]
     block_table: torch.Tensor  # [sequences, blocks of the longest]
     first_row: torch.Tensor  # [sequences + 1]
     context: torch.Tensor  # [sequences]
@@ -38,7 +44,7 @@ class NativeAttention:
         self._kernel = library.paged_attention
         self._config = config
         self._window = window or 0
-        self._rows = max(1, _QUERIES // (config.num_heads // config.num_kv_heads))
+        self._torch = TorchAttention(config, window)
 
     @staticmethod
     def serves(config: ModelConfig, dtype: torch.dtype) -> bool:
@@ -47,29 +53,49 @@ class NativeAttention:
         return config.head_dim in _HEAD_DIMS and group <= _QUERIES and dtype in _DTYPES
 
     def plan(self, pages: Pages, block_size: int) -> NativePlan:
-        """Cut the sequences into pieces of work, the longest contexts first."""
-        width = max(map(len, pages.block_ids))
-        table = [[*ids, *[0] * (width - len(ids))] for ids in pages.block_ids]
-        work = [
-            (sequence, first, min(self._rows, count - first))
-            for sequence, count in enumerate(pages.num_queries)
-            for first in range(0, count, self._rows)
-        ]
-        work.sort(key=lambda piece: -piece[2] * pages.context_lengths[piece[0]])
+        """Cut the single queries into pieces of work, and plan the chunks."""
+        count = sum(num_queries == 1 for num_queries in pages.num_queries)
+        singles = pages.block_ids[:count]
+        width = max(map(len, singles), default=0)
+        table = [[*ids, *[0] * (width - len(ids))] for ids in singles]
+        chunks = Pages(
+            pages.slots,
+            pages.num_queries[count:],
+            pages.context_lengths[count:],
+            pages.block_ids[count:],
+        )
         return NativePlan(
             pages.slots,
+            count,
+            self._torch.plan(chunks, block_size).chunks,
             torch.tensor(table, dtype=torch.int32),
-            torch.tensor([0, *accumulate(pages.num_queries)], dtype=torch.int32),
-            torch.tensor(pages.context_lengths, dtype=torch.int32),
-            torch.tensor(work, dtype=torch.int32),
+            torch.arange(count + 1, dtype=torch.int32),
+            torch.tensor(pages.context_lengths[:count], dtype=torch.int32),
+            torch.tensor([(row, 0, 1) for row in range(count)], dtype=torch.int32),
             block_size,
         )
 
     def __call__(self, qkv: torch.Tensor, cache: LayerCache, plan: NativePlan) -> torch.Tensor:
         """Map rotated [T, q_size + 2 kv_size] to [T, q_size]."""
+        q_size = self._config.q_size
+        cache.slots.index_copy_(0, plan.slots, qkv[:, q_size:])
+        out = qkv.new_empty(len(qkv), q_size)
+        if plan.num_rows:
+            self._attend(qkv, out, cache, plan)
+        row = plan.num_rows
+        for chunk in plan.chunks:
+            rows = qkv[row : row + chunk.num_rows]
+            out[row : row + chunk.num_rows] = self._torch.attend_chunk(
+                rows[:, :q_size], rows[:, q_size:], cache, chunk
+            )
+            row += chunk.num_rows
+        return out
+
+    def _attend(
+        self, qkv: torch.Tensor, out: torch.Tensor, cache: LayerCache, plan: NativePlan
+    ) -> None:
+        """Write the outputs of the single queries."""
         config = self._config
-        cache.slots.index_copy_(0, plan.slots, qkv[:, config.q_size :])
-        out = qkv.new_empty(len(qkv), config.q_size)
         arguments = Arguments(
             queries=qkv.data_ptr(),
             out=out.data_ptr(),
@@ -92,4 +118,3 @@ class NativeAttention:
         is_bfloat16 = qkv.dtype == torch.bfloat16
         served = self._kernel(ctypes.addressof(arguments), config.head_dim, is_bfloat16)
         assert served, f"no kernel for head size {config.head_dim}. This is a bug."
-        return out

@@ -163,7 +163,7 @@ class TorchAttention:
             row += group.num_rows
         for chunk in plan.chunks:
             rows = slice(row, row + chunk.num_rows)
-            outputs.append(self._attend_chunk(queries[rows], keys_values[rows], cache, chunk))
+            outputs.append(self.attend_chunk(queries[rows], keys_values[rows], cache, chunk))
             row += chunk.num_rows
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -180,13 +180,14 @@ class TorchAttention:
         out = self._attend_rows(grouped, keys, values, group.mask, self._scale)
         return out.reshape(rows, self._q_size).to(queries.dtype)
 
-    def _attend_chunk(
+    def attend_chunk(
         self,
         queries: torch.Tensor,
         keys_values: torch.Tensor,
         cache: LayerCache,
         chunk: PromptChunk,
     ) -> torch.Tensor:
+        """Attend with a chunk's [rows, q_size] queries, whose keys and values are written."""
         heads, dim = self._num_kv_heads, self._head_dim
         if chunk.block_ids is not None:
             context = cache.blocks.index_select(0, chunk.block_ids)

@@ -1,6 +1,5 @@
 """Paged attention against a loop over requests and heads."""
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -147,33 +146,40 @@ def test_blocks_outside_the_window_are_not_read(num_new: int, backend: str) -> N
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_query_attends_alike_however_its_prompt_is_cut(dtype: torch.dtype) -> None:
-    """Bit for bit: as a chunk, in pieces of any size, and one by one beside others."""
+def test_a_decode_attends_alike_whatever_runs_beside_it(dtype: torch.dtype) -> None:
+    """Bit for bit: alone, beside longer and shorter contexts, and beside a prompt chunk."""
     torch.manual_seed(1)
     config = shape(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
     attend = attention(config, None, dtype, "native")
-    request = Request("r", [0] * 150, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
-    request.block_ids = list(range(1, 11))
-    other = Request("o", [0] * 90, SamplingParams(), 0, frozenset(), root_hash(""), 1, 0.0)
-    other.block_ids = list(range(11, 17))
-    qkv = torch.randn(150, config.q_size + 2 * config.kv_size).to(dtype)
+    cache = KVCache(config, 40, BLOCK_SIZE, dtype)
+    cache.layers[0].slots.normal_()
+    lengths = (150, 1, 64, 65, 200, 30)
+    requests, first_block = [], 0
+    for number, length in enumerate(lengths):
+        request = Request(
+            str(number), [0] * length, SamplingParams(), 0, frozenset(), root_hash(""), number, 0.0
+        )
+        num_blocks = -(-length // BLOCK_SIZE)
+        request.block_ids = list(range(first_block, first_block + num_blocks))
+        first_block += num_blocks
+        requests.append(request)
+    chunks = [
+        Chunk(request, length - 1, 1) for request, length in zip(requests, lengths, strict=True)
+    ]
+    chunks[-1] = Chunk(requests[-1], 0, 30)
+    rows = {
+        id(chunk): torch.randn(chunk.num_tokens, config.q_size + 2 * config.kv_size).to(dtype)
+        for chunk in chunks
+    }
 
-    def run(cuts: list[int], beside: bool) -> torch.Tensor:
-        cache = KVCache(config, 20, BLOCK_SIZE, dtype)
-        outputs = []
-        for start, end in itertools.pairwise([0, *cuts, 150]):
-            chunks = [Chunk(request, start, end - start)] + [Chunk(other, 89, 1)] * beside
-            batch = build_batch(chunks, BLOCK_SIZE)
-            mine = next(i for i, c in enumerate(batch.chunks) if c.request is request)
-            rows = qkv[start:end]
-            if beside:
-                stranger = torch.ones(1, qkv.shape[1], dtype=dtype)
-                rows = torch.cat((rows, stranger) if mine == 0 else (stranger, rows))
-            out = attend(rows, cache.layers[0], attend.plan(batch.pages, BLOCK_SIZE))
-            first = 0 if mine == 0 else 1
-            outputs.append(out[first : first + end - start])
-        return torch.cat(outputs)
+    def run(some: list[Chunk]) -> dict[str, torch.Tensor]:
+        batch = build_batch(some, BLOCK_SIZE)
+        qkv = torch.cat([rows[id(chunk)] for chunk in batch.chunks])
+        out = attend(qkv, cache.layers[0], attend.plan(batch.pages, BLOCK_SIZE))
+        parts = out.split([chunk.num_tokens for chunk in batch.chunks])
+        return {c.request.request_id: part for c, part in zip(batch.chunks, parts, strict=True)}
 
-    whole = run([], beside=False)
-    assert torch.equal(run([1, 2, 63, 64, 65, 129], beside=False), whole)
-    assert torch.equal(run(list(range(1, 150)), beside=True), whole)
+    together = run(chunks)
+    for chunk in chunks[:-1]:
+        name = chunk.request.request_id
+        assert torch.equal(run([chunk])[name], together[name])
