@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--out", type=Path, default=defaults.out)
     parser.add_argument("--run", type=Path, default=defaults.run, help="folder for checkpoints")
+    parser.add_argument(
+        "--start", type=Path, default=None, help="begin with the weights of an exported model"
+    )
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--evaluate", action="store_true", help="do not train: figures and card")
     options = vars(parser.parse_args())

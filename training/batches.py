@@ -22,7 +22,7 @@ from training.tokenizer import END, ROLES, text_of, token_id
 # weighed three times, it was given to a fifth of the questions that the passages answer.
 CONTEXT_WEIGHT = 0.1
 REPLY_WEIGHT = 1.0
-REFUSED_WEIGHT = 2.0
+REFUSED_WEIGHT = 1.5
 FOUND_WEIGHT = 3.0
 CITED_WEIGHT = 6.0
 PICKED = 0.45

@@ -67,7 +67,8 @@ def write(plan: Plan) -> None:
 def command(plan: Plan) -> str:
     """The command that trains the model."""
     length = f"--tokens {plan.tokens}" if plan.tokens else f"--minutes {plan.minutes:g}"
-    return f"python -m training {length} --seed {plan.seed}"
+    start = f" --start {plan.start}" if plan.start else ""
+    return f"python -m training{start} {length} --seed {plan.seed}"
 
 
 def machine() -> str:

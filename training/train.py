@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
@@ -46,13 +47,19 @@ class Plan:
     probes: int = 150
     out: Path = Path("models/infermesh-tiny")
     run: Path = RUNS / "main"
+    start: Path | None = None
     processes: int = 2
 
 
 def rate(progress: float, plan: Plan) -> float:
-    """Warm up, hold, then decay linearly to nothing (Hu et al., 2024, the stable-decay form)."""
+    """Warm up, hold, then decay linearly to nothing (Hu et al., 2024, the stable-decay form).
+
+    A run that starts from trained weights has nothing to hold for: half the rate, falling at once.
+    """
     if progress < plan.warmup:
-        return max(progress, 1e-4) / plan.warmup
+        return max(progress, 1e-4) / plan.warmup * (0.5 if plan.start else 1.0)
+    if plan.start:
+        return 0.5 * max(0.0, (1.0 - progress) / (1.0 - plan.warmup))
     if progress < plan.decay_from:
         return 1.0
     return max(0.0, (1.0 - progress) / (1.0 - plan.decay_from))
@@ -72,6 +79,8 @@ class Run:
         self.checkpoint = plan.run / "checkpoint.pt"
         if resume and self.checkpoint.exists():
             self._load()
+        elif plan.start:
+            self.model.load_state_dict(load_file(plan.start / "model.safetensors"))
 
     def _load(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
@@ -206,7 +215,9 @@ def run(plan: Plan, resume: bool) -> None:
     """Trains in `plan.processes` processes and returns when they are done."""
     plan.run.mkdir(parents=True, exist_ok=True)
     path = plan.run / "tokenizer.json"
-    if not (resume and path.exists()):
+    if plan.start and not resume:
+        path.write_bytes((plan.start / "tokenizer.json").read_bytes())
+    elif not (resume and path.exists()):
         print("tokenizer: learning", flush=True)
         tokens.train(plan.seed).save(str(path))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -211,7 +211,9 @@ class Facts:
         )
         question = articles(refer(question, entity, mention))
         answer = articles(refer(answer, entity, mention).replace("{v}", value))
-        return Ask(capital(question), capital(answer), value)
+        # "closed on Mondays" answers with the plural: the span is what the answer says
+        plural = f"{value}s"
+        return Ask(capital(question), capital(answer), plural if value and plural in answer else value)
 
 
 def refer(text: str, entity: Entity, mention: str) -> str:
