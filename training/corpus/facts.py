@@ -211,9 +211,7 @@ class Facts:
         )
         question = articles(refer(question, entity, mention))
         answer = articles(refer(answer, entity, mention).replace("{v}", value))
-        # "closed on Mondays" answers with the plural: the span is what the answer says
-        plural = f"{value}s"
-        return Ask(capital(question), capital(answer), plural if value and plural in answer else value)
+        return Ask(capital(question), capital(answer), value)
 
 
 def refer(text: str, entity: Entity, mention: str) -> str:
