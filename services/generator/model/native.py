@@ -34,8 +34,8 @@ class Arguments(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "out", "cache")),
-        *((name, ctypes.c_void_p) for name in ("block_table", "first_row", "context", "work")),
-        *((name, ctypes.c_int64) for name in ("num_work", "query_stride", "table_width")),
+        *((name, ctypes.c_void_p) for name in ("block_table", "context")),
+        *((name, ctypes.c_int64) for name in ("num_sequences", "query_stride", "table_width")),
         *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "block_size", "window")),
         ("num_threads", ctypes.c_int32),
         *((name, ctypes.c_float) for name in ("scale", "soft_cap")),

@@ -19,8 +19,8 @@ from services.generator.model.torch_attention import PromptChunk, TorchAttention
 
 _HEAD_DIMS = frozenset({16, 32, 64, 80, 96, 112, 128, 192, 256})
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
-# QUERIES of the source: query heads that share a pass over their keys.
-_QUERIES = 64
+# GROUP of the source: query heads that may share a key head.
+_MAX_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,8 @@ class NativePlan:
     slots: torch.Tensor  # [T] int64
     num_rows: int  # single queries, which come first
     chunks: list[PromptChunk]
-    block_table: torch.Tensor  # [sequences, blocks of the longest]
-    first_row: torch.Tensor  # [sequences + 1]
-    context: torch.Tensor  # [sequences]
-    work: torch.Tensor  # [pieces, 3]: sequence, first of its rows, rows
+    block_table: torch.Tensor  # [num_rows, blocks of the longest]
+    context: torch.Tensor  # [num_rows], the query's own token included
     block_size: int
 
 
@@ -50,10 +48,10 @@ class NativeAttention:
     def serves(config: ModelConfig, dtype: torch.dtype) -> bool:
         """Return whether the kernel knows this shape."""
         group = config.num_heads // config.num_kv_heads
-        return config.head_dim in _HEAD_DIMS and group <= _QUERIES and dtype in _DTYPES
+        return config.head_dim in _HEAD_DIMS and group <= _MAX_GROUP and dtype in _DTYPES
 
     def plan(self, pages: Pages, block_size: int) -> NativePlan:
-        """Cut the single queries into pieces of work, and plan the chunks."""
+        """Lay out the blocks of the single queries, and plan the chunks."""
         count = sum(num_queries == 1 for num_queries in pages.num_queries)
         singles = pages.block_ids[:count]
         width = max(map(len, singles), default=0)
@@ -69,9 +67,7 @@ class NativeAttention:
             count,
             self._torch.plan(chunks, block_size).chunks,
             torch.tensor(table, dtype=torch.int32),
-            torch.arange(count + 1, dtype=torch.int32),
             torch.tensor(pages.context_lengths[:count], dtype=torch.int32),
-            torch.tensor([(row, 0, 1) for row in range(count)], dtype=torch.int32),
             block_size,
         )
 
@@ -101,10 +97,8 @@ class NativeAttention:
             out=out.data_ptr(),
             cache=cache.slots.data_ptr(),
             block_table=plan.block_table.data_ptr(),
-            first_row=plan.first_row.data_ptr(),
             context=plan.context.data_ptr(),
-            work=plan.work.data_ptr(),
-            num_work=len(plan.work),
+            num_sequences=plan.num_rows,
             query_stride=qkv.stride(0),
             table_width=plan.block_table.shape[1],
             heads=config.num_heads,

@@ -1,11 +1,11 @@
-// Causal attention over a paged KV cache, for decodes and prompt chunks alike.
+// Attention of single queries, one to a sequence, over a paged KV cache.
 //
 // Every query walks its own context in tiles that begin at multiples of TILE positions, one after
 // the other (online softmax, Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022), so its
-// arithmetic does not depend on what else is in the batch, on how its prompt was cut, or on threads.
+// arithmetic does not depend on what else is in the batch, nor on threads.
 //
 // A row of the cache holds the keys of all heads and then their values: [kv_heads][dim] twice.
-// Plain C entry points, called through ctypes; OpenMP is the copy that torch has loaded.
+// A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
 
 #include <algorithm>
 #include <cfloat>
@@ -16,7 +16,7 @@
 namespace {
 
 constexpr int TILE = 64;     // keys between two rescalings
-constexpr int QUERIES = 64;  // query heads that share a pass over their keys
+constexpr int GROUP = 64;    // query heads that may share a key head
 constexpr int LANES = 16;
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
@@ -45,13 +45,11 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
 
 struct Arguments {
     const void* queries;         // rows of query_stride elements; the first heads * dim are read
-    void* out;                   // [T, heads * dim]
+    void* out;                   // [sequences, heads * dim]
     const void* cache;           // [num_blocks * block_size, 2 * kv_heads * dim]
     const int32_t* block_table;  // [sequences, table_width]
-    const int32_t* first_row;    // [sequences + 1]: where each sequence's queries begin
-    const int32_t* context;      // [sequences]: length with this step's tokens
-    const int32_t* work;         // [num_work, 3]: sequence, first query row within it, rows
-    int64_t num_work;
+    const int32_t* context;      // [sequences]: length, the query's own token included
+    int64_t num_sequences;
     int64_t query_stride;
     int64_t table_width;
     int32_t heads, kv_heads, block_size;
@@ -102,55 +100,42 @@ inline void gather(const Arguments& a, const int32_t* blocks, int tile, int skip
 }
 
 template <typename T, int DIM>
-void attend(const Arguments& a, const int32_t* work, int head) {
-    const int sequence = work[0], first = work[1], rows = work[2];
+void attend(const Arguments& a, int64_t sequence, int head) {
     const int group = a.heads / a.kv_heads;
-    const int begin = a.first_row[sequence], end = a.first_row[sequence + 1];
-    const int start = a.context[sequence] - (end - begin) + first;  // position of the first query
-    const int last = start + rows - 1;
-    const int queries = rows * group;
+    const int length = a.context[sequence];
     const int32_t* blocks = a.block_table + sequence * a.table_width;
 
-    alignas(64) float q[QUERIES][DIM];
-    alignas(64) float acc[QUERIES][DIM];
-    alignas(64) float weights[QUERIES][TILE];
+    alignas(64) float q[GROUP][DIM];
+    alignas(64) float acc[GROUP][DIM];
+    alignas(64) float weights[GROUP][TILE];
     alignas(64) float tokens[TILE][DIM];  // a tile's keys, then its values
-    float best[QUERIES], total[QUERIES];
+    float best[GROUP], total[GROUP];
 
-    for (int i = 0; i < queries; ++i) {
-        const T* source = static_cast<const T*>(a.queries) +
-                          (begin + first + i / group) * a.query_stride +
-                          static_cast<int64_t>(head * group + i % group) * DIM;
+    for (int i = 0; i < group; ++i) {
+        const T* source = static_cast<const T*>(a.queries) + sequence * a.query_stride +
+                          static_cast<int64_t>(head * group + i) * DIM;
         for (int d = 0; d < DIM; ++d) q[i][d] = widen(source[d]) * a.scale;
         for (int d = 0; d < DIM; ++d) acc[i][d] = 0;
         best[i] = -FLT_MAX;
         total[i] = 0;
     }
 
-    const int lowest = a.window ? std::max(0, start - a.window + 1) : 0;
-    for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
-        const int count = std::min(TILE, last + 1 - tile);
+    const int lowest = a.window ? std::max(0, length - a.window) : 0;
+    for (int tile = lowest / TILE * TILE; tile < length; tile += TILE) {
         const int skip = std::max(0, lowest - tile);  // what no query sees may hold anything
+        const int count = std::min(TILE, length - tile);
         gather<T, DIM>(a, blocks, tile, skip, count, static_cast<int64_t>(head) * DIM, tokens);
-        for (int i = 0; i < queries; ++i) {
-            const int position = start + i / group;
-            const int from = a.window ? std::max(0, position - a.window + 1 - tile) : 0;
-            const int until = std::min(count, position + 1 - tile);
+        for (int i = 0; i < group; ++i) {
             float* row = weights[i];
-            // beyond what this query sees every weight is zero, and the sums below run over all
-            for (int t = 0; t < std::min(from, count); ++t) row[t] = -FLT_MAX;
-            for (int t = from; t < until; ++t) {
+            // what is not seen gets no weight, and the loops below run over whole tiles
+            for (int t = 0; t < TILE; ++t) row[t] = -FLT_MAX;
+            for (int t = skip; t < count; ++t) {
                 Vector part = {};
                 for (int d = 0; d < DIM; d += LANES) part += at(&q[i][d]) * at(&tokens[t][d]);
                 row[t] = sum(part);
             }
-            for (int t = std::max(until, 0); t < TILE; ++t) row[t] = -FLT_MAX;
-            if (from >= until) {
-                for (int t = 0; t < TILE; ++t) row[t] = 0;
-                continue;
-            }
             if (a.soft_cap > 0)
-                for (int t = from; t < until; ++t)
+                for (int t = skip; t < count; ++t)
                     row[t] = std::tanh(row[t] / a.soft_cap) * a.soft_cap;
             float top = best[i];
             for (int t = 0; t < TILE; ++t) top = row[t] > top ? row[t] : top;
@@ -166,17 +151,16 @@ void attend(const Arguments& a, const int32_t* work, int head) {
         }
         gather<T, DIM>(a, blocks, tile, skip, count,
                        static_cast<int64_t>(a.kv_heads + head) * DIM, tokens);
-        for (int i = 0; i < queries; ++i)
+        for (int i = 0; i < group; ++i)
             for (int d = 0; d < DIM; d += LANES) {
                 Vector part = at(&acc[i][d]);
                 for (int t = skip; t < count; ++t) part += weights[i][t] * at(&tokens[t][d]);
                 *reinterpret_cast<Vector*>(&acc[i][d]) = part;
             }
     }
-    for (int i = 0; i < queries; ++i) {
-        T* target = static_cast<T*>(a.out) +
-                    ((begin + first + i / group) * static_cast<int64_t>(a.heads) + head * group +
-                     i % group) * DIM;
+    for (int i = 0; i < group; ++i) {
+        T* target =
+            static_cast<T*>(a.out) + (sequence * a.heads + head * group + i) * DIM;
         const float inverse = 1.0f / total[i];
         for (int d = 0; d < DIM; ++d) narrow(acc[i][d] * inverse, target + d);
     }
@@ -184,10 +168,10 @@ void attend(const Arguments& a, const int32_t* work, int head) {
 
 template <typename T, int DIM>
 void run(const Arguments& a) {
-    const int64_t items = a.num_work * a.kv_heads;
+    const int64_t items = a.num_sequences * a.kv_heads;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(a.num_threads)
     for (int64_t item = 0; item < items; ++item)
-        attend<T, DIM>(a, a.work + item / a.kv_heads * 3, static_cast<int>(item % a.kv_heads));
+        attend<T, DIM>(a, item / a.kv_heads, static_cast<int>(item % a.kv_heads));
 }
 
 template <typename T>
@@ -208,7 +192,7 @@ bool dispatch(const Arguments& a, int dim) {
 
 }  // namespace
 
-// Attends with every query of the work list; false where no code was made for this head size.
+// Attends with every sequence's query; false where no code was made for this head size.
 extern "C" bool paged_attention(const Arguments* arguments, int dim, bool is_bfloat16) {
     return is_bfloat16 ? dispatch<bfloat16>(*arguments, dim) : dispatch<float>(*arguments, dim);
 }
