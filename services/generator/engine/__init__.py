@@ -5,6 +5,7 @@ from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import (
     EngineConfigError,
+    EngineFaultError,
     FieldError,
     ParamError,
     QueueFullError,
@@ -19,6 +20,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineConfigError",
+    "EngineFaultError",
     "EngineStats",
     "FieldError",
     "FinishReason",

@@ -29,6 +29,7 @@ class EngineStats:
     last_step_s: float
     last_step_tokens: int
     num_steps: int
+    num_faults: int
     num_admissions: int
     num_refusals: int
     outcomes: Mapping[FinishReason, int]

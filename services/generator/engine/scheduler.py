@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mesh import policy
 from mesh.policy import Turns
@@ -98,6 +98,29 @@ class Scheduler:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
+
+    def reset(self, live: Iterable[Request], now_s: float) -> list[StepOutput]:
+        """End all live requests with ERROR after a fault that left the accounts in any state.
+
+        One that had ended in the faulty step ends with ERROR too: its last output was lost.
+        """
+        self.pool.reset()
+        self.waiting = RequestQueue()
+        self.running = RequestQueue()
+        self._pending = PendingBlocks()
+        self._turns = Turns()
+        self._deadlines.clear()
+        self._backlog_since_s = None
+        outputs = []
+        for request in live:
+            if request.finish_reason is not None:
+                self.outcomes[request.finish_reason] -= 1
+            request.block_ids = []
+            request.status = RequestStatus.FINISHED
+            request.finish_reason = FinishReason.ERROR
+            self.outcomes[FinishReason.ERROR] += 1
+            outputs.append(conclusion(request, (), now_s))
+        return outputs
 
     def expire(self, now_s: float) -> list[StepOutput]:
         """End every live request whose deadline has passed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ class Checkpoint:
         if tuple(tensor.shape) != shape:
             raise WeightError(name, f"has shape {tuple(tensor.shape)}, expected {shape}")
         return tensor
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors, from the files' headers."""
+        shapes = (
+            self._open(shard).get_slice(name).get_shape()
+            for name, shard in self._shard_by_name.items()
+        )
+        return sum(map(math.prod, shapes))
 
     def _read_index(self) -> dict[str, str]:
         if (self._folder / _INDEX).is_file():
