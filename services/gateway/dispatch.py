@@ -15,6 +15,8 @@ from services.gateway.generation import Model
 SILENCE_LIMIT_S = 3.0
 # a sent job that a replica does not list for so long never arrived, or its end was lost
 MISSING_LIMIT_S = 2.0
+# the least that a refused caller is told to wait, where no replica knows better
+MIN_WAIT_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +52,7 @@ class Report:
     load: int
     draining: bool
     job_ids: frozenset[str]
+    expected_wait_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,10 +82,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What follows from a change: jobs to send to their `replica_id`, and jobs that were lost."""
+    """What follows from a change: jobs to send to their `replica_id`, jobs that were lost.
+
+    `refused` came back from their replicas, to a full queue.
+    """
 
     send: tuple[Job, ...] = ()
     lost: tuple[Job, ...] = ()
+    refused: tuple[Job, ...] = ()
 
 
 Choice = Callable[[Job, Sequence[Replica]], Replica | None]
@@ -152,13 +159,20 @@ class Dispatcher:
         self._waiting[job.id] = job
         self._waiting_tokens += job.peak_tokens
         work = self._place()
-        over = len(self._waiting) > self._max_waiting
-        if job.replica_id is None and (over or self._waiting_tokens > self._max_waiting_tokens):
+        if self._is_over(job):
             self._drop_waiting(job)
-            raise MeshError(
-                Code.RESOURCE_EXHAUSTED, "The request queue is full.", retry_after_s=1.0
-            )
+            raise self.queue_full(job.model)
         return work
+
+    def queue_full(self, model: Model) -> MeshError:
+        """The refusal, with the shortest wait that a replica of the model expects."""
+        reports = [r.report for r in self._replicas.values() if not r.report.draining]
+        waits = [report.expected_wait_s for report in reports if report.model == model]
+        return MeshError(
+            Code.RESOURCE_EXHAUSTED,
+            "The request queue is full.",
+            retry_after_s=max(MIN_WAIT_S, min(waits, default=MIN_WAIT_S)),
+        )
 
     def report(self, report: Report, now: float) -> Work:
         """A replica spoke: its word replaces what was assumed of it."""
@@ -183,16 +197,23 @@ class Dispatcher:
         if job is not None:
             job.has_output = True
 
-    def rejected(self, job_id: str) -> Work:
-        """The replica had no room after all: the job waits again, the replica counts as full."""
+    def rejected(self, job_id: str, expected_wait_s: float | None = None) -> Work:
+        """The replica had no room after all: the job waits again, the replica counts as full.
+
+        A job that finds no other replica, and the queue full, is refused.
+        """
         job = self._running.pop(job_id, None)
         if job is None:
             return Work()
         replica = self._forget_placement(job)
         if replica is not None:
-            replica.report = _full(replica)
+            replica.report = _full(replica, expected_wait_s)
         self._enqueue(job)
-        return self._place()
+        work = self._place()
+        if not self._is_over(job):
+            return work
+        self._drop_waiting(job)
+        return replace(work, refused=(job,))
 
     def ended(self, job_id: str) -> Work:
         """A job is over, however: its place is free."""
@@ -232,6 +253,12 @@ class Dispatcher:
             assert replica.unlisted.keys() <= self._running.keys()
         assert all(j.replica_id is None for j in self._waiting.values())
         assert all(j.replica_id is not None for j in self._running.values())
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether a job that was just taken in waits beyond the queue's bounds."""
+        over = len(self._waiting) > self._max_waiting
+        over = over or self._waiting_tokens > self._max_waiting_tokens
+        return job.replica_id is None and over
 
     def _place(self) -> Work:
         if not any(r.room_sequences > 0 for r in self._replicas.values()):
@@ -289,7 +316,12 @@ class Dispatcher:
         return replica
 
 
-def _full(replica: Replica) -> Report:
+def _full(replica: Replica, expected_wait_s: float | None) -> Report:
     """The replica's report with just so much less room that nothing is left now."""
     said = replica.report
-    return replace(said, room_sequences=said.room_sequences - replica.room_sequences, room_tokens=0)
+    return replace(
+        said,
+        room_sequences=said.room_sequences - replica.room_sequences,
+        room_tokens=0,
+        expected_wait_s=said.expected_wait_s if expected_wait_s is None else expected_wait_s,
+    )

@@ -181,6 +181,9 @@ class Fleet:
             log.warning("job %s was lost with replica %s", job.id, job.replica_id)
             if job.id in self._sequences:
                 self._sequences[job.id].fail(unavailable("The generator was lost mid-answer."))
+        for job in work.refused:
+            if job.id in self._sequences:
+                self._sequences[job.id].fail(self._dispatcher.queue_full(job.model))
         _waiting.set(self._dispatcher.num_waiting())
         _running.set(self._dispatcher.num_running())
 
@@ -253,7 +256,9 @@ class Fleet:
             return
         reason = delta.finish_reason
         if reason == common_pb2.FINISH_REASON_REJECTED:
-            self._do(self._dispatcher.rejected(delta.job_id))
+            told = delta.HasField("expected_wait_s")
+            wait_s = delta.expected_wait_s if told else None
+            self._do(self._dispatcher.rejected(delta.job_id, wait_s))
             return
         if delta.token_ids:
             self._dispatcher.progressed(delta.job_id)
@@ -330,6 +335,7 @@ def _report(message: events_pb2.Announcement) -> Report:
         load=message.running + message.waiting,
         draining=message.draining,
         job_ids=frozenset(message.job_ids),
+        expected_wait_s=message.expected_wait_s,
     )
 
 

@@ -37,8 +37,9 @@ def said(
     model: Model = A,
     jobs: tuple[str, ...] = (),
     draining: bool = False,
+    wait_s: float = 0.0,
 ) -> Report:
-    return Report(replica_id, model, room, tokens, load, draining, frozenset(jobs))
+    return Report(replica_id, model, room, tokens, load, draining, frozenset(jobs), wait_s)
 
 
 def sent(work: Work) -> dict[str, str | None]:
@@ -133,6 +134,21 @@ def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
         fleet.check()
 
 
+def test_the_time_to_retry_is_the_shortest_expected_wait() -> None:
+    """Of the replicas that serve the model and stay; a second at least."""
+    fleet = dispatcher(
+        said("r1", room=0, wait_s=7.5),
+        said("r2", room=0, wait_s=4.25),
+        said("r3", room=0, wait_s=2.0, draining=True),
+        said("r4", room=0, wait_s=0.5, model=B),
+        max_waiting=0,
+    )
+    for model, wait_s in ((A, 4.25), (B, 1.0)):
+        with pytest.raises(MeshError) as refused:
+            fleet.submit(job("0", model))
+        assert refused.value.retry_after_s == wait_s
+
+
 def test_a_full_queue_does_not_refuse_what_needs_no_wait() -> None:
     """With a queue of no places, jobs that a replica has room for still go through."""
     fleet = dispatcher(said("r1", room=2), max_waiting=0)
@@ -182,6 +198,18 @@ def test_a_rejected_job_goes_to_another_replica() -> None:
     assert submit(fleet, job("0")) == {"0": "r1"}
     assert sent(fleet.rejected("0")) == {"0": "r2"}
     assert submit(fleet, job("1", at=1)) == {"1": "r2"}
+    fleet.check()
+
+
+def test_a_rejected_job_without_a_place_is_refused() -> None:
+    """When the other replicas reject it too and the queue is full, with the wait they told."""
+    fleet = dispatcher(said("r1", load=0), said("r2", load=1), max_waiting=0)
+    submit(fleet, job("0"))
+    assert sent(fleet.rejected("0", 9.0)) == {"0": "r2"}
+    work = fleet.rejected("0", 5.0)
+    assert [j.id for j in work.refused] == ["0"]
+    assert fleet.queue_full(A).retry_after_s == 5.0
+    assert fleet.num_waiting() == fleet.num_running() == 0
     fleet.check()
 
 
@@ -449,7 +477,14 @@ class Histories(RuleBasedStateMachine):
         self.forget_placement(job_id)
         view.room, view.rejected = 0, True
         self.waiting.add(job_id)
-        self.apply(self.fleet.rejected(job_id))
+        work = self.fleet.rejected(job_id)
+        self.apply(work)
+        num_tokens = sum(self.jobs[i].peak_tokens for i in self.waiting)
+        over = len(self.waiting) > self.max_waiting or num_tokens > self.max_tokens
+        assert [each.id for each in work.refused] == [job_id] * (over and job_id in self.waiting)
+        for each in work.refused:
+            self.waiting.remove(each.id)
+            self.past.append(each.id)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), cancelled=st.booleans())

@@ -410,6 +410,31 @@ async def test_a_full_queue_refuses(stage: Stage) -> None:
     assert {e.retry_after_s for e in errors if e.code is Code.RESOURCE_EXHAUSTED} == {1.0}
 
 
+async def test_a_full_queue_tells_the_wait_that_replicas_announce(stage: Stage) -> None:
+    """The refusal's time to retry is what the replica expects from its own queue."""
+    replica = await stage.replica("r1", room=0)
+    replica.expected_wait_s = 6.5
+    stage.dispatcher._max_waiting = 0
+    await replica.announce()
+    await until(lambda: stage.dispatcher.queue_full(MODEL).retry_after_s == 6.5)
+    error = (await stage.read().done()).error
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 6.5)
+
+
+async def test_a_job_that_all_reject_is_refused_with_their_wait(stage: Stage) -> None:
+    """With no place in the queue either, its reader hears when to come back."""
+    replica = await stage.replica("r1", room=1)
+    stage.dispatcher._max_waiting = 0
+    reading = stage.read()
+    job = await replica.job()
+    replica.room = 0
+    await replica.say(job.job_id, "", REJECTED, expected_wait_s=4.5)
+    error = (await reading.done()).error
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 4.5)
+
+
 async def test_a_silent_replica_loses_its_jobs(stage: Stage) -> None:
     """Jobs without output are placed anew, the reader of a begun one is told."""
     silent = await stage.replica("r1")

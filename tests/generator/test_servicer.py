@@ -20,6 +20,7 @@ from mesh.pb import generator_pb2 as pb
 from mesh.pb import generator_pb2_grpc as pb_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
+from services.generator.engine import QueueFullError
 from services.generator.servicer import GeneratorServicer
 from tests.generator.tiny import VOCAB, bridged
 from tests.waiting import until
@@ -142,6 +143,18 @@ async def test_no_room_tells_when_to_come_back(service: Service) -> None:
         await asyncio.gather(anext(first), anext(second))
         error = await refusal(service.generate(request(4)))
     assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 1.0)
+
+
+async def test_a_full_queue_tells_the_expected_wait(service: Service) -> None:
+    """What the engine's queue refuses ends with the wait that the engine expects."""
+
+    def full(*_: object, **__: object) -> None:
+        raise QueueFullError("max_queued_tokens", 12.5)
+
+    service.bridge.engine.add = full  # type: ignore[method-assign]
+    error = await refusal(service.generate(request(4)))
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 12.5)
+    assert service.bridge.metrics.refusals == {"max_queued_tokens": 1}
 
 
 async def test_the_deadline_ends_the_sequence(

@@ -13,7 +13,7 @@ from services.generator.engine.errors import (
 )
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.step_output import StepOutput
+from services.generator.engine.step_output import Refusal, StepOutput
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FinishReason",
     "ParamError",
     "QueueFullError",
+    "Refusal",
     "RequestError",
     "SamplingParams",
     "StepOutput",

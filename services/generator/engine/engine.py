@@ -185,10 +185,12 @@ class Engine:
         self, request_id: str, reason: FinishReason = FinishReason.ABORT
     ) -> StepOutput | None:
         """End a request now and free its blocks; None if it is not live (any more)."""
-        request = self._requests.pop(request_id, None)
+        request = self._requests.get(request_id)
         if request is None:
             return None
-        return self._scheduler.finish(request, reason, self._clock())
+        output = self._scheduler.finish(request, reason, self._clock())
+        del self._requests[request_id]
+        return output
 
     def step(self) -> list[StepOutput]:
         """Run one iteration; return an output for each request that progressed or ended.
@@ -223,6 +225,7 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
+            num_deferred=scheduler.num_deferred,
             drain_tokens_per_s=scheduler.drain_rate.tokens_per_s,
             expected_wait_s=scheduler.expected_wait_s(),
             num_blocks_total=pool.num_blocks,

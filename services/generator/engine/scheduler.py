@@ -58,6 +58,7 @@ class Scheduler:
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
         self.num_prefix_waits = 0
+        self.num_deferred = 0
         self._pending = PendingBlocks()
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
@@ -134,6 +135,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
+        self.num_deferred = 0
         budget = self._prompt_budget()
         chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
@@ -290,6 +292,7 @@ class Scheduler:
                 break
             hits = self._find_hits(request)
             if hits is None:
+                self.num_deferred += 1
                 continue
             start = len(hits) * self.pool.block_size
             num_tokens = budget.offer(start, request.num_tokens - start)
