@@ -55,4 +55,5 @@ class GeneratorSettings(Settings):
 def variable(option: str) -> str:
     """The variable behind an option of the engine, for messages to operators."""
     field = _FIELDS.get(option, option)
-    return next(name for name, own in variables(GeneratorSettings).items() if own == field)
+    named = {own: name for name, own in variables(GeneratorSettings).items()}
+    return named.get(field, option)

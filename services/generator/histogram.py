@@ -19,6 +19,12 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
+    def copy(self) -> "Histogram":
+        """Return one that does not follow."""
+        made = Histogram(self._bounds)
+        made._counts, made._sum = self._counts.copy(), self._sum
+        return made
+
     @property
     def sum(self) -> float:
         """The sum of all values."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from prometheus_client.core import (
@@ -135,6 +136,19 @@ _COUNTER_FAMILIES: tuple[_Family, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The metrics at one moment, between two steps; histograms by their names."""
+
+    stats: EngineStats
+    refusals: Mapping[str, int]
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_live: int
+    histograms: Mapping[str, Histogram]
+    step_seconds: Histogram
+
+
 class _Life:
     """What is remembered of a live request; times are monotonic seconds."""
 
@@ -150,7 +164,7 @@ class _Life:
 class EngineMetrics:
     """Follows every sequence that the bridge takes, whoever sent it; lives on the event loop.
 
-    The lock is for the scrape, which comes from a thread of its own.
+    The lock is for `snapshot`, which a scrape asks for from a thread of its own.
     """
 
     def __init__(self, stats: EngineStats, clock: Callable[[], float] = time.monotonic) -> None:
@@ -158,10 +172,10 @@ class EngineMetrics:
         self.refusals: Counter[str] = Counter()
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
-        self.lock = threading.Lock()
         self.histograms = {each.name: Histogram(each.bounds) for each in _HISTOGRAMS}
         self.step_seconds = Histogram(_SECONDS)
         self._clock = clock
+        self._lock = threading.Lock()
         self._lives: dict[str, _Life] = {}
 
     @property
@@ -175,13 +189,13 @@ class EngineMetrics:
 
     def refused(self, reason: str) -> None:
         """A sequence was not taken."""
-        with self.lock:
+        with self._lock:
             self.refusals[reason] += 1
 
     def stepped(self, outputs: Iterable[StepOutput], stats: EngineStats, now_s: float) -> None:
         """One step of the engine ended at `now_s`."""
         gaps: dict[float, int] = {}
-        with self.lock:
+        with self._lock:
             if stats.num_steps > self.stats.num_steps:
                 self._observe("iteration_tokens_total", stats.last_step_tokens)
                 self.step_seconds.observe(stats.last_step_s)
@@ -205,6 +219,19 @@ class EngineMetrics:
             between = self.histograms["inter_token_latency_seconds"]
             for gap_s, count in gaps.items():
                 between.observe(gap_s, count)
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy that can be read at leisure."""
+        with self._lock:
+            return Snapshot(
+                self.stats,
+                dict(self.refusals),
+                self.num_prompt_tokens,
+                self.num_cached_tokens,
+                self.num_live,
+                {name: histogram.copy() for name, histogram in self.histograms.items()},
+                self.step_seconds.copy(),
+            )
 
     def _first_token(self, output: StepOutput, seconds: float) -> None:
         self.num_prompt_tokens += output.num_prompt_tokens
@@ -245,40 +272,40 @@ class EngineCollector(Collector):
 
     def collect(self) -> list[Metric]:
         """Return all families as they are now."""
-        with self._metrics.lock:
-            return [*self._of_vllm(), *self._of_ours()]
+        now = self._metrics.snapshot()
+        return [*self._of_vllm(now), *self._of_ours(now)]
 
-    def _of_vllm(self) -> Iterator[Metric]:
-        metrics, stats, labels = self._metrics, self._metrics.stats, self._labels
+    def _of_vllm(self, now: Snapshot) -> Iterator[Metric]:
+        stats, labels = now.stats, self._labels
         for each in _GAUGES:
             yield _gauge(each.name, each.text, labels, each.read(stats))
         for family in _GAUGE_FAMILIES:
             yield _gauges(family.name, family.text, labels, family.label, family.read(stats))
-        yield _gauge("vllm:cache_config_info", "The KV cache", labels | self._cache_labels(), 1)
+        yield _gauge(
+            "vllm:cache_config_info", "The KV cache", labels | self._cache_labels(stats), 1
+        )
         for each in _COUNTERS:
             yield _counter(each.name, each.text, labels, each.read(stats))
         for family in _COUNTER_FAMILIES:
             yield _counters(family.name, family.text, labels, family.label, family.read(stats))
-        yield _counter("vllm:prompt_tokens", "Prompt tokens", labels, metrics.num_prompt_tokens)
-        yield _counter(
-            "vllm:prompt_tokens_cached", "From the cache", labels, metrics.num_cached_tokens
-        )
-        yield _counters("vllm:admission_rejections", "Refusals", labels, "reason", metrics.refusals)
+        yield _counter("vllm:prompt_tokens", "Prompt tokens", labels, now.num_prompt_tokens)
+        yield _counter("vllm:prompt_tokens_cached", "From the cache", labels, now.num_cached_tokens)
+        yield _counters("vllm:admission_rejections", "Refusals", labels, "reason", now.refusals)
         for described in _HISTOGRAMS:
             histogram = HistogramMetricFamily(
                 f"vllm:{described.name}", described.text, labels=list(labels)
             )
-            kept = metrics.histograms[described.name]
+            kept = now.histograms[described.name]
             histogram.add_metric(list(labels.values()), kept.buckets(), kept.sum)
             yield histogram
 
-    def _of_ours(self) -> Iterator[Metric]:
-        metrics, stats, prefix = self._metrics, self._metrics.stats, "infermesh_generator_"
+    def _of_ours(self, now: Snapshot) -> Iterator[Metric]:
+        stats, prefix = now.stats, "infermesh_generator_"
         for each in _OWN_GAUGES:
             yield _gauge(prefix + each.name, each.text, {}, each.read(stats))
         for each in _OWN_COUNTERS:
             yield _counter(prefix + each.name, each.text, {}, each.read(stats))
-        yield _gauge(prefix + "live_sequences", "Not ended yet", {}, metrics.num_live)
+        yield _gauge(prefix + "live_sequences", "Not ended yet", {}, now.num_live)
         blocks = {
             "free": stats.num_blocks_free,
             "cached": stats.num_blocks_cached,
@@ -286,29 +313,29 @@ class EngineCollector(Collector):
         }
         yield _gauges(prefix + "kv_blocks", "KV blocks by state", {}, "state", blocks)
         ends = {reason.value: stats.outcomes.get(reason, 0) for reason in _REASONS}
-        ends[FinishReason.REJECTED.value] = metrics.refusals.total()
+        ends[FinishReason.REJECTED.value] = sum(now.refusals.values())
         yield _counters(prefix + "jobs", "Sequences by their end", {}, "outcome", ends)
         tokens = {
-            "prompt": metrics.num_prompt_tokens,
-            "cached": metrics.num_cached_tokens,
+            "prompt": now.num_prompt_tokens,
+            "cached": now.num_cached_tokens,
             "completion": stats.num_generated_tokens,
         }
         yield _counters(prefix + "tokens", "Tokens by kind", {}, "kind", tokens)
         steps = HistogramMetricFamily(prefix + "step_seconds", "Time of a step")
-        steps.add_metric([], metrics.step_seconds.buckets(), metrics.step_seconds.sum)
+        steps.add_metric([], now.step_seconds.buckets(), now.step_seconds.sum)
         yield steps
         stages = HistogramMetricFamily(
             prefix + "stage_seconds", "Time of a sequence in each stage", labels=["stage"]
         )
         for stage in _STAGES:
-            kept = metrics.histograms[f"request_{stage}_time_seconds"]
+            kept = now.histograms[f"request_{stage}_time_seconds"]
             stages.add_metric([stage], kept.buckets(), kept.sum)
         yield stages
 
-    def _cache_labels(self) -> dict[str, str]:
+    def _cache_labels(self, stats: EngineStats) -> dict[str, str]:
         return {
             "block_size": str(self._config.block_size),
-            "num_gpu_blocks": str(self._metrics.stats.num_blocks_total),
+            "num_gpu_blocks": str(stats.num_blocks_total),
             "cache_dtype": self._config.dtype or "auto",
             "enable_prefix_caching": "True",
         }
