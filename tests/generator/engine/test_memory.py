@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from services.generator.engine import EngineConfig, EngineConfigError, memory
+from services.generator.engine import Engine, EngineConfig, EngineConfigError, engine, memory
 from services.generator.engine.memory import available_memory_bytes, plan_num_blocks
 
 
@@ -64,3 +65,31 @@ def test_a_container_bounds_the_memory(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "memory.current").write_text("3000\n")
     (tmp_path / "memory.stat").write_text("active_file 7\ninactive_file 500\n")
     assert available_memory_bytes() == 2500
+
+
+def test_a_model_that_does_not_fit_is_not_read(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal comes before the first weight, by the sizes in the files' headers."""
+    num_bytes = 4 * sum(t.numel() for t in load_file(checkpoint / "model.safetensors").values())
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes - 1)
+    monkeypatch.setattr(engine, "load_model", lambda *_: pytest.fail("the model was read"))
+    with pytest.raises(EngineConfigError, match="model: its weights"):
+        Engine.load(EngineConfig(checkpoint))
+
+
+def test_memory_that_is_gone_while_loading_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allocation that fails all the same names the model; other faults stay what they are."""
+
+    def burn(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(engine, "load_model", burn)
+    text = "DefaultCPUAllocator: can't allocate memory"
+    with pytest.raises(EngineConfigError, match="model: does not fit"):
+        Engine.load(EngineConfig(checkpoint))
+    text = "another fault"
+    with pytest.raises(RuntimeError, match="another fault"):
+        Engine.load(EngineConfig(checkpoint))
