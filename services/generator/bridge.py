@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 # a step that takes longer makes unready; checks come a second apart and must see it within five
 WEDGED_S = 3.0
 CLOSE_LIMIT_S = 10.0
+# with an empty queue a place comes up when something that runs ends, and who knows when
+UNKNOWN_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class EngineBridge:
     def stats(self) -> EngineStats:
         """The engine's counts after its latest step."""
         return self.metrics.stats
+
+    def expected_wait_s(self) -> float:
+        """What a sequence without room is told to wait: as long as the queue takes to empty."""
+        return self.stats().expected_wait_s or UNKNOWN_WAIT_S
 
     def submit(self, submission: Submission, listener: Listener) -> bool:
         """Hands a sequence to the engine; False when there is no room.

@@ -49,7 +49,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
             raise MeshError(
                 Code.RESOURCE_EXHAUSTED,
                 "This replica has no room.",
-                retry_after_s=self._bridge.stats().expected_wait_s,
+                retry_after_s=self._bridge.expected_wait_s(),
             )
         try:
             while True:

@@ -132,7 +132,7 @@ class Worker:
         if taken:
             link.jobs[job.job_id] = (time.time(), headers)
         else:
-            link.refuse(job.job_id, _REJECTED, self._bridge.stats().expected_wait_s)
+            link.refuse(job.job_id, _REJECTED, self._bridge.expected_wait_s())
 
     def _link(self, gateway_id: str) -> "_Link":
         link = self._links.get(gateway_id)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ async def test_room_is_what_can_be_taken(checkpoint: Path) -> None:
             bridge.abort(name)
         await until(lambda: bridge.room() == 2)
         assert "c" not in ear.ends()
+
+
+async def test_the_expected_wait_is_the_queues(checkpoint: Path) -> None:
+    """As the engine told it after its last step; a second where its queue is empty."""
+    async with bridged(checkpoint) as bridge:
+        bridge.metrics.stats = replace(bridge.stats(), expected_wait_s=7.5)
+        assert bridge.expected_wait_s() == 7.5
+        bridge.metrics.stats = replace(bridge.stats(), expected_wait_s=0.0)
+        assert bridge.expected_wait_s() == 1.0
 
 
 async def test_a_bad_request_is_refused_before_the_engine(checkpoint: Path) -> None:
