@@ -44,13 +44,17 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generator_pb2.GenerateResponse]:
         """One response per engine step; leaving the call ends the sequence."""
+        asks = request.HasField("sampling")
+        sampling = request.sampling if asks else self._model.default_sampling
         inbox = _Inbox()
         submission = Submission(
             request_id=uuid.uuid4().hex,
             prompt_token_ids=tuple(request.prompt_token_ids),
-            params=wire.sampling_params(request.sampling),
+            params=wire.sampling_params(sampling),
             deadline=rpc.request_context(context).deadline,
             cache_salt=request.cache_salt,
+            priority=request.priority,
+            tenant=request.tenant,
         )
         try:
             taken = self._bridge.submit(submission, inbox)
