@@ -1,14 +1,17 @@
 """Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
-sends it. What to place first and where is decided by `Order` and `Choice`, so that prefix-aware
-choice, fairness and migration change those two functions and nothing else.
+sends it. Of the jobs that wait for a model, `mesh.policy` says which goes first, as it does inside
+the engine; where it goes is decided by `Choice`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import Code, MeshError, unavailable
+from mesh.policy import Line, Place
 from services.gateway.generation import Model
 
 # a replica that has been silent for so long is lost, and its jobs with it
@@ -34,6 +37,13 @@ class Job:
     sent: float = 0.0
     listed: float | None = None
     has_output: bool = False
+    had_its_turn: bool = False
+
+    @property
+    def place(self) -> Place:
+        """For the order of those that wait; one that comes back has had its turn already."""
+        cost = 0 if self.had_its_turn else self.peak_tokens
+        return Place(self.priority, self.tenant, self.arrived, cost)
 
     @property
     def peak_tokens(self) -> int:
@@ -93,7 +103,6 @@ class Work:
 
 
 Choice = Callable[[Job, Sequence[Replica]], Replica | None]
-Order = Callable[[Iterable[Job]], Iterable[Job]]
 
 
 def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
@@ -109,11 +118,6 @@ def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
     return min(fitting, key=lambda r: (r.load, -r.room_tokens), default=None)
 
 
-def by_priority(waiting: Iterable[Job]) -> list[Job]:
-    """Lower priority numbers first, then the order of arrival."""
-    return sorted(waiting, key=lambda job: (job.priority, job.arrived))
-
-
 class Dispatcher:
     """The gateway's queue and its view of the fleet; each job is in exactly one place."""
 
@@ -123,13 +127,12 @@ class Dispatcher:
         max_waiting_tokens: int,
         *,
         choose: Choice = least_loaded,
-        order: Order = by_priority,
     ) -> None:
         self._max_waiting = max_waiting
         self._max_waiting_tokens = max_waiting_tokens
         self._choose = choose
-        self._order = order
         self._waiting: dict[str, Job] = {}
+        self._lines: dict[Model, Line[Job]] = {}
         self._waiting_tokens = 0
         self._running: dict[str, Job] = {}
         self._replicas: dict[str, Replica] = {}
@@ -156,8 +159,7 @@ class Dispatcher:
         """Takes a job in; raises MeshError when nobody serves its model or the queue is full."""
         if job.model not in self.models():
             raise unavailable("No replica serves this model now.")
-        self._waiting[job.id] = job
-        self._waiting_tokens += job.peak_tokens
+        self._enqueue(job)
         work = self._place()
         if self._is_over(job):
             self._drop_waiting(job)
@@ -252,6 +254,8 @@ class Dispatcher:
         for replica in self._replicas.values():
             assert replica.unlisted.keys() <= self._running.keys()
         assert all(j.replica_id is None for j in self._waiting.values())
+        lines = {job.id: job for job in itertools.chain(*self._lines.values())}
+        assert lines == self._waiting and all(self._lines.values())
         assert all(j.replica_id is not None for j in self._running.values())
 
     def _is_over(self, job: Job) -> bool:
@@ -263,25 +267,21 @@ class Dispatcher:
     def _place(self) -> Work:
         if not any(r.room_sequences > 0 for r in self._replicas.values()):
             return Work()
-        sent = []
-        full: set[Model] = set()
-        for job in list(self._order(self._waiting.values())):
-            if job.model in full:
-                continue
-            candidates = [
-                r
-                for r in self._replicas.values()
-                if r.report.model == job.model and not r.report.draining
-            ]
-            replica = self._choose(job, candidates)
+        return Work(send=tuple(job for model in list(self._lines) for job in self._fill(model)))
+
+    def _fill(self, model: Model) -> Iterator[Job]:
+        """Places a model's jobs until the first of them finds no room."""
+        taking = [
+            r for r in self._replicas.values() if r.report.model == model and not r.report.draining
+        ]
+        for job in self._lines[model]:
+            replica = self._choose(job, taking)
             if replica is None:
-                full.add(job.model)
-                continue
-            self._drop_waiting(job)
+                return
+            self._drop_waiting(job, has_its_turn=True)
             job.replica_id = replica.report.replica_id
             self._running[job.id] = replica.unlisted[job.id] = job
-            sent.append(job)
-        return Work(send=tuple(sent))
+            yield job
 
     def _drop_replicas(self, replica_ids: list[str]) -> Work:
         for replica_id in replica_ids:
@@ -301,10 +301,21 @@ class Dispatcher:
         job.replica_id, job.sent, job.listed = None, 0.0, None
         self._waiting[job.id] = job
         self._waiting_tokens += job.peak_tokens
+        if job.model not in self._lines:
+            self._lines[job.model] = Line(operator.attrgetter("place"))
+        self._lines[job.model].add(job)
 
-    def _drop_waiting(self, job: Job) -> None:
+    def _drop_waiting(self, job: Job, *, has_its_turn: bool = False) -> None:
         del self._waiting[job.id]
         self._waiting_tokens -= job.peak_tokens
+        line = self._lines[job.model]
+        if has_its_turn:
+            line.take(job)
+            job.had_its_turn = True
+        else:
+            line.remove(job)
+        if not line:
+            del self._lines[job.model]
 
     def _forget_placement(self, job: Job) -> Replica | None:
         replica = self._replicas.get(job.replica_id or "")

@@ -25,6 +25,7 @@ from services.gateway.detokenizer import Detokenizer, Text
 from services.gateway.dispatch import Dispatcher, Job, Report, Work
 from services.gateway.frames import FrameLine
 from services.gateway.generation import (
+    Defaults,
     GenerationRequest,
     Model,
     TextDelta,
@@ -329,6 +330,7 @@ def _report(message: events_pb2.Announcement) -> Report:
             model.context_length,
             model.vocab_size,
             tuple(model.eos_token_ids),
+            _defaults(model),
         ),
         room_sequences=message.room_sequences,
         room_tokens=message.room_tokens,
@@ -336,6 +338,20 @@ def _report(message: events_pb2.Announcement) -> Report:
         draining=message.draining,
         job_ids=frozenset(message.job_ids),
         expected_wait_s=message.expected_wait_s,
+    )
+
+
+def _defaults(model: common_pb2.ModelInfo) -> Defaults:
+    if not model.HasField("default_sampling"):
+        return Defaults()
+    told = model.default_sampling
+    return Defaults(
+        max_tokens=told.max_tokens or None,
+        temperature=told.temperature,
+        top_k=told.top_k,
+        top_p=told.top_p,
+        min_p=told.min_p,
+        repetition_penalty=told.repetition_penalty,
     )
 
 

@@ -67,13 +67,17 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
         context: Context,
         inbox: "_Inbox",
     ) -> bool:
+        asks = request.HasField("sampling")
+        sampling = request.sampling if asks else self._model.default_sampling
         try:
             submission = Submission(
                 request_id=request_id,
                 prompt_token_ids=tuple(request.prompt_token_ids),
-                params=wire.sampling_params(request.sampling),
+                params=wire.sampling_params(sampling),
                 deadline=rpc.request_context(context).deadline,
                 cache_salt=request.cache_salt,
+                priority=request.priority,
+                tenant=request.tenant,
             )
             return self._bridge.submit(submission, inbox)
         except RequestError as error:

@@ -18,7 +18,7 @@ from services.gateway import detokenizer, dispatch, fleet
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.dispatch import Dispatcher
 from services.gateway.fleet import Fleet
-from services.gateway.generation import GenerationRequest, Model, Sampling, TextDelta
+from services.gateway.generation import Defaults, GenerationRequest, Model, Sampling, TextDelta
 from tests.gateway.scripted import (
     LENGTH,
     LETTERS,
@@ -195,6 +195,18 @@ async def test_text_streams_to_its_end(stage: Stage) -> None:
     assert reading.last.timings is not None
     assert reading.last.timings.decode_s == 2
     assert replica.cancelled == []
+
+
+async def test_a_replica_tells_how_its_model_wants_to_be_sampled(stage: Stage) -> None:
+    """The announced wishes are the model's defaults; a replica of an older version has none."""
+    replica = await stage.replica("r1")
+    assert [model.defaults for model in stage.fleet.models()] == [Defaults()]
+    wishes = common_pb2.SamplingParams(
+        temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=1.5, max_tokens=9
+    )
+    replica.model.default_sampling.CopyFrom(wishes)
+    expected = Defaults(9, temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=1.5)
+    await until(lambda: [model.defaults for model in stage.fleet.models()] == [expected])
 
 
 async def test_a_job_carries_the_whole_request(stage: Stage) -> None:

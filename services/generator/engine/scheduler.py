@@ -11,8 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from mesh import policy
-from mesh.policy import Turns
 from services.generator.engine.admission import Admission
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
@@ -26,6 +24,7 @@ from services.generator.engine.request_queue import RequestQueue
 from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
+from services.generator.engine.waiting_queue import WaitingQueue
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Scheduler:
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
-        self.waiting = RequestQueue()
+        self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self.drain_rate = DrainRate()
         self.num_admissions = 0
@@ -68,7 +67,6 @@ class Scheduler:
         self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
-        self._turns = Turns()
         self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
@@ -106,10 +104,9 @@ class Scheduler:
         One that had ended in the faulty step ends with ERROR too: its last output was lost.
         """
         self.pool.reset()
-        self.waiting = RequestQueue()
+        self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self._pending = PendingBlocks()
-        self._turns = Turns()
         self._deadlines.clear()
         self._backlog_since_s = None
         outputs = []
@@ -287,7 +284,7 @@ class Scheduler:
 
     def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for request in policy.order(self.waiting, _place, self._turns):
+        for request in self.waiting:
             if budget.num_tokens == 0 or len(self.running) == self._max_num_seqs:
                 break
             hits = self._find_hits(request)
@@ -330,8 +327,7 @@ class Scheduler:
         return True
 
     def _start(self, request: Request, now_s: float) -> None:
-        self.waiting.remove(request)
-        self._turns = policy.taken(request.place, map(_place, self.waiting), self._turns)
+        self.waiting.take(request)
         self.running.add(request)
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
@@ -377,7 +373,3 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
-
-
-def _place(request: Request) -> policy.Place:
-    return request.place

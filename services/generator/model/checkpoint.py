@@ -47,8 +47,11 @@ class Checkpoint:
 
     def _read_index(self) -> dict[str, str]:
         if (self._folder / _INDEX).is_file():
-            weight_map = json.loads((self._folder / _INDEX).read_text())["weight_map"]
-            return {str(name): str(shard) for name, shard in weight_map.items()}
+            try:
+                weight_map = json.loads((self._folder / _INDEX).read_text())["weight_map"]
+                return {str(name): str(shard) for name, shard in weight_map.items()}
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise WeightError(_INDEX, "has no usable weight_map") from error
         return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
 
     def _open(self, shard: str) -> Any:
