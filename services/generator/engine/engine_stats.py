@@ -13,7 +13,9 @@ class EngineStats:
     """Gauges first, then totals since the start. Times are in seconds.
 
     `num_preempted_tokens` were computed and will be computed again. `kv_waste` is the share of the
-    token slots in used blocks that hold nothing.
+    token slots in used blocks that hold nothing. `num_drafts` counts the runs of guessed tokens
+    that were tried, `num_draft_tokens` their tokens, and `num_accepted_tokens_per_pos` for each
+    place in a run how often the guess was right.
     """
 
     num_running: int
@@ -40,3 +42,7 @@ class EngineStats:
     num_prefix_hit_tokens: int
     num_prefix_query_tokens: int
     num_prefix_waits: int
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_accepted_tokens_per_pos: tuple[int, ...]

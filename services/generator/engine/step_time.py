@@ -25,8 +25,8 @@ class StepTimeModel:
     """Non-negative least squares over decayed sums; recent steps count more.
 
     Steps with and without prompt chunks are summed apart and each forgets only its own past: hours
-    of decoding alone must not make it forget what prompt tokens cost. A chunk reads its context
-    once, so its end counts, not each of its tokens' contexts.
+    of decoding alone must not make it forget what prompt tokens cost. What a chunk reads of its
+    context is `Chunk.num_context_tokens`.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,13 @@ class StepTimeModel:
         ]
         vector = [self._decodes.vector[i] + self._prompts.vector[i] for i in range(3)]
         return StepTime(*_non_negative(matrix, vector))
+
+    def fit_decodes(self) -> StepTime:
+        """Return the coefficients of steps without prompts, whose tokens cost more than a prompt's.
+
+        While all steps had equally many tokens, how their cost divides is open.
+        """
+        return StepTime(*_non_negative(self._decodes.matrix, self._decodes.vector))
 
     def __repr__(self) -> str:
         return f"StepTimeModel({self.fit()}, prompts of {self.max_prompt_tokens} tokens seen)"
