@@ -16,10 +16,11 @@ from services.generator.engine.step_time import StepTime
 
 # the share of drafts that are accepted as long as nothing is known
 _PRIOR = 0.7
-# how many tried drafts the prior knowledge counts for
+# how many tried drafts it counts for, and how many all requests' experience does for each one
 _PRIOR_DRAFTS = 3.0
+_SHARED_DRAFTS = 1.0
 # what one more trial leaves of the ones before: a request's own, and those of all requests
-_KEPT_BY_REQUEST = 0.85
+_KEPT_BY_REQUEST = 0.92
 _KEPT_BY_ALL = 0.98
 # drafts must bring so many times what they cost, because the step's time is known roughly
 _MARGIN = 1.2
@@ -40,9 +41,9 @@ class Acceptance:
         self._num_accepted = 0.0
         self._num_tried = 0.0
 
-    def rate(self, prior: float) -> float:
-        """Return the share, leaning on `prior` the more the less was tried."""
-        return (self._num_accepted + _PRIOR_DRAFTS * prior) / (self._num_tried + _PRIOR_DRAFTS)
+    def rate(self, prior: float, num_drafts: float) -> float:
+        """Return the share, as if `num_drafts` more had been tried with a share of `prior`."""
+        return (self._num_accepted + num_drafts * prior) / (self._num_tried + num_drafts)
 
     def observe(self, num_accepted: int, num_tried: int) -> None:
         """Learn from one verification, or with two zeros from a proposal that was declined."""
@@ -152,7 +153,8 @@ class Speculation:
         return token_ids
 
     def _num_worthwhile(self, record: _Record, proposal: Proposal, price: float) -> int:
-        rate = record.acceptance.rate(self._by_size[proposal.size].rate(_PRIOR))
+        shared = self._by_size[proposal.size].rate(_PRIOR, _PRIOR_DRAFTS)
+        rate = record.acceptance.rate(shared, _SHARED_DRAFTS)
         count, likelihood = 0, rate
         while count < len(proposal.token_ids) and likelihood > price:
             count += 1
