@@ -24,7 +24,7 @@ _KEPT_BY_REQUEST = 0.92
 _KEPT_BY_ALL = 0.98
 # drafts must bring so many times what they cost, because the step's time is known roughly
 _MARGIN = 1.2
-# fitting the step's time takes as long as a small model's layer
+# how seldom the step's time is fitted anew after the first steps: it takes a tenth of a millisecond
 _STEPS_PER_FIT = 16
 
 
@@ -80,6 +80,7 @@ class Speculation:
         self._fit = fit
         self._time = StepTime(0.0, 0.0, 0.0)
         self._num_steps = 0
+        self._next_fit = 0
         self._records: dict[Request, _Record] = {}
         self._by_size = {size: Acceptance(_KEPT_BY_ALL) for size in SIZES}
 
@@ -99,17 +100,18 @@ class Speculation:
         drafts: dict[Request, tuple[int, ...]] = {}
         if not self.is_on or not decodes:
             return drafts
-        if self._num_steps % _STEPS_PER_FIT == 0:
+        if self._num_steps >= self._next_fit:
             self._time = self._fit()
-        self._num_steps += 1
+            self._next_fit = self._num_steps + min(self._num_steps + 1, _STEPS_PER_FIT)
         step_s = self._time.predict(len(decodes), sum(r.num_tokens for r in decodes))
-        if step_s == 0.0:
+        if step_s == 0.0 or left_s <= 0.0:
             return drafts
+        self._num_steps += 1
         for request in decodes:
             row_s = self._time.token_s + self._time.context_s * request.num_tokens
             limit = min(self._max_drafts, num_tokens, _num_useful(request))
             if row_s * limit > left_s:
-                limit = int(max(0.0, left_s) / row_s)
+                limit = int(left_s / row_s)
             # the tokens that the step would bring in the time of one more row
             price = _MARGIN * row_s * len(decodes) / step_s
             token_ids = self._draft(request, limit, price)
