@@ -109,6 +109,29 @@ def test_counts_grow_with_the_output(prompt: list[int], output: list[int]) -> No
     assert len(counts) == len(found)
 
 
+@PATIENT
+@given(
+    row=options(),
+    tokens=st.lists(TOKENS, min_size=1, max_size=12),
+    cuts=st.tuples(st.integers(1, 12), st.integers(0, 6)),
+)
+def test_a_draw_after_drafts_sees_them_in_the_output(
+    make_request: MakeRequest, row: SamplingParams, tokens: list[int], cuts: tuple[int, int]
+) -> None:
+    """Its row is edited as the request's will be when the drafts are tokens, and then again."""
+    prompt, output = tokens[: cuts[0]], tokens[cuts[0] :]
+    known, drafts = output[: cuts[1]], tuple(output[cuts[1] :])
+    request = make_request(prompt, params=row, stop_token_ids=STOPS)
+    request.token_ids += known
+    later = make_request(prompt, params=row, stop_token_ids=STOPS)
+    later.token_ids += output
+    edits, logits = LogitEdits(), torch.randn(2, VOCAB)
+    draws = [Draw(request), Draw(request, drafts)]
+    for _ in range(2):
+        due = [expected(logits[0].tolist(), request), expected(logits[1].tolist(), later)]
+        torch.testing.assert_close(edits.apply(logits.clone(), draws), torch.tensor(due))
+
+
 def test_rows_without_edits_are_left_alone(make_request: MakeRequest) -> None:
     """Where nobody asks for anything, the very tensor comes back, in its own dtype."""
     logits = torch.randn(3, VOCAB).bfloat16()
