@@ -34,6 +34,9 @@ class GeneratorSettings(Settings):
     attention: str = Field(
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
+    speculative_tokens: int = Field(
+        0, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
+    )
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
     wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
 
@@ -47,6 +50,7 @@ class GeneratorSettings(Settings):
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=self.target_step_ms / 1000,
             attention=self.attention,
+            speculative_tokens=self.speculative_tokens,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,
         )

@@ -115,6 +115,9 @@ _COUNTERS = (
         lambda s: s.num_prefix_hit_tokens,
     ),
     _Reading("vllm:num_preemptions", "Preemptions", lambda s: s.num_preemptions),
+    _Reading("vllm:spec_decode_num_drafts", "Drafts tried", lambda s: s.num_drafts),
+    _Reading("vllm:spec_decode_num_draft_tokens", "Of them", lambda s: s.num_draft_tokens),
+    _Reading("vllm:spec_decode_num_accepted_tokens", "Kept", lambda s: s.num_accepted_tokens),
     _Reading("vllm:generation_tokens", "Generated tokens", lambda s: s.num_generated_tokens),
 )
 _OWN_COUNTERS = (
@@ -127,6 +130,12 @@ _OWN_COUNTERS = (
     _Reading("prefix_waits", "Requests that waited for a prefix", lambda s: s.num_prefix_waits),
 )
 _COUNTER_FAMILIES: tuple[_Family, ...] = (
+    _Family(
+        "vllm:spec_decode_num_accepted_tokens_per_pos",
+        "Kept by position",
+        "position",
+        lambda s: {str(i): n for i, n in enumerate(s.num_accepted_tokens_per_pos)},
+    ),
     _Family(
         "vllm:request_success",
         "Requests by how they ended",

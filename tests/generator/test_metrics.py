@@ -38,6 +38,10 @@ COUNTERS = [
     "prompt_tokens_cached",
     "generation_tokens",
     "request_success",
+    "spec_decode_num_drafts",
+    "spec_decode_num_draft_tokens",
+    "spec_decode_num_accepted_tokens",
+    "spec_decode_num_accepted_tokens_per_pos",
     "admission_rejections",
 ]
 HISTOGRAMS = [

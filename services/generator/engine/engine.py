@@ -70,6 +70,7 @@ class Engine:
             max_queued_requests=config.max_queued_requests,
             max_queued_tokens=config.max_queued_tokens,
             target_step_s=config.target_step_s,
+            speculative_tokens=config.speculative_tokens,
         )
         self._pool = pool
         self._clock = clock
@@ -79,7 +80,6 @@ class Engine:
         self._num_faults = 0
         self._num_faults_in_a_row = 0
         self._num_computed_tokens = 0
-        self._num_generated_tokens = 0
         self._last_step_tokens = 0
         self._last_step_s = 0.0
 
@@ -244,10 +244,14 @@ class Engine:
             num_preempted_blocks=scheduler.num_preempted_blocks,
             num_preempted_tokens=scheduler.num_preempted_tokens,
             num_computed_tokens=self._num_computed_tokens,
-            num_generated_tokens=self._num_generated_tokens,
+            num_generated_tokens=scheduler.num_generated_tokens,
             num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
             num_prefix_waits=scheduler.num_prefix_waits,
+            num_drafts=scheduler.speculation.num_drafts,
+            num_draft_tokens=scheduler.speculation.num_draft_tokens,
+            num_accepted_tokens=scheduler.speculation.num_accepted_tokens,
+            num_accepted_tokens_per_pos=tuple(scheduler.speculation.num_accepted_tokens_per_pos),
         )
 
     def check(self) -> None:
@@ -265,7 +269,7 @@ class Engine:
             results = self._execute(chunks)
             _note_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
-            self._count(chunks, results, self._clock() - started_s)
+            self._count(chunks, self._clock() - started_s)
             self._num_faults_in_a_row = 0
         for output in outputs:
             if output.finish_reason is not None:
@@ -327,15 +331,12 @@ class Engine:
         eos_token_ids = (i for i in self.model_config.eos_token_ids if i in vocab)
         return frozenset(params.stop_token_ids).union(eos_token_ids)
 
-    def _count(
-        self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], step_s: float
-    ) -> None:
+    def _count(self, chunks: Sequence[Chunk], step_s: float) -> None:
         self._num_steps += 1
         self._last_step_s = step_s
         self._scheduler.observe_step(chunks, step_s)
         self._last_step_tokens = sum(chunk.num_tokens for chunk in chunks)
         self._num_computed_tokens += self._last_step_tokens
-        self._num_generated_tokens += sum(result.token_id is not None for result in results)
 
     def __repr__(self) -> str:
         return f"Engine(step {self._num_steps}, {self._scheduler!r}, {self._runner!r})"
@@ -345,7 +346,6 @@ def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> N
     """Keep what was told of the chunks' tokens until their requests' next outputs."""
     for chunk, result in zip(chunks, results, strict=True):
         request = chunk.request
-        if result.logprobs is not None:
-            request.new_logprobs.append(result.logprobs)
+        request.new_logprobs += result.logprobs
         request.new_prompt_logprobs += result.prompt_logprobs
         request.num_scored_tokens += len(result.prompt_logprobs)

@@ -42,16 +42,16 @@ class StepOutput:
     refusal: Refusal | None = None
 
 
-def progress(request: Request, token_id: int) -> StepOutput:
-    """Describe one more delivered token of a request that goes on."""
+def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
+    """Describe the next delivered tokens of a request that goes on."""
     return StepOutput(
         request.request_id,
-        (token_id,),
+        token_ids,
         None,
         request.num_prompt_tokens,
         request.num_output_tokens,
         request.num_cached_tokens or 0,
-        logprobs=_told(request.new_logprobs, 1),
+        logprobs=_told(request.new_logprobs, len(token_ids)),
         prompt_logprobs=_told(request.new_prompt_logprobs),
     )
 
