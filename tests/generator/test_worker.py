@@ -13,6 +13,7 @@ from mesh.bus import Bus
 from mesh.pb import common_pb2, events_pb2
 from services.generator import wire, worker
 from services.generator.bridge import EngineBridge
+from services.generator.engine import QueueFullError
 from services.generator.worker import Worker
 from tests.generator.tiny import VOCAB, bridged
 from tests.waiting import until
@@ -236,9 +237,27 @@ async def test_without_room_jobs_are_rejected(replica: Replica) -> None:
         await gateway.job(name, max_tokens=250)
     await until(lambda: gateway.end("e"))
     assert gateway.end("e") == REJECTED
+    assert gateway.deltas("e")[-1].HasField("expected_wait_s")
     for name in "abcd":
         await gateway.command(cancel=events_pb2.Cancel(job_id=name))
     await until(lambda: all(gateway.end(name) for name in "abcd"))
+
+
+async def test_a_rejection_tells_the_expected_wait(replica: Replica) -> None:
+    """The wait crosses the bus where a place may come up, and only there."""
+
+    def full(*_: object, **__: object) -> None:
+        raise QueueFullError("max_queued_tokens", 12.5)
+
+    gateway = await replica.gateway()
+    replica.bridge.engine.add = full  # type: ignore[method-assign]
+    await gateway.job("full")
+    await gateway.job("foreign", model_revision="another")
+    await until(lambda: gateway.end("full") and gateway.end("foreign"))
+    [full_delta], [foreign] = gateway.deltas("full"), gateway.deltas("foreign")
+    assert (full_delta.finish_reason, full_delta.expected_wait_s) == (REJECTED, 12.5)
+    assert foreign.finish_reason == REJECTED and not foreign.HasField("expected_wait_s")
+    assert replica.bridge.metrics.refusals == {"max_queued_tokens": 1, "revision": 1}
 
 
 @pytest.mark.parametrize(
