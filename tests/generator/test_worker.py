@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,24 @@ async def test_a_job_is_answered_in_numbered_frames(replica: Replica) -> None:
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 8)
     assert last.timings.prefill_s > 0
     assert {f.replica_id for f in gateway.frames} == {replica.id}
+
+
+async def test_a_jobs_tenant_and_priority_reach_the_engine(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine orders a job by the class and the tenant that it carries."""
+    engine, asked = replica.bridge.engine, []
+    add = engine.add
+
+    def heard(*args: Any, **kwargs: Any) -> None:
+        asked.append((kwargs["tenant"], kwargs["priority"]))
+        add(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "add", heard)
+    gateway = await replica.gateway()
+    await gateway.job("a", tenant="acme", priority=-3)
+    await until(lambda: gateway.end("a"))
+    assert asked == [("acme", -3)]
 
 
 async def test_frames_carry_log_probabilities(replica: Replica) -> None:
