@@ -13,7 +13,6 @@ import torch
 
 from services.generator.model.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
-from services.generator.model.native import Arguments
 from services.generator.model.pages import Pages
 from services.generator.model.torch_attention import PromptChunk, TorchAttention
 
@@ -21,6 +20,19 @@ _HEAD_DIMS = frozenset({16, 32, 64, 80, 96, 112, 128, 192, 256})
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
 # GROUP of the source: query heads that may share a key head.
 _MAX_GROUP = 64
+
+
+class _Arguments(ctypes.Structure):
+    """Mirrors `struct Arguments` of paged_attention.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("queries", "out", "cache")),
+        *((name, ctypes.c_void_p) for name in ("block_table", "context")),
+        *((name, ctypes.c_int64) for name in ("num_sequences", "query_stride", "table_width")),
+        *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "block_size", "window")),
+        ("num_threads", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class NativeAttention:
 
     def __init__(self, library: ctypes.CDLL, config: ModelConfig, window: int | None) -> None:
         self._kernel = library.paged_attention
+        self._kernel.restype = ctypes.c_bool
+        self._kernel.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_bool)
         self._config = config
         self._window = window or 0
         self._torch = TorchAttention(config, window)
@@ -92,7 +106,7 @@ class NativeAttention:
     ) -> None:
         """Write the outputs of the single queries."""
         config = self._config
-        arguments = Arguments(
+        arguments = _Arguments(
             queries=qkv.data_ptr(),
             out=out.data_ptr(),
             cache=cache.slots.data_ptr(),

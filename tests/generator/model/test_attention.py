@@ -17,7 +17,7 @@ from services.generator.model.kv_cache import KVCache
 from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
-HAS_COMPILER = native.library() is not None
+HAS_COMPILER = native.library("paged_attention") is not None
 BACKENDS = pytest.mark.parametrize(
     "backend",
     [
