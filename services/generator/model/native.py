@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Reductions may be reordered when compiled, and never after: no -ffast-math, which forgets NaN.
 _FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
 )
 _COMPILE_LIMIT_S = 120
 

@@ -1,8 +1,10 @@
-// Attention of single queries, one to a sequence, over a paged KV cache.
+// Causal attention over a paged KV cache, for single queries and prompt chunks alike.
 //
-// Every query walks its own context in tiles that begin at multiples of TILE positions, one after
-// the other (online softmax, Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022), so its
-// arithmetic does not depend on what else is in the batch, nor on threads.
+// A query walks what it sees in tiles that begin at multiples of TILE positions, one after the other
+// (online softmax, Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022). Its operations and
+// their order follow from its own position alone: the rows that share a tile with it never meet it,
+// so it comes out bit for bit the same alone, in a batch, in any chunk and on any thread.
+// That holds while the compiler keeps to the order written here: no reassociation, no contraction.
 //
 // A row of the cache holds the keys of all heads and then their values: [kv_heads][dim] twice.
 // A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
@@ -12,13 +14,27 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace {
 
 constexpr int TILE = 64;     // keys between two rescalings
-constexpr int GROUP = 64;    // query heads that may share a key head
+constexpr int ROWS = 64;     // queries times heads that share a tile's keys
+constexpr int DIM = 256;     // the largest head, of a multiple of LANES
 constexpr int LANES = 16;
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+constexpr int STRIPES = TILE / LANES;
+constexpr int MICRO = 4;     // rows of a micro kernel: MICRO * 4 sums stay in registers
+
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
+// What one multiply-add takes to a lane: a float32, or two neighbouring bfloat16.
+typedef uint32_t Word;
+typedef Word Words __attribute__((vector_size(LANES * sizeof(Word)), may_alias));
+typedef Word Quad __attribute__((vector_size(4 * sizeof(Word)), aligned(4), may_alias));
 
 struct bfloat16 {
     uint16_t bits;
@@ -26,7 +42,7 @@ struct bfloat16 {
 
 inline float widen(float x) { return x; }
 inline float widen(bfloat16 x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
     float out;
     std::memcpy(&out, &bits, sizeof out);
     return out;
@@ -43,156 +59,394 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
     out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline Vector all(float x) { return Vector{} + x; }
+inline Words all(Word x) { return Words{} + x; }
+inline Vector& at(float* x) { return *reinterpret_cast<Vector*>(x); }
+inline const Words& at(const Word* x) { return *reinterpret_cast<const Words*>(x); }
+
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#ifdef __AVX512F__
+    return _mm512_fmadd_ps(a, b, c);
+#else
+    for (int i = 0; i < LANES; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
+inline float sum(Vector x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps(x);
+#else
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
+#endif
+}
+
+inline float largest(Vector x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps(x);
+#else
+    float top = x[0];
+    for (int i = 1; i < LANES; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+#endif
+}
+
+// 2^x, zero below 2^-126; x is at most 126. Relative error below 2e-7.
+inline Vector power_of_two(Vector x) {
+    const Vector clamped = x < -126.0f ? all(-126.0f) : x;
+    const Vector shifted = clamped + 12582912.0f;  // 1.5 * 2^23: the low bits hold the integer
+    const Vector part = clamped - (shifted - 12582912.0f);
+    Vector power = all(1.3264727e-3f);  // least largest relative error for |part| <= 1/2
+    power = multiply_add(power, part, all(9.6715127e-3f));
+    power = multiply_add(power, part, all(5.5507337e-2f));
+    power = multiply_add(power, part, all(2.4022242e-1f));
+    power = multiply_add(power, part, all(6.9314698e-1f));
+    power = multiply_add(power, part, all(1.0f));
+    const Vector scaled = (Vector)((Integers)power + ((Integers)shifted << 23));
+    return x < -126.0f ? Vector{} : scaled;
+}
+
+inline Vector tanh(Vector x) {
+    const Vector doubled = x * 2.88539008f;
+    const Vector power = power_of_two(doubled > 126.0f ? all(126.0f) : doubled);
+    return 1.0f - 2.0f / (1.0f + power);
+}
+
+// Float32 products and sums, for tensors of either type.
+struct Singles {
+    static constexpr int PAIR = 1;  // positions or dimensions to a word
+
+    static Vector multiply_add(Vector sum, Word a, Words b) {
+        return ::multiply_add((Vector)all(a), (Vector)b, sum);
+    }
+    template <typename T>
+    static void load(const T* row, int dim, Word* target) {
+        float* floats = reinterpret_cast<float*>(target);
+        for (int d = 0; d < dim; ++d) floats[d] = widen(row[d]);
+    }
+    template <typename T>
+    static void interleave(const T* const* rows, int dim, Word* target) {
+        load(rows[0], dim, target);
+    }
+    static Words keep(Words both, bool, bool) { return both; }
+    static void store(Vector weights, Word* target) { at(reinterpret_cast<float*>(target)) = weights; }
+};
+
+#ifdef __AVX512BF16__
+// Products of bfloat16 pairs, summed in float32.
+struct Pairs {
+    static constexpr int PAIR = 2;
+
+    static Vector multiply_add(Vector sum, Word a, Words b) {
+        return _mm512_dpbf16_ps(sum, (__m512bh)all(a), (__m512bh)b);
+    }
+    static void load(const bfloat16* row, int dim, Word* target) {
+        std::memcpy(target, row, dim * sizeof *row);
+    }
+    static void interleave(const bfloat16* const* rows, int dim, Word* target) {
+        for (int d = 0; d < dim; ++d)
+            target[d] = rows[0][d].bits | static_cast<Word>(rows[1][d].bits) << 16;
+    }
+    static Words keep(Words both, bool first, bool second) {
+        return both & ((first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u));
+    }
+    static void store(Vector weights, Word* target) {
+        const __m256bh narrowed = _mm512_cvtneps_pbh(weights);
+        std::memcpy(target, &narrowed, sizeof narrowed);
+    }
+};
+#endif
+
+// Neighbouring queries of one sequence.
+struct Item {
+    int32_t sequence;  // row of the block table
+    int32_t row;       // of the first query in the batch
+    int32_t position;  // of the first query in its sequence
+    int32_t count;
+};
+
 struct Arguments {
     const void* queries;         // rows of query_stride elements; the first heads * dim are read
-    void* out;                   // [sequences, heads * dim]
+    void* out;                   // [rows, heads * dim]
     const void* cache;           // [num_blocks * block_size, 2 * kv_heads * dim]
     const int32_t* block_table;  // [sequences, table_width]
-    const int32_t* context;      // [sequences]: length, the query's own token included
-    int64_t num_sequences;
+    const Item* items;           // the longest work first; count * heads / kv_heads <= ROWS
+    int64_t num_items;
     int64_t query_stride;
     int64_t table_width;
-    int32_t heads, kv_heads, block_size;
+    int32_t heads, kv_heads, dim, block_size;
     int32_t window;  // keys a query sees, itself included; 0 for all
     int32_t num_threads;
     float scale, soft_cap;
 };
 
-// e^x for x <= 0, zero where that is nearly so; not libm's, so that it vectorises anywhere.
-inline float exponential(float x) {
-    const float y = x * 1.44269504f;
-    const float whole = __builtin_rintf(y);
-    const float part = y - whole;
-    float power = 1.54036704e-4f;  // 2^part for |part| <= 1/2: the Taylor terms of e^(part ln 2)
-    power = power * part + 1.33335581e-3f;
-    power = power * part + 9.61812911e-3f;
-    power = power * part + 5.55041087e-2f;
-    power = power * part + 2.40226507e-1f;
-    power = power * part + 6.93147181e-1f;
-    power = power * part + 1.0f;
-    const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return x < -87.0f ? 0.0f : power * scale;
+// Positions of a tile, from its begin.
+struct Span {
+    int first, last;  // last is the end
+
+    bool operator==(const Span& other) const { return first == other.first && last == other.last; }
+};
+
+// What the query at `position` sees of a tile; empty or negative where it sees nothing.
+inline Span seen(const Arguments& a, int position, int tile) {
+    const int lowest = a.window ? position - a.window + 1 : 0;
+    return {std::max(lowest - tile, 0), std::min(position + 1 - tile, TILE)};
 }
 
-inline float sum(Vector x) {
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += x[i];
-    return total;
-}
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Quad{__VA_ARGS__})
+#endif
 
-inline const Vector& at(const float* x) { return *reinterpret_cast<const Vector*>(x); }
-
-// Copies one tile of keys or values into float32.
-template <typename T, int DIM>
-inline void gather(const Arguments& a, const int32_t* blocks, int tile, int skip, int count,
-                   int64_t offset, float (*target)[DIM]) {
-    const int64_t row = 2LL * a.kv_heads * DIM;
-    for (int t = skip; t < count; ++t) {
-        const int position = tile + t;
-        const int64_t slot =
-            static_cast<int64_t>(blocks[position / a.block_size]) * a.block_size +
-            position % a.block_size;
-        const T* source = static_cast<const T*>(a.cache) + slot * row + offset;
-        for (int d = 0; d < DIM; ++d) target[t][d] = widen(source[d]);
-    }
-}
-
-template <typename T, int DIM>
-void attend(const Arguments& a, int64_t sequence, int head) {
-    const int group = a.heads / a.kv_heads;
-    const int length = a.context[sequence];
-    const int32_t* blocks = a.block_table + sequence * a.table_width;
-
-    alignas(64) float q[GROUP][DIM];
-    alignas(64) float acc[GROUP][DIM];
-    alignas(64) float weights[GROUP][TILE];
-    alignas(64) float tokens[TILE][DIM];  // a tile's keys, then its values
-    float best[GROUP], total[GROUP];
-
-    for (int i = 0; i < group; ++i) {
-        const T* source = static_cast<const T*>(a.queries) + sequence * a.query_stride +
-                          static_cast<int64_t>(head * group + i) * DIM;
-        for (int d = 0; d < DIM; ++d) q[i][d] = widen(source[d]) * a.scale;
-        for (int d = 0; d < DIM; ++d) acc[i][d] = 0;
-        best[i] = -FLT_MAX;
-        total[i] = 0;
-    }
-
-    const int lowest = a.window ? std::max(0, length - a.window) : 0;
-    for (int tile = lowest / TILE * TILE; tile < length; tile += TILE) {
-        const int skip = std::max(0, lowest - tile);  // what no query sees may hold anything
-        const int count = std::min(TILE, length - tile);
-        gather<T, DIM>(a, blocks, tile, skip, count, static_cast<int64_t>(head) * DIM, tokens);
-        for (int i = 0; i < group; ++i) {
-            float* row = weights[i];
-            // what is not seen gets no weight, and the loops below run over whole tiles
-            for (int t = 0; t < TILE; ++t) row[t] = -FLT_MAX;
-            for (int t = skip; t < count; ++t) {
-                Vector part = {};
-                for (int d = 0; d < DIM; d += LANES) part += at(&q[i][d]) * at(&tokens[t][d]);
-                row[t] = sum(part);
-            }
-            if (a.soft_cap > 0)
-                for (int t = skip; t < count; ++t)
-                    row[t] = std::tanh(row[t] / a.soft_cap) * a.soft_cap;
-            float top = best[i];
-            for (int t = 0; t < TILE; ++t) top = row[t] > top ? row[t] : top;
-            const float shrink = exponential(best[i] - top);
-            float added = 0;
-            for (int t = 0; t < TILE; ++t) {
-                row[t] = exponential(row[t] - top);
-                added += row[t];
-            }
-            best[i] = top;
-            total[i] = total[i] * shrink + added;
-            for (int d = 0; d < DIM; ++d) acc[i][d] *= shrink;
+// Turns 16 rows of `width` words into columns: target is [width][LANES].
+inline void transpose(const Word* const* rows, int width, Word* target) {
+    for (int w = 0; w < width; w += 4)
+        for (int i = 0; i < LANES; i += 4) {
+            Quad in[4];
+            for (int j = 0; j < 4; ++j) in[j] = *reinterpret_cast<const Quad*>(rows[i + j] + w);
+            const Quad a = SHUFFLE(in[0], in[1], 0, 4, 1, 5), b = SHUFFLE(in[2], in[3], 0, 4, 1, 5);
+            const Quad c = SHUFFLE(in[0], in[1], 2, 6, 3, 7), d = SHUFFLE(in[2], in[3], 2, 6, 3, 7);
+            Word* out = target + w * LANES + i;
+            *reinterpret_cast<Quad*>(out) = SHUFFLE(a, b, 0, 1, 4, 5);
+            *reinterpret_cast<Quad*>(out + LANES) = SHUFFLE(a, b, 2, 3, 6, 7);
+            *reinterpret_cast<Quad*>(out + 2 * LANES) = SHUFFLE(c, d, 0, 1, 4, 5);
+            *reinterpret_cast<Quad*>(out + 3 * LANES) = SHUFFLE(c, d, 2, 3, 6, 7);
         }
-        gather<T, DIM>(a, blocks, tile, skip, count,
-                       static_cast<int64_t>(a.kv_heads + head) * DIM, tokens);
-        for (int i = 0; i < group; ++i)
-            for (int d = 0; d < DIM; d += LANES) {
-                Vector part = at(&acc[i][d]);
-                for (int t = skip; t < count; ++t) part += weights[i][t] * at(&tokens[t][d]);
-                *reinterpret_cast<Vector*>(&acc[i][d]) = part;
+}
+
+// scores[i] = queries[i] keys, [N, width] by [STRIPES][width][LANES].
+template <class Arithmetic, int N>
+void score(const Word* queries, const Word* keys, int width, float (*scores)[TILE]) {
+    Vector sums[N][STRIPES] = {};
+    for (int w = 0; w < width; ++w) {
+        Words column[STRIPES];
+#pragma GCC unroll 4
+        for (int s = 0; s < STRIPES; ++s) column[s] = at(keys + (s * width + w) * LANES);
+#pragma GCC unroll 4
+        for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+            for (int s = 0; s < STRIPES; ++s)
+                sums[i][s] = Arithmetic::multiply_add(sums[i][s], queries[i * width + w], column[s]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+        for (int s = 0; s < STRIPES; ++s) at(scores[i] + s * LANES) = sums[i][s];
+}
+
+// outputs[i] = outputs[i] * shrink[i] + weights[i] values, for C vectors of N rows.
+template <class Arithmetic, int N, int C>
+void mix(const Word (*weights)[TILE], const Word* values, Span span, const float* shrink, int dim,
+         float* outputs) {
+    constexpr int PAIR = Arithmetic::PAIR;
+    Vector sums[N][C];
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[i][c] = at(outputs + i * dim + c * LANES) * shrink[i];
+    const auto add = [&](int w, bool first, bool second) __attribute__((always_inline)) {
+        Words row[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+            row[c] = at(values + w * dim + c * LANES);
+            if (!first || !second) row[c] = Arithmetic::keep(row[c], first, second);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+            for (int c = 0; c < C; ++c)
+                sums[i][c] = Arithmetic::multiply_add(sums[i][c], weights[i][w], row[c]);
+    };
+    // a pair of which only one is seen: the other may hold anything, and zero times NaN is NaN
+    int w = span.first / PAIR;
+    if (span.first % PAIR) add(w++, false, true);
+    for (; w < span.last / PAIR; ++w) add(w, true, true);
+    if (span.last % PAIR) add(w, true, false);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) at(outputs + i * dim + c * LANES) = sums[i][c];
+}
+
+template <class Arithmetic, int N>
+void mix(const Word (*weights)[TILE], const Word* values, Span span, const float* shrink, int dim,
+         float* outputs) {
+    int d = 0;
+    for (; d + 4 * LANES <= dim; d += 4 * LANES)
+        mix<Arithmetic, N, 4>(weights, values + d, span, shrink, dim, outputs + d);
+    for (; d < dim; d += LANES)
+        mix<Arithmetic, N, 1>(weights, values + d, span, shrink, dim, outputs + d);
+}
+
+// Calls f with a constant for `count`, which is 1 to MICRO.
+template <class F>
+inline void with_constant(int count, F f) {
+    static_assert(MICRO == 4, "one case for each");
+    switch (count) {
+        case 1: return f(std::integral_constant<int, 1>());
+        case 2: return f(std::integral_constant<int, 2>());
+        case 3: return f(std::integral_constant<int, 3>());
+        default: return f(std::integral_constant<int, 4>());
+    }
+}
+
+const Word ZEROS[DIM] = {};
+
+// Attends with an item's queries, in the query heads that share one key head.
+template <class Arithmetic, typename T>
+struct Attention {
+    const Arguments& a;
+    const Item item;
+    const int head;
+    const int group = a.heads / a.kv_heads;
+    const int dim = a.dim;
+    const int width = dim / Arithmetic::PAIR;
+
+    alignas(64) Word queries[ROWS * DIM / Arithmetic::PAIR];  // [rows, width]
+    alignas(64) float outputs[ROWS * DIM];                    // [rows, dim], not yet divided by total
+    alignas(64) Word keys[TILE * DIM / Arithmetic::PAIR];     // [STRIPES][width][LANES]
+    alignas(64) Word values[TILE * DIM / Arithmetic::PAIR];   // [TILE / PAIR][dim]
+    alignas(64) float scores[ROWS][TILE];
+    alignas(64) Word weights[ROWS][TILE];
+    float best[ROWS], total[ROWS], shrink[ROWS];  // best is in powers of two
+
+    Attention(const Arguments& a, const Item& item, int head) : a(a), item(item), head(head) {}
+
+    int position(int row) const { return item.position + row / group; }
+
+    void run() {
+        const int rows = item.count * group;
+        for (int row = 0; row < rows; ++row) {
+            const T* source = static_cast<const T*>(a.queries) +
+                              (item.row + row / group) * a.query_stride +
+                              static_cast<int64_t>(head * group + row % group) * dim;
+            Arithmetic::load(source, dim, queries + row * width);
+            best[row] = -FLT_MAX;
+            total[row] = 0;
+        }
+        std::fill_n(outputs, rows * dim, 0.0f);
+        const int last = position(rows - 1);
+        const int lowest = a.window ? std::max(0, item.position - a.window + 1) : 0;
+        for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
+            pack(tile, {std::max(0, lowest - tile), std::min(TILE, last + 1 - tile)});
+            // rows before the tile see nothing of it, nor do rows whose window has left it
+            const int begin = std::max(0, tile - item.position) * group;
+            int end = rows;
+            if (a.window) end = std::min(end, (tile + TILE + a.window - 1 - item.position) * group);
+            visit(tile, begin, end);
+        }
+        for (int row = 0; row < rows; ++row) {
+            T* target = static_cast<T*>(a.out) +
+                        (static_cast<int64_t>(item.row + row / group) * a.heads + head * group +
+                         row % group) * dim;
+            const float inverse = 1.0f / total[row];
+            for (int d = 0; d < dim; ++d) narrow(outputs[row * dim + d] * inverse, target + d);
+        }
+    }
+
+    // Lays out the part of a tile that some query sees, with zeros for the rest.
+    void pack(int tile, Span span) {
+        const T *key_rows[TILE], *value_rows[TILE];
+        const T* zeros = reinterpret_cast<const T*>(ZEROS);
+        std::fill_n(key_rows, TILE, zeros);
+        std::fill_n(value_rows, TILE, zeros);
+        const int32_t* blocks = a.block_table + item.sequence * a.table_width;
+        const int64_t stride = 2LL * a.kv_heads * dim;
+        int block = (tile + span.first) / a.block_size;
+        int offset = (tile + span.first) % a.block_size;
+        for (int t = span.first; t < span.last; ++t) {
+            const int64_t slot = static_cast<int64_t>(blocks[block]) * a.block_size + offset;
+            key_rows[t] = static_cast<const T*>(a.cache) + slot * stride + head * dim;
+            value_rows[t] = key_rows[t] + a.kv_heads * dim;
+            if (++offset == a.block_size) ++block, offset = 0;
+        }
+        for (int stripe = 0; stripe < STRIPES; ++stripe)
+            pack_keys(key_rows + stripe * LANES, keys + stripe * width * LANES);
+        for (int t = 0; t < TILE; t += Arithmetic::PAIR)
+            Arithmetic::interleave(value_rows + t, dim, values + t / Arithmetic::PAIR * dim);
+    }
+
+    void pack_keys(const T* const* rows, Word* target) {
+        const Word* words[LANES];
+        alignas(64) Word loaded[LANES][DIM / Arithmetic::PAIR];
+        constexpr bool AS_STORED = sizeof(T) * Arithmetic::PAIR == sizeof(Word);
+        for (int i = 0; i < LANES; ++i) {
+            if (AS_STORED) {
+                words[i] = reinterpret_cast<const Word*>(rows[i]);
+            } else {
+                Arithmetic::load(rows[i], dim, loaded[i]);
+                words[i] = loaded[i];
             }
+        }
+        transpose(words, width, target);
     }
-    for (int i = 0; i < group; ++i) {
-        T* target =
-            static_cast<T*>(a.out) + (sequence * a.heads + head * group + i) * DIM;
-        const float inverse = 1.0f / total[i];
-        for (int d = 0; d < DIM; ++d) narrow(acc[i][d] * inverse, target + d);
-    }
-}
 
-template <typename T, int DIM>
+    void visit(int tile, int begin, int end) {
+        for (int row = begin; row < end; row += MICRO)
+            with_constant(std::min(MICRO, end - row), [&](auto n) {
+                score<Arithmetic, n>(queries + row * width, keys, width, scores + row);
+            });
+        for (int row = begin; row < end; ++row) weigh(row, seen(a, position(row), tile));
+        for (int row = begin, count; row < end; row += count) {
+            const Span span = seen(a, position(row), tile);
+            for (count = 1; count < std::min(MICRO, end - row); ++count)
+                if (!(seen(a, position(row + count), tile) == span)) break;
+            with_constant(count, [&](auto n) {
+                mix<Arithmetic, n>(weights + row, values, span, shrink + row, dim,
+                                   outputs + row * dim);
+            });
+        }
+    }
+
+    // Turns a row of scores into weights that are relative to the best score so far.
+    void weigh(int row, Span span) {
+        const float log2e = 1.44269504f;
+        Vector part[STRIPES];
+        for (int s = 0; s < STRIPES; ++s) part[s] = at(scores[row] + s * LANES);
+        if (a.soft_cap > 0)
+            for (int s = 0; s < STRIPES; ++s)
+                part[s] = tanh(part[s] * (a.scale / a.soft_cap)) * a.soft_cap;
+        if (span.first > 0 || span.last < TILE)
+            for (int s = 0; s < STRIPES; ++s) {
+                const Integers index = Integers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} +
+                                       s * LANES;
+                part[s] = (index >= span.first) & (index < span.last) ? part[s] : all(-FLT_MAX);
+            }
+        const float to_power = a.soft_cap > 0 ? log2e : a.scale * log2e;
+        Vector tops = part[0];
+        for (int s = 1; s < STRIPES; ++s) tops = part[s] > tops ? part[s] : tops;
+        const float top = std::max(best[row], largest(tops) * to_power);
+        Vector added = {};
+        for (int s = 0; s < STRIPES; ++s) {
+            part[s] = power_of_two(multiply_add(part[s], all(to_power), all(-top)));
+            added += part[s];
+            Arithmetic::store(part[s], weights[row] + s * LANES / Arithmetic::PAIR);
+        }
+        shrink[row] = power_of_two(all(best[row] - top))[0];
+        total[row] = total[row] * shrink[row] + sum(added);
+        best[row] = top;
+    }
+};
+
+template <class Arithmetic, typename T>
 void run(const Arguments& a) {
-    const int64_t items = a.num_sequences * a.kv_heads;
+    const int64_t count = a.num_items * a.kv_heads;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(a.num_threads)
-    for (int64_t item = 0; item < items; ++item)
-        attend<T, DIM>(a, item / a.kv_heads, static_cast<int>(item % a.kv_heads));
-}
-
-template <typename T>
-bool dispatch(const Arguments& a, int dim) {
-    switch (dim) {
-        case 16: run<T, 16>(a); return true;
-        case 32: run<T, 32>(a); return true;
-        case 64: run<T, 64>(a); return true;
-        case 80: run<T, 80>(a); return true;
-        case 96: run<T, 96>(a); return true;
-        case 112: run<T, 112>(a); return true;
-        case 128: run<T, 128>(a); return true;
-        case 192: run<T, 192>(a); return true;
-        case 256: run<T, 256>(a); return true;
-        default: return false;
-    }
+    for (int64_t i = 0; i < count; ++i)
+        Attention<Arithmetic, T>(a, a.items[i / a.kv_heads], static_cast<int>(i % a.kv_heads)).run();
 }
 
 }  // namespace
 
-// Attends with every sequence's query; false where no code was made for this head size.
-extern "C" bool paged_attention(const Arguments* arguments, int dim, bool is_bfloat16) {
-    return is_bfloat16 ? dispatch<bfloat16>(*arguments, dim) : dispatch<float>(*arguments, dim);
+// Attends with the queries of all items.
+extern "C" void paged_attention(const Arguments* arguments, bool is_bfloat16) {
+    if (!is_bfloat16) return run<Singles, float>(*arguments);
+#ifdef __AVX512BF16__
+    run<Pairs, bfloat16>(*arguments);
+#else
+    run<Singles, bfloat16>(*arguments);
+#endif
 }
