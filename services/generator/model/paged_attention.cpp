@@ -330,8 +330,12 @@ struct Attention {
         std::fill_n(outputs, rows * dim, 0.0f);
         const int last = position(rows - 1);
         const int lowest = a.window ? std::max(0, item.position - a.window + 1) : 0;
+        Located here, next;
+        locate(lowest / TILE * TILE, lowest, last, here);
         for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
-            pack(tile, {std::max(0, lowest - tile), std::min(TILE, last + 1 - tile)});
+            locate(tile + TILE, lowest, last, next);
+            pack(here, next);
+            here = next;
             // rows before the tile see nothing of it, nor do rows whose window has left it
             const int begin = std::max(0, tile - item.position) * group;
             int end = rows;
@@ -347,26 +351,44 @@ struct Attention {
         }
     }
 
-    // Lays out the part of a tile that some query sees, with zeros for the rest.
-    void pack(int tile, Span span) {
-        const T *key_rows[TILE], *value_rows[TILE];
+    // The positions of a tile that some query sees, and zeros for the rest.
+    struct Located {
+        const T *keys[TILE], *values[TILE];
+    };
+
+    void locate(int tile, int lowest, int last, Located& found) const {
         const T* zeros = reinterpret_cast<const T*>(ZEROS);
-        std::fill_n(key_rows, TILE, zeros);
-        std::fill_n(value_rows, TILE, zeros);
+        std::fill_n(found.keys, TILE, zeros);
+        std::fill_n(found.values, TILE, zeros);
+        const int first = std::max(tile, lowest), end = std::min(tile + TILE, last + 1);
         const int32_t* blocks = a.block_table + item.sequence * a.table_width;
         const int64_t stride = 2LL * a.kv_heads * dim;
-        int block = (tile + span.first) / a.block_size;
-        int offset = (tile + span.first) % a.block_size;
-        for (int t = span.first; t < span.last; ++t) {
+        int block = first / a.block_size, offset = first % a.block_size;
+        for (int position = first; position < end; ++position) {
             const int64_t slot = static_cast<int64_t>(blocks[block]) * a.block_size + offset;
-            key_rows[t] = static_cast<const T*>(a.cache) + slot * stride + head * dim;
-            value_rows[t] = key_rows[t] + a.kv_heads * dim;
+            const T* row = static_cast<const T*>(a.cache) + slot * stride + head * dim;
+            found.keys[position - tile] = row;
+            found.values[position - tile] = row + a.kv_heads * dim;
             if (++offset == a.block_size) ++block, offset = 0;
         }
-        for (int stripe = 0; stripe < STRIPES; ++stripe)
-            pack_keys(key_rows + stripe * LANES, keys + stripe * width * LANES);
-        for (int t = 0; t < TILE; t += Arithmetic::PAIR)
-            Arithmetic::interleave(value_rows + t, dim, values + t / Arithmetic::PAIR * dim);
+    }
+
+    // Lays out a tile for the products, and asks for the next one's memory meanwhile.
+    void pack(const Located& here, const Located& next) {
+        for (int stripe = 0; stripe < STRIPES; ++stripe) {
+            fetch(next.keys + stripe * LANES, LANES);
+            pack_keys(here.keys + stripe * LANES, keys + stripe * width * LANES);
+        }
+        for (int t = 0; t < TILE; t += Arithmetic::PAIR) {
+            fetch(next.values + t, Arithmetic::PAIR);
+            Arithmetic::interleave(here.values + t, dim, values + t / Arithmetic::PAIR * dim);
+        }
+    }
+
+    void fetch(const T* const* rows, int count) const {
+        constexpr int LINE = 64 / sizeof(T);
+        for (int i = 0; i < count; ++i)
+            for (int d = 0; d < dim; d += LINE) __builtin_prefetch(rows[i] + d, 0, 2);
     }
 
     void pack_keys(const T* const* rows, Word* target) {
