@@ -201,8 +201,49 @@ inline Span seen(const Arguments& a, int position, int tile) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Quad{__VA_ARGS__})
 #endif
 
+#ifdef __AVX512F__
+// Turns 16 rows of 16 words, of which `width` are read, into columns.
+inline void transpose_square(const Word* const* rows, int begin, int width, Word* target) {
+    const __mmask16 mask = width >= LANES ? 0xffff : (1u << width) - 1;
+    __m512i r[LANES], t[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i) r[i] = _mm512_maskz_loadu_epi32(mask, rows[i] + begin);
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // quarter q of r[4j + i] is column 4q + i of rows 4j to 4j + 3
+        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i)
+        if (i < width) _mm512_store_si512(target + i * LANES, t[i]);
+}
+#endif
+
 // Turns 16 rows of `width` words into columns: target is [width][LANES].
 inline void transpose(const Word* const* rows, int width, Word* target) {
+#ifdef __AVX512F__
+    for (int w = 0; w < width; w += LANES)
+        transpose_square(rows, w, width - w, target + w * LANES);
+    return;
+#endif
     for (int w = 0; w < width; w += 4)
         for (int i = 0; i < LANES; i += 4) {
             Quad in[4];
