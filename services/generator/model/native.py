@@ -20,7 +20,7 @@ import torch  # noqa: F401  its OpenMP has to be in the process before the libra
 
 logger = logging.getLogger(__name__)
 
-# Reductions may be reordered when compiled, and never after: no -ffast-math, which forgets NaN.
+# Floats are summed in the order that is written, so that a result depends on nothing else.
 _FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
@@ -46,9 +46,11 @@ def library(name: str) -> ctypes.CDLL | None:
 
 
 def _compiled(name: str, compiler: str) -> Path:
-    """Compile unless it was done for this source, compiler and processor; return the file."""
-    source = Path(__file__).with_name(f"{name}.cpp")
-    parts = (source.read_text(), compiler, " ".join(_FLAGS), _processor())
+    """Compile unless it was done for these sources, compiler and processor; return the file."""
+    here = Path(__file__).parent
+    source = here / f"{name}.cpp"
+    texts = [path.read_text() for path in (source, *sorted(here.glob("*.h")))]
+    parts = (*texts, compiler, " ".join(_FLAGS), _processor())
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     folder = _folder()
     target = folder / f"{name}-{digest}.so"
