@@ -1,10 +1,9 @@
 // Causal attention over a paged KV cache, for single queries and prompt chunks alike.
 //
-// A query walks what it sees in tiles that begin at multiples of TILE positions, one after the other
-// (online softmax, Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022). Its operations and
-// their order follow from its own position alone: the rows that share a tile with it never meet it,
-// so it comes out bit for bit the same alone, in a batch, in any chunk and on any thread.
-// That holds while the compiler keeps to the order written here: no reassociation, no contraction.
+// A query walks what it sees in tiles that begin at multiples of TILE positions, one after the
+// other (online softmax, Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022). Its
+// operations and their order follow from its own position alone, and the rows that share a tile
+// never meet: it comes out bit for bit the same alone, in a batch, in any chunk and on any thread.
 //
 // A row of the cache holds the keys of all heads and then their values: [kv_heads][dim] twice.
 // A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
@@ -42,7 +41,9 @@ struct Singles {
         load(rows[0], dim, target);
     }
     static Words keep(Words both, bool, bool) { return both; }
-    static void store(Vector weights, Word* target) { at(reinterpret_cast<float*>(target)) = weights; }
+    static void store(Vector weights, Word* target) {
+        at(reinterpret_cast<float*>(target)) = weights;
+    }
 };
 
 #ifdef __AVX512BF16__
@@ -118,7 +119,8 @@ void score(const Word* queries, const Word* keys, int width, float (*scores)[TIL
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
             for (int s = 0; s < STRIPES; ++s)
-                sums[i][s] = Arithmetic::multiply_add(sums[i][s], queries[i * width + w], column[s]);
+                sums[i][s] =
+                    Arithmetic::multiply_add(sums[i][s], queries[i * width + w], column[s]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
@@ -183,6 +185,7 @@ inline void with_constant(int count, F f) {
 }
 
 const Word ZEROS[DIM] = {};
+const Integers LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // Attends with an item's queries, in the query heads that share one key head.
 template <class Arithmetic, typename T>
@@ -195,7 +198,7 @@ struct Attention {
     const int width = dim / Arithmetic::PAIR;
 
     alignas(64) Word queries[ROWS * DIM / Arithmetic::PAIR];  // [rows, width]
-    alignas(64) float outputs[ROWS * DIM];                    // [rows, dim], not yet divided by total
+    alignas(64) float outputs[ROWS * DIM];                    // [rows, dim], times total
     alignas(64) Word keys[TILE * DIM / Arithmetic::PAIR];     // [STRIPES][width][LANES]
     alignas(64) Word values[TILE * DIM / Arithmetic::PAIR];   // [TILE / PAIR][dim]
     alignas(64) float scores[ROWS][TILE];
@@ -322,9 +325,8 @@ struct Attention {
                 part[s] = tanh(part[s] * (a.scale / a.soft_cap)) * a.soft_cap;
         if (span.first > 0 || span.last < TILE)
             for (int s = 0; s < STRIPES; ++s) {
-                const Integers index = Integers{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} +
-                                       s * LANES;
-                part[s] = (index >= span.first) & (index < span.last) ? part[s] : all(-FLT_MAX);
+                const Integers t = LANE + s * LANES;
+                part[s] = (t >= span.first) & (t < span.last) ? part[s] : all(-FLT_MAX);
             }
         const float to_power = a.soft_cap > 0 ? log2e : a.scale * log2e;
         Vector tops = part[0];
@@ -347,7 +349,7 @@ void run(const Arguments& a) {
     const int64_t count = a.num_items * a.kv_heads;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(a.num_threads)
     for (int64_t i = 0; i < count; ++i)
-        Attention<Arithmetic, T>(a, a.items[i / a.kv_heads], static_cast<int>(i % a.kv_heads)).run();
+        Attention<Arithmetic, T>(a, a.items[i / a.kv_heads], i % a.kv_heads).run();
 }
 
 }  // namespace
