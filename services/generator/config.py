@@ -25,6 +25,10 @@ class GeneratorSettings(Settings):
     attention: str = Field(
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
+    batch_invariant: bool = Field(
+        True, description="the same bits for a request whatever runs beside it"
+    )
+    quantization: str = Field("", pattern="^(|int8)$", description="default: none")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
 
     def engine(self) -> EngineConfig:
@@ -37,6 +41,8 @@ class GeneratorSettings(Settings):
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=self.target_step_ms / 1000,
             attention=self.attention,
+            batch_invariant=self.batch_invariant,
+            quantization=self.quantization or None,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,
         )

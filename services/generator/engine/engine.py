@@ -85,7 +85,13 @@ class Engine:
         started_s = time.monotonic()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        model = load_model(config.model, config.dtype, config.attention)
+        model = load_model(
+            config.model,
+            config.dtype,
+            config.attention,
+            config.quantization,
+            config.batch_invariant,
+        )
         bytes_per_block = block_bytes(model.config, config.block_size, model.dtype)
         num_blocks = plan_num_blocks(config, model.config.context_length, bytes_per_block)
         cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
