@@ -29,7 +29,9 @@ def token_logprobs(
 def _described(
     logits: torch.Tensor, token_ids: Sequence[int], num_alternatives: Sequence[int]
 ) -> Iterator[TokenLogprobs]:
-    totals = logits.logsumexp(dim=1, keepdim=True)
+    # a single row would be summed in parts, by several threads, to other bits than among others
+    summed = logits if len(logits) > 1 else torch.cat((logits, logits))
+    totals = summed.logsumexp(dim=1, keepdim=True)[: len(logits)]
     chosen = logits.gather(1, torch.tensor(token_ids).unsqueeze(1))
     ranks = (logits > chosen).sum(dim=1).add_(1).tolist()
     values, candidates = logits.topk(min(max(num_alternatives), logits.shape[1]), dim=1)
