@@ -77,6 +77,32 @@ def load(folder: Path) -> Load:
 
 
 @pytest.fixture(scope="module")
+@pytest.fixture(scope="module")
+def alone(load: Load) -> Alone:
+    """Return what each request is told by itself, its prompt in one piece, made once."""
+
+    @functools.cache
+    def told(numbers: Numbers) -> list[object]:
+        engine = load(numbers)
+        return [fact for request in asked() for fact in together(engine, [request])]
+
+    return told
+
+
+def asked() -> Asked:
+    """Return requests of several lengths, each with its own options."""
+    prompts = make_prompts(SHAPE["vocab_size"], LENGTHS)
+    return [
+        (prompt, SamplingParams(max_tokens=10, ignore_eos=True, logprobs=2, **options))
+        for prompt, options in zip(prompts, OPTIONS, strict=True)
+    ]
+
+
+def facts(told: Told) -> tuple[object, ...]:
+    """Return all that must be equal; floats as they are."""
+    return told.token_ids, told.logprobs, told.prompt_logprobs
+
+
 def together(engine: Engine, requests: Asked) -> list[object]:
     """Return what each request is told among the others."""
     return [facts(told) for told in generate(engine, requests).values()]
