@@ -77,7 +77,6 @@ def load(folder: Path) -> Load:
 
 
 @pytest.fixture(scope="module")
-@pytest.fixture(scope="module")
 def alone(load: Load) -> Alone:
     """Return what each request is told by itself, its prompt in one piece, made once."""
 
