@@ -1,7 +1,7 @@
 """A request has the same tokens and log-probabilities, bit for bit, whatever happens around it."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.generator.model.test_decoding import Told, generate
 from tests.generator.model.test_parity import make_prompts
 
 # Long rows, where libraries change their order of summation by the number of rows, and a
-# vocabulary whose sums are shared out among threads.
+# vocabulary whose sums threads share out.
 SHAPE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 33000,
@@ -53,15 +53,6 @@ Alone = Callable[[Numbers], list[object]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of all these tests but the families'."""
     return write_checkpoint(tmp_path_factory.mktemp("invariance"), SHAPE)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def two_threads() -> Iterator[None]:
-    """Threads share out the work by its size, which is a way to depend on it."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +102,17 @@ def together(engine: Engine, requests: Asked) -> list[object]:
 def test_in_a_batch_as_alone(load: Load, alone: Alone, numbers: Numbers) -> None:
     """Prompts and decodes of others in the same steps change nothing."""
     assert together(load(numbers), asked()) == alone(numbers)
+
+
+def test_in_a_batch_as_alone_with_two_threads(load: Load) -> None:
+    """Threads share out the work by its size, which is a way to depend on it."""
+    num_threads = torch.get_num_threads()
+    try:
+        engine = load(("float32", None), num_threads=2)
+        by_themselves = [fact for request in asked() for fact in together(engine, [request])]
+        assert together(load(("float32", None), num_threads=2), asked()) == by_themselves
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @NUMBERS
