@@ -37,6 +37,10 @@ class GeneratorSettings(Settings):
     speculative_tokens: int = Field(
         0, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
     )
+    batch_invariant: bool = Field(
+        True, description="the same bits for a request whatever runs beside it"
+    )
+    quantization: str = Field("", pattern="^(|int8)$", description="default: none")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
     wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
 
@@ -51,6 +55,8 @@ class GeneratorSettings(Settings):
             target_step_s=self.target_step_ms / 1000,
             attention=self.attention,
             speculative_tokens=self.speculative_tokens,
+            batch_invariant=self.batch_invariant,
+            quantization=self.quantization or None,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,
         )

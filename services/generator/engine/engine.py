@@ -101,7 +101,13 @@ class Engine:
             Checkpoint(config.model).num_parameters * dtype.itemsize,
         )
         try:
-            model = load_model(config.model, config.dtype, config.attention)
+            model = load_model(
+                config.model,
+                config.dtype,
+                config.attention,
+                config.quantization,
+                config.batch_invariant,
+            )
             cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
