@@ -41,6 +41,15 @@ def _install(name: str, home: Path, torch_pin: str) -> None:
     pip += ["--extra-index-url", index] if index else []
     _call([sys.executable, "-m", "venv", str(home)], home)
     _call([*pip, "-r", str(REQUIREMENTS / f"{name}.txt"), "-c", str(constraints)], home)
+    _remove_broken_torchvision(home)
+
+
+def _remove_broken_torchvision(home: Path) -> None:
+    """Without it these engines serve text; a build for another torch stops them at import."""
+    python = str(home / "bin" / "python")
+    probe = [python, "-c", "import torchvision"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        _call([python, "-m", "pip", "uninstall", "-y", "torchvision"], home)
 
 
 def _call(command: list[str], home: Path) -> None:
