@@ -41,8 +41,9 @@ class Row:
 
     def fields(self) -> dict[str, Any]:
         """Return everything flat, for JSON."""
-        flat = asdict(self)
-        return {**flat, **flat.pop("figures")}
+        fields = asdict(self)
+        figures = fields.pop("figures")
+        return {**fields, **figures}
 
     def cells(self) -> list[str]:
         """Return one text per heading."""

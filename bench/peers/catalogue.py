@@ -40,7 +40,11 @@ def subjects() -> dict[str, Subject]:
         "llama.cpp": Subject("llama_cpp", "llama_cpp", {"weights": "BF16"}, converts=True),
         # 32 weights of a byte share a scale of two
         "llama.cpp-q8_0": Subject("llama_cpp", "llama_cpp", {"weights": "Q8_0"}, 34 / 32, True),
-        "vllm": Subject("vllm_cpu", "vllm_cpu"),
+        "vllm": Subject(
+            "vllm_cpu",
+            "vllm_cpu",
+            environ={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"},
+        ),
     }
 
 

@@ -46,7 +46,7 @@ class Competitor:
             python = str(environment.ensure(subject.environment, place.peers_folder))
         self._command = [python, "-m", f"bench.peers.{subject.module}"]
         model = self._converted() if subject.converts else place.checkpoint
-        self._worker = self._start()
+        self.worker = self._start()
         try:
             self.versions: dict[str, str] = self._load(model)
         except BaseException:
@@ -55,20 +55,22 @@ class Competitor:
 
     def start_up(self, prompts: Prompts) -> None:
         """Serve the first request; `startup_s` is from the start of the process to its token."""
-        self.startup_s = self.run(prompts, 2).times_s[0][0] - self._worker.started_s
+        self.startup_s = self.run(prompts, 2).times_s[0][0] - self.worker.started_s
 
     def run(self, prompts: Prompts, max_tokens: int) -> Timeline:
         """Serve the prompts together, greedily, past every end-of-sequence token."""
         question = {"do": "run", "prompts": prompts, "max_tokens": max_tokens}
-        return Timeline(**self._worker.ask(question, RUN_LIMIT_S))
+        return Timeline(**self.worker.ask(question, RUN_LIMIT_S))
 
     def memory(self) -> dict[str, int]:
         """Return resident bytes now and at their peak."""
-        return self._worker.memory()
+        status = self.worker.status()
+        names = {"rss_bytes": "VmRSS", "peak_rss_bytes": "VmHWM"}
+        return {name: int(status[key].split()[0]) * 1024 for name, key in names.items()}
 
     def close(self) -> None:
         """End the worker."""
-        self._worker.close()
+        self.worker.close()
         self._scratch.cleanup()
 
     def __enter__(self) -> Competitor:
@@ -99,7 +101,7 @@ class Competitor:
             "max_num_seqs": self._place.max_num_seqs,
             "max_num_tokens": self._place.max_num_tokens,
         }
-        versions: dict[str, str] = self._worker.ask(question, LOAD_LIMIT_S)["versions"]
+        versions: dict[str, str] = self.worker.ask(question, LOAD_LIMIT_S)["versions"]
         return versions
 
     def _converted(self) -> Path:

@@ -57,12 +57,15 @@ class WorkerProcess:
             raise PeerError(" ".join(str(answer["error"]).split()))
         return answer
 
-    def memory(self) -> dict[str, int]:
-        """Return resident bytes now and at their peak (VmRSS and VmHWM)."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        names = {"rss_bytes": "VmRSS", "peak_rss_bytes": "VmHWM"}
-        return {name: int(fields[key].split()[0]) * 1024 for name, key in names.items()}
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def status(self) -> dict[str, str]:
+        """Return the kernel's account of the process, /proc/PID/status."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
 
     def close(self) -> None:
         """End the group at once; a worker holds nothing that is worth a goodbye."""
