@@ -20,7 +20,9 @@ class EngineConfig:
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
-    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
+    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
+    None follows the streams: a step takes at most twice what their decodes alone would take, and
+    more only while more prompts than streams wait.
     """
 
     model: Path
@@ -34,7 +36,7 @@ class EngineConfig:
     output_quantile: float = DEFAULT_OUTPUT_QUANTILE
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
-    target_step_s: float = 0.0
+    target_step_s: float | None = None
     attention: str = "auto"
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ class EngineConfig:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
         if self.attention not in ("auto", "torch"):
             raise EngineConfigError("attention", "must be auto or torch")
-        if self.target_step_s < 0.0:
+        if self.target_step_s is not None and self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:
             raise EngineConfigError("output_quantile", "must be at least 0 and below 1")

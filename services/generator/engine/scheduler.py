@@ -42,7 +42,7 @@ class Scheduler:
         output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
-        target_step_s: float = 0.0,
+        target_step_s: float | None = 0.0,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
@@ -190,15 +190,15 @@ class Scheduler:
         """Keep one token for each decode; what is left is for prompts, within the time's target."""
         decodes = [request for request in self.running if request.num_uncomputed_tokens == 1]
         budget = StepBudget(self._max_batched_tokens - len(decodes))
-        if (
-            self._target_step_s > 0.0
-            and decodes
-            and len(decodes) < len(self.running) + len(self.waiting)
-        ):
+        num_prompts = len(self.running) + len(self.waiting) - len(decodes)
+        if self._target_step_s != 0.0 and decodes and num_prompts:
             time = self.step_times.fit()
             decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
-            seen = self.step_times.max_prompt_tokens
-            budget.limit_time(self._target_step_s - decode_s, time, seen)
+            if self._target_step_s is None:
+                left_s = decode_s * max(1.0, num_prompts / len(decodes))
+            else:
+                left_s = self._target_step_s - decode_s
+            budget.limit_time(left_s, time, self.step_times.max_prompt_tokens)
         return budget
 
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:
