@@ -65,6 +65,7 @@ class Engine:
             max_queued_requests=config.max_queued_requests,
             max_queued_tokens=config.max_queued_tokens,
             target_step_s=config.target_step_s,
+            prefix_caching=config.prefix_caching,
         )
         self._pool = pool
         self._clock = clock

@@ -43,6 +43,7 @@ class Scheduler:
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
         target_step_s: float | None = 0.0,
+        prefix_caching: bool = True,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
@@ -66,6 +67,7 @@ class Scheduler:
         self._max_queued_requests = max_queued_requests
         self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
+        self._prefix_caching = prefix_caching
         self.step_times = StepTimeModel()
         self._turns = Turns()
         self._backlog_since_s: float | None = None
@@ -311,6 +313,8 @@ class Scheduler:
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
             request.num_cached_tokens = request.num_computed_tokens
+        if not self._prefix_caching:
+            return
         self.num_prefix_query_tokens += request.num_tokens
         self.num_prefix_hit_tokens += request.num_computed_tokens
         num_hits = request.num_computed_tokens // self.pool.block_size
@@ -319,7 +323,8 @@ class Scheduler:
         self._pending.claim(request, request.block_hashes[num_hits:num_full])
 
     def _matchable_hashes(self, request: Request) -> list[bytes]:
-        num_blocks = request.num_skippable_tokens // self.pool.block_size
+        num_tokens = request.num_skippable_tokens if self._prefix_caching else 0
+        num_blocks = num_tokens // self.pool.block_size
         self._extend_hashes(request, num_blocks)
         return request.block_hashes[:num_blocks]
 
@@ -331,6 +336,8 @@ class Scheduler:
             request.block_hashes.append(chain_hash(parent, tokens))
 
     def _publish_blocks(self, request: Request, num_published: int) -> None:
+        if not self._prefix_caching:
+            return
         num_full = request.num_computed_tokens // self.pool.block_size
         self._extend_hashes(request, num_full)
         for index in range(num_published, num_full):

@@ -41,6 +41,7 @@ class Schedules(RuleBasedStateMachine):
         output_quantile=st.sampled_from([0.0, 0.4, 0.9]),
         max_queued_requests=st.none() | st.integers(1, 4),
         max_queued_tokens=st.none() | st.integers(8, 40),
+        prefix_caching=st.sampled_from([True, True, True, False]),
         target_step_s=st.sampled_from([None, 0.0, 0.5, 1.5, 4.0]),
     )
     def start(self, num_blocks: int, max_num_seqs: int, spare_budget: int, **options: Any) -> None:
