@@ -48,7 +48,7 @@ class Subject:
     """An engine whose streams and prompts no prefix cache knows."""
 
     def __init__(self, folder: Path, target_step_s: float | None) -> None:
-        config = EngineConfig(folder, kv_cache_bytes=2**30, target_step_s=target_step_s)
+        config = EngineConfig(folder, kv_cache_bytes=2**29, target_step_s=target_step_s)
         self._engine = Engine.load(config)
 
     def measure(self, num_streams: int, num_prompt_tokens: int, rng: random.Random) -> Pace:

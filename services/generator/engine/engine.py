@@ -78,8 +78,8 @@ class Engine:
         self._last_step_s = 0.0
 
     @classmethod
-    def load(cls, config: EngineConfig) -> Engine:
-        """Read the model and allocate the cache.
+    def load(cls, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> Engine:
+        """Read the model and allocate the cache; deadlines and step times are told by `clock`.
 
         Raises ModelError for the folder's faults and EngineConfigError for the options'.
         """
@@ -90,9 +90,8 @@ class Engine:
         bytes_per_block = block_bytes(model.config, config.block_size, model.dtype)
         num_blocks = plan_num_blocks(config, model.config.context_length, bytes_per_block)
         cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
-        engine = cls(
-            config, model.config, Runner(model, cache), BlockPool(num_blocks, config.block_size)
-        )
+        pool = BlockPool(num_blocks, config.block_size)
+        engine = cls(config, model.config, Runner(model, cache), pool, clock)
         logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
         return engine
 

@@ -1,7 +1,6 @@
 """Random lives of many requests: the accounts hold after every action, and no output changes.
 
-The exhaustive run, ten thousand schedules:
-SCHEDULES=10000 python -m pytest --timeout=0 tests/generator/engine/test_random_schedules.py
+`make schedules` is the exhaustive run, ten thousand of them.
 """
 
 import itertools
