@@ -1,6 +1,6 @@
 """Continuous against static batching: the same engine and model, realistic lengths and arrivals.
 
-    python -m bench.batching [--trace FILE.csv] [--requests 300] [--bounds 2 5] [--model FOLDER]
+    python -m bench.batching [--trace FILE.csv] [--requests 240] [--bounds 2 5] [--model FOLDER]
 
 Lengths and arrivals come from an Azure trace, or from a fit to one; lengths are divided so that
 they fit the model's context, arrivals are stretched to a share of the continuous engine's measured
@@ -249,7 +249,10 @@ def main() -> None:
     capacity_per_s = replay.run(Continuous(), float("inf"), 1.0).requests_per_s
     print(f"capacity {capacity_per_s:.2f} requests/s, continuous, all at once")
     print(HEADER)
-    policies = {"continuous": Continuous(), "static": Static(options.size, options.patience)}
+    policies: dict[str, Policy] = {
+        "continuous": Continuous(),
+        "static": Static(options.size, options.patience),
+    }
     searches = Searches(replay, policies, capacity_per_s)
     for load in LOADS:
         for name in policies:
@@ -262,7 +265,7 @@ def main() -> None:
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trace", type=Path, help="a CSV of arrivals and lengths")
-    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--requests", type=int, default=240)
     parser.add_argument("--divisor", type=int, default=8, help="of the trace's lengths")
     parser.add_argument("--size", type=int, default=32, help="of a static batch, and of ours")
     parser.add_argument("--patience", type=float, default=0.05, help="seconds for a batch to fill")
@@ -319,14 +322,12 @@ def _report(
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    lines = [
-        Line(f"{name}, {label}", COLOURS[name], is_dashed, [(f.load, y(f)) for f in found])
-        for name, found in measured.items()
-        for label, is_dashed, y in (
-            ("p99", False, lambda f: f.normalised_p99_s * 1e3),
-            ("p50", True, lambda f: f.normalised_p50_s * 1e3),
-        )
-    ]
+    lines: list[Line] = []
+    for name, found in measured.items():
+        high = [(each.load, each.normalised_p99_s * 1e3) for each in found]
+        middle = [(each.load, each.normalised_p50_s * 1e3) for each in found]
+        lines.append(Line(f"{name}, p99", COLOURS[name], False, high))
+        lines.append(Line(f"{name}, p50", COLOURS[name], True, middle))
     CHART.write_text(
         log_chart(
             "Latency per output token over load",

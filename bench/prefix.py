@@ -22,7 +22,7 @@ import torch
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
-from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "bench" / "results" / "prefix.json"
@@ -85,7 +85,7 @@ def measure_gain(engine: Engine, num_prefix_tokens: int, repeats: int) -> tuple[
 def _first_token_s(engine: Engine, prompt: list[int], num_cached_tokens: int) -> float:
     started_s = time.perf_counter()
     engine.add("prompt", prompt, SamplingParams(1, temperature=0, ignore_eos=True))
-    outputs = []
+    outputs: list[StepOutput] = []
     while not outputs:
         outputs = engine.step()
     first_token_s = time.perf_counter() - started_s

@@ -12,7 +12,7 @@ from tests.generator.engine.test_sampler import chi_square_limit
 from tests.generator.tiny import EOS, VOCAB
 
 PROMPT = [5, 17, 40, 8, 61]
-DRAWS = 1500
+DRAWS = 2000
 NUM_TOKENS = 2
 
 
