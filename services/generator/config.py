@@ -19,7 +19,7 @@ class GeneratorSettings(Settings):
     max_sequences: int = Field(64, ge=1, le=1024, description="sequences in one engine step")
     max_batched_tokens: int = Field(512, ge=16, le=65536, description="token budget of one step")
     target_step_ms: float = Field(
-        0, ge=0, description="step time while streams decode; 0 follows the streams' own pace"
+        0, ge=-1, description="step time while streams decode; 0: none, -1: twice the decodes' own"
     )
     max_waiting: int = Field(16, ge=0, le=4096, description="sequences taken beyond those running")
     max_waiting_tokens: int = Field(0, ge=0, description="prompt tokens that wait; 0: no limit")
@@ -37,7 +37,7 @@ class GeneratorSettings(Settings):
             max_num_seqs=self.max_sequences,
             max_batched_tokens=self.max_batched_tokens,
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
-            target_step_s=self.target_step_ms / 1000 or None,
+            target_step_s=None if self.target_step_ms < 0 else self.target_step_ms / 1000,
             attention=self.attention,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,

@@ -22,7 +22,8 @@ class EngineConfig:
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
     None follows the streams: a step takes at most twice what their decodes alone would take, and
-    more only while more prompts than streams wait. Without `prefix_caching` no request reuses what
+    more only while more prompts than streams wait. Streams then keep their pace, and first tokens
+    come later. Without `prefix_caching` no request reuses what
     another computed.
     """
 
@@ -37,7 +38,7 @@ class EngineConfig:
     output_quantile: float = DEFAULT_OUTPUT_QUANTILE
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
-    target_step_s: float | None = None
+    target_step_s: float | None = 0.0
     prefix_caching: bool = True
     attention: str = "auto"
 
