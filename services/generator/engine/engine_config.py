@@ -23,8 +23,7 @@ class EngineConfig:
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
     None follows the streams: a step takes at most twice what their decodes alone would take, and
     more only while more prompts than streams wait. Streams then keep their pace, and first tokens
-    come later. Without `prefix_caching` no request reuses what
-    another computed.
+    come later. Without `prefix_caching` no request reuses what another computed.
     """
 
     model: Path
