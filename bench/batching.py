@@ -1,6 +1,6 @@
 """Continuous against static batching: the same engine and model, realistic lengths and arrivals.
 
-    python -m bench.batching [--trace FILE.csv] [--requests 240] [--bounds 2 3 5] [--model FOLDER]
+    python -m bench.batching [--trace FILE.csv] [--requests 240] [--bounds 2 5] [--model FOLDER]
 
 Lengths and arrivals come from an Azure trace, or from a fit to one; lengths are divided so that
 they fit the model's context, arrivals are stretched to a share of the continuous engine's measured
@@ -40,8 +40,8 @@ RESULT = ROOT / "bench" / "results" / "batching.json"
 CHART = ROOT / "docs" / "batching.svg"
 COLOURS = {"continuous": "#0969da", "static": "#cf222e", "static, streamed": "#bf8700"}
 LOADS = (0.25, 0.5, 1.0, 2.0)
-# bisection looks at loads of MIN_LOAD * 2 ** (k / 6)
-MIN_LOAD, NUM_LOADS, LOADS_PER_DOUBLING = 0.005, 54, 6
+# bisection looks at loads of MIN_LOAD * 2 ** (k / 4)
+MIN_LOAD, NUM_LOADS, LOADS_PER_DOUBLING = 0.005, 36, 4
 
 HEADER = (
     f"{'policy':<16} {'load':>6} {'requests/s':>10} {'tokens/s':>9} {'p50 s':>7} {'p99 s':>7}"
@@ -284,7 +284,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--divisor", type=int, default=8, help="of the trace's lengths")
     parser.add_argument("--size", type=int, default=32, help="of a static batch, and of ours")
     parser.add_argument("--patience", type=float, default=0.05, help="seconds for a batch to fill")
-    parser.add_argument("--bounds", type=float, nargs="+", default=[2.0, 3.0, 5.0])
+    parser.add_argument("--bounds", type=float, nargs="+", default=[2.0, 5.0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "infermesh-tiny")
     return parser.parse_args()
 
