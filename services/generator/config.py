@@ -27,7 +27,9 @@ class GeneratorSettings(Settings):
     dtype: str = Field("", pattern="^(|float32|bfloat16)$", description="default: the checkpoint's")
     max_sequences: int = Field(64, ge=1, le=1024, description="sequences in one engine step")
     max_batched_tokens: int = Field(512, ge=16, le=65536, description="token budget of one step")
-    target_step_ms: float = Field(0, ge=0, description="step time while streams decode; 0: none")
+    target_step_ms: float = Field(
+        0, ge=-1, description="step time while streams decode; 0: none, -1: twice the decodes' own"
+    )
     max_waiting: int = Field(16, ge=0, le=4096, description="sequences taken beyond those running")
     max_waiting_tokens: int = Field(0, ge=0, description="prompt tokens that wait; 0: no limit")
     kv_cache_mb: int = Field(0, ge=0, description="KV cache; 0 sizes it from the free memory")
@@ -52,7 +54,7 @@ class GeneratorSettings(Settings):
             max_num_seqs=self.max_sequences,
             max_batched_tokens=self.max_batched_tokens,
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
-            target_step_s=self.target_step_ms / 1000,
+            target_step_s=None if self.target_step_ms < 0 else self.target_step_ms / 1000,
             attention=self.attention,
             speculative_tokens=self.speculative_tokens,
             batch_invariant=self.batch_invariant,

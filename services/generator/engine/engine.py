@@ -71,6 +71,7 @@ class Engine:
             max_queued_tokens=config.max_queued_tokens,
             target_step_s=config.target_step_s,
             speculative_tokens=config.speculative_tokens,
+            prefix_caching=config.prefix_caching,
         )
         self._pool = pool
         self._clock = clock
@@ -84,8 +85,10 @@ class Engine:
         self._last_step_s = 0.0
 
     @classmethod
-    def load(cls, config: EngineConfig) -> Engine:
+    def load(cls, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> Engine:
         """Read the model and allocate the cache, once it is known that both fit into the memory.
+
+        Deadlines and step times are told by `clock`.
 
         Raises ModelError for the folder's faults and EngineConfigError for the options'.
         """
@@ -113,9 +116,8 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             raise EngineConfigError("model", "does not fit into the memory that is left") from error
-        engine = cls(
-            config, model.config, Runner(model, cache), BlockPool(num_blocks, config.block_size)
-        )
+        pool = BlockPool(num_blocks, config.block_size)
+        engine = cls(config, model.config, Runner(model, cache), pool, clock)
         logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
         return engine
 

@@ -24,8 +24,11 @@ class EngineConfig:
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `batch_invariant` gives a request the same bits whatever runs beside it, at a small price.
     `quantization` int8 rounds the weights of all products to 8 bits and each row on its way.
-    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
     `speculative_tokens` is how many guessed tokens a decode may try in one step; 0 tries none.
+    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
+    None follows the streams: a step takes at most twice what their decodes alone would take, and
+    more only while more prompts than streams wait. Streams then keep their pace, and first tokens
+    come later. Without `prefix_caching` no request reuses what another computed.
     """
 
     model: Path
@@ -39,7 +42,8 @@ class EngineConfig:
     output_quantile: float = DEFAULT_OUTPUT_QUANTILE
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
-    target_step_s: float = 0.0
+    target_step_s: float | None = 0.0
+    prefix_caching: bool = True
     attention: str = "auto"
     speculative_tokens: int = 0
     batch_invariant: bool = True
@@ -58,7 +62,7 @@ class EngineConfig:
             raise EngineConfigError("attention", "must be auto or torch")
         if self.quantization not in (None, "int8"):
             raise EngineConfigError("quantization", "must be int8 or None")
-        if self.target_step_s < 0.0:
+        if self.target_step_s is not None and self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:
             raise EngineConfigError("output_quantile", "must be at least 0 and below 1")

@@ -43,7 +43,8 @@ class Scheduler:
         output_quantile: float = DEFAULT_OUTPUT_QUANTILE,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
-        target_step_s: float = 0.0,
+        target_step_s: float | None = 0.0,
+        prefix_caching: bool = True,
         speculative_tokens: int = 0,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
@@ -70,6 +71,7 @@ class Scheduler:
         self._max_queued_requests = max_queued_requests
         self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
+        self._prefix_caching = prefix_caching
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens, self.step_times.fit_decodes)
         self._backlog_since_s: float | None = None
@@ -221,15 +223,15 @@ class Scheduler:
         """Keep one token for each decode; what is left is for prompts, within the time's target."""
         decodes = [request for request in self.running if request.num_uncomputed_tokens == 1]
         budget = StepBudget(self._max_batched_tokens - len(decodes))
-        if (
-            self._target_step_s > 0.0
-            and decodes
-            and (self.speculation.is_on or len(decodes) < len(self.running) + len(self.waiting))
-        ):
+        num_prompts = len(self.running) + len(self.waiting) - len(decodes)
+        if self._target_step_s != 0.0 and decodes and (num_prompts or self.speculation.is_on):
             time = self.step_times.fit()
             decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
-            seen = self.step_times.max_prompt_tokens
-            budget.limit_time(self._target_step_s - decode_s, time, seen)
+            if self._target_step_s is None:
+                left_s = decode_s * max(1.0, num_prompts / len(decodes))
+            else:
+                left_s = self._target_step_s - decode_s
+            budget.limit_time(left_s, time, self.step_times.max_prompt_tokens)
         return budget
 
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:
@@ -360,6 +362,8 @@ class Scheduler:
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
             request.num_cached_tokens = request.num_computed_tokens
+        if not self._prefix_caching:
+            return
         self.num_prefix_query_tokens += request.num_tokens
         self.num_prefix_hit_tokens += request.num_computed_tokens
         num_hits = request.num_computed_tokens // self.pool.block_size
@@ -368,7 +372,8 @@ class Scheduler:
         self._pending.claim(request, request.block_hashes[num_hits:num_full])
 
     def _matchable_hashes(self, request: Request) -> list[bytes]:
-        num_blocks = request.num_skippable_tokens // self.pool.block_size
+        num_tokens = request.num_skippable_tokens if self._prefix_caching else 0
+        num_blocks = num_tokens // self.pool.block_size
         self._extend_hashes(request, num_blocks)
         return request.block_hashes[:num_blocks]
 
@@ -380,6 +385,8 @@ class Scheduler:
             request.block_hashes.append(chain_hash(parent, tokens))
 
     def _publish_blocks(self, request: Request, num_published: int) -> None:
+        if not self._prefix_caching:
+            return
         num_full = request.num_computed_tokens // self.pool.block_size
         self._extend_hashes(request, num_full)
         for index in range(num_published, num_full):

@@ -1,7 +1,6 @@
 """Random lives of many requests: the accounts hold after every action, and no output changes.
 
-The exhaustive run, ten thousand schedules:
-SCHEDULES=10000 python -m pytest --timeout=0 tests/generator/engine/test_random_schedules.py
+`make schedules` is the exhaustive run, ten thousand of them.
 """
 
 import itertools
@@ -41,7 +40,8 @@ class Schedules(RuleBasedStateMachine):
         output_quantile=st.sampled_from([0.0, 0.4, 0.9]),
         max_queued_requests=st.none() | st.integers(1, 4),
         max_queued_tokens=st.none() | st.integers(8, 40),
-        target_step_s=st.sampled_from([0.0, 0.5, 1.5, 4.0]),
+        prefix_caching=st.sampled_from([True, True, True, False]),
+        target_step_s=st.sampled_from([None, 0.0, 0.5, 1.5, 4.0]),
         speculative_tokens=st.sampled_from([0, 1, 3, 7]),
         repeats=st.booleans(),
     )
