@@ -23,7 +23,8 @@ class EngineConfig:
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
-    `speculative_tokens` is how many guessed tokens a decode may try in one step; 0 tries none.
+    `speculative_tokens` is how many guessed tokens a decode may try in one step. The service's
+    setting is 7; 0, the default here, keeps one token to a step, as comparisons of engines want it.
     """
 
     model: Path
