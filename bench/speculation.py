@@ -2,9 +2,10 @@
 
     python -m bench.speculation [--model FOLDER] [--concurrency 1 8 32] [--repeats 5] [--quick]
 
-Three kinds of traffic: `answers` from passages, which end by themselves and mostly copy a span;
-`loops`, the same for 128 tokens past their ends, where a small model repeats itself; and `random`
-prompts at temperature 1, where there is nothing to guess and speculation can only cost.
+Four kinds of traffic: `answers` from passages, which end by themselves and mostly copy a span;
+`loops`, the same for 128 tokens past their ends, where a small model repeats itself; `random`
+prompts at a high temperature, where nothing recurs; and `traps`, drawn almost evenly from sixteen
+tokens, where every pair has occurred and nearly every guess is wrong.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 QUESTIONS = ROOT / "training" / "free_questions.jsonl"
 RESULT = Path(__file__).parent / "results" / "speculation.json"
 RANDOM_PROMPT_TOKENS = 128
+HIGH_TEMPERATURE = 5.0
 Asked = Sequence[tuple[list[int], SamplingParams]]
 
 
@@ -90,7 +92,7 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, default=Path("models/infermesh-tiny"))
     parser.add_argument("--dtype", default=None, help="default: the checkpoint's")
-    parser.add_argument("--traffic", nargs="+", default=["answers", "loops", "random"])
+    parser.add_argument("--traffic", nargs="+", default=["answers", "loops", "random", "traps"])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0 keeps torch's choice")
@@ -107,12 +109,20 @@ def _traffic(name: str, count: int, options: argparse.Namespace) -> Asked:
     """Return what `count` requests ask."""
     rng = random.Random(0)
     length = options.output_tokens
-    if name == "random":
+    if name in ("random", "traps"):
         vocab_size = json.loads((options.model / "config.json").read_text())["vocab_size"]
+        known = range(300, 316 if name == "traps" else vocab_size)
+        allowed = tuple(known) if name == "traps" else ()
         return [
             (
-                [rng.randrange(300, vocab_size) for _ in range(RANDOM_PROMPT_TOKENS)],
-                SamplingParams(max_tokens=length, seed=index, ignore_eos=True),
+                rng.choices(known, k=RANDOM_PROMPT_TOKENS),
+                SamplingParams(
+                    max_tokens=length,
+                    temperature=HIGH_TEMPERATURE,
+                    seed=index,
+                    ignore_eos=True,
+                    allowed_token_ids=allowed,
+                ),
             )
             for index in range(count)
         ]

@@ -37,7 +37,7 @@ class GeneratorSettings(Settings):
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
     speculative_tokens: int = Field(
-        0, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
+        7, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
     )
     batch_invariant: bool = Field(
         True, description="the same bits for a request whatever runs beside it"

@@ -346,7 +346,7 @@ class EngineCollector(Collector):
             "block_size": str(self._config.block_size),
             "num_gpu_blocks": str(stats.num_blocks_total),
             "cache_dtype": self._config.dtype or "auto",
-            "enable_prefix_caching": str(config.prefix_caching),
+            "enable_prefix_caching": str(self._config.prefix_caching),
         }
 
 

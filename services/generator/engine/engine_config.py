@@ -24,7 +24,8 @@ class EngineConfig:
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `batch_invariant` gives a request the same bits whatever runs beside it, at a small price.
     `quantization` int8 rounds the weights of all products to 8 bits and each row on its way.
-    `speculative_tokens` is how many guessed tokens a decode may try in one step; 0 tries none.
+    `speculative_tokens` is how many guessed tokens a decode may try in one step. The service's
+    setting is 7; 0, the default here, keeps one token to a step, as comparisons of engines want it.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
     None follows the streams: a step takes at most twice what their decodes alone would take, and
     more only while more prompts than streams wait. Streams then keep their pace, and first tokens

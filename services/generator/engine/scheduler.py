@@ -73,7 +73,7 @@ class Scheduler:
         self._target_step_s = target_step_s
         self._prefix_caching = prefix_caching
         self.step_times = StepTimeModel()
-        self.speculation = Speculation(speculative_tokens, self.step_times.fit_decodes)
+        self.speculation = Speculation(speculative_tokens)
         self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
@@ -157,6 +157,8 @@ class Scheduler:
         num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_known > 1)
         num_context_tokens = sum(chunk.num_context_tokens for chunk in chunks)
         self.step_times.observe(num_tokens, num_context_tokens, num_prompt_tokens, step_s)
+        if num_prompt_tokens == 0:
+            self.speculation.observe_step(num_tokens, step_s)
 
     def expected_wait_s(self) -> float:
         """Return how long the prompts that wait now will take to leave the queue."""

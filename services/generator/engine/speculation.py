@@ -8,11 +8,11 @@ switches itself on and off, for each request by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from services.generator.engine.ngram_drafter import SIZES, NgramDrafter, Proposal
 from services.generator.engine.request import Request
-from services.generator.engine.step_time import StepTime
+from services.generator.engine.row_time import RowTime
 
 # the share of drafts that are accepted as long as nothing is known
 _PRIOR = 0.7
@@ -24,8 +24,6 @@ _KEPT_BY_REQUEST = 0.92
 _KEPT_BY_ALL = 0.98
 # drafts must bring so many times what they cost, because the step's time is known roughly
 _MARGIN = 1.2
-# how seldom the step's time is fitted anew after the first steps: it takes a tenth of a millisecond
-_STEPS_PER_FIT = 16
 
 
 class Acceptance:
@@ -68,19 +66,16 @@ class _Record:
 class Speculation:
     """Owns the drafters of the live requests and what was learnt of their guesses.
 
-    `fit` tells how long a step without prompts takes; `max_drafts` 0 turns it all off.
+    `max_drafts` 0 turns it all off.
     """
 
-    def __init__(self, max_drafts: int, fit: Callable[[], StepTime]) -> None:
+    def __init__(self, max_drafts: int) -> None:
         self._max_drafts = max_drafts
         self.num_drafts = 0
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
         self.num_accepted_tokens_per_pos = [0] * max_drafts
-        self._fit = fit
-        self._time = StepTime(0.0, 0.0, 0.0)
-        self._num_steps = 0
-        self._next_fit = 0
+        self._row_time = RowTime()
         self._records: dict[Request, _Record] = {}
         self._by_size = {size: Acceptance(_KEPT_BY_ALL) for size in SIZES}
 
@@ -100,20 +95,15 @@ class Speculation:
         drafts: dict[Request, tuple[int, ...]] = {}
         if not self.is_on or not decodes:
             return drafts
-        if self._num_steps >= self._next_fit:
-            self._time = self._fit()
-            self._next_fit = self._num_steps + min(self._num_steps + 1, _STEPS_PER_FIT)
-        step_s = self._time.predict(len(decodes), sum(r.num_tokens for r in decodes))
+        row_s, step_s = self._row_time.row_s(), self._row_time.step_s(len(decodes))
         if step_s == 0.0 or left_s <= 0.0:
             return drafts
-        self._num_steps += 1
+        # the tokens that the step would bring in the time of one more row
+        price = _MARGIN * row_s * len(decodes) / step_s
         for request in decodes:
-            row_s = self._time.token_s + self._time.context_s * request.num_tokens
             limit = min(self._max_drafts, num_tokens, _num_useful(request))
             if row_s * limit > left_s:
                 limit = int(left_s / row_s)
-            # the tokens that the step would bring in the time of one more row
-            price = _MARGIN * row_s * len(decodes) / step_s
             token_ids = self._draft(request, limit, price)
             if token_ids:
                 drafts[request] = token_ids
@@ -129,6 +119,10 @@ class Speculation:
         for position in range(num_accepted):
             self.num_accepted_tokens_per_pos[position] += 1
         self._learn(self._records[request], num_accepted, min(num_accepted + 1, num_drafts))
+
+    def observe_step(self, num_rows: int, step_s: float) -> None:
+        """Learn how long a step without prompts took."""
+        self._row_time.observe(num_rows, step_s)
 
     def drop(self, request: Request) -> None:
         """Forget a request that ended; idempotent."""

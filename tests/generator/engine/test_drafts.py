@@ -47,8 +47,8 @@ def make_engine(
     clock = itertools.count().__next__
     pool = BlockPool(num_blocks, 4)
     engine = Engine(config, MODEL, executor, pool, clock=lambda: float(clock()))
-    for num_tokens, num_context_tokens in ((1, 1), (9, 9), (1, 100)):
-        engine._scheduler.step_times.observe(num_tokens, num_context_tokens, 0, 1.0)
+    for num_rows in (1, 1000):
+        engine._scheduler.speculation.observe_step(num_rows, 1.0)
     return engine
 
 
