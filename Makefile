@@ -72,14 +72,26 @@ proto: setup  ## generate mesh/pb from proto/
 	  --mypy_grpc_out=quiet:$(OUT) proto/*.proto
 
 .PHONY: bench
-bench: setup  ## measure the engine and the mesh
+bench: setup  ## measure the engine, its scheduler and the mesh
 	$(PYTHON) -m bench.engine --shapes smollm-135m --output bench/results/engine-alone.json \
 	  --subjects infermesh generate_batch generate
+	$(PYTHON) -m bench.batching
+	$(PYTHON) -m bench.prefix
+	$(PYTHON) -m bench.pace
 	$(PYTHON) -m bench.mesh
 
 .PHONY: bench-peers
 bench-peers: setup  ## install other engines in environments of their own and compare; long
 	TORCH_INDEX=$(TORCH_INDEX) $(PYTHON) -m bench.engine $(ARGS)
+
+.PHONY: schedules
+schedules: setup  ## run the scheduler through ten thousand random schedules
+	SCHEDULES=10000 $(PYTHON) -m pytest --timeout=0 --hypothesis-show-statistics \
+	  tests/generator/engine/test_random_schedules.py $(ARGS)
+
+.PHONY: soak
+soak: setup  ## five thousand random requests; blocks, outcomes and memory must add up
+	$(PYTHON) -m bench.soak $(ARGS)
 
 .PHONY: test-compose
 test-compose: setup  ## build the images, run the end-to-end check against them

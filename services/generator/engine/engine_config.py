@@ -8,6 +8,8 @@ from pathlib import Path
 from services.generator.engine.errors import EngineConfigError
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE
 
+MAX_SPECULATIVE_TOKENS = 15
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -20,7 +22,13 @@ class EngineConfig:
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
-    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
+    `batch_invariant` gives a request the same bits whatever runs beside it, at a small price.
+    `quantization` int8 rounds the weights of all products to 8 bits and each row on its way.
+    `speculative_tokens` is how many guessed tokens a decode may try in one step; 0 tries none.
+    `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none,
+    None follows the streams: a step takes at most twice what their decodes alone would take, and
+    more only while more prompts than streams wait. Streams then keep their pace, and first tokens
+    come later. Without `prefix_caching` no request reuses what another computed.
     """
 
     model: Path
@@ -34,8 +42,12 @@ class EngineConfig:
     output_quantile: float = DEFAULT_OUTPUT_QUANTILE
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
-    target_step_s: float = 0.0
+    target_step_s: float | None = 0.0
+    prefix_caching: bool = True
     attention: str = "auto"
+    speculative_tokens: int = 0
+    batch_invariant: bool = True
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -43,9 +55,14 @@ class EngineConfig:
                 raise EngineConfigError(field, "must be at least 1")
         if self.max_batched_tokens < self.max_num_seqs:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
+        if not 0 <= self.speculative_tokens <= MAX_SPECULATIVE_TOKENS:
+            message = f"must be within [0, {MAX_SPECULATIVE_TOKENS}]"
+            raise EngineConfigError("speculative_tokens", message)
         if self.attention not in ("auto", "torch"):
             raise EngineConfigError("attention", "must be auto or torch")
-        if self.target_step_s < 0.0:
+        if self.quantization not in (None, "int8"):
+            raise EngineConfigError("quantization", "must be int8 or None")
+        if self.target_step_s is not None and self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:
             raise EngineConfigError("output_quantile", "must be at least 0 and below 1")

@@ -6,15 +6,16 @@ What it remembers of a request (token counts for penalties) follows from the req
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
 from services.generator.engine.batch import build_batch
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.draw import kept_tokens
 from services.generator.engine.logit_edits import LogitEdits
 from services.generator.engine.logprobs import token_logprobs
-from services.generator.engine.request import Request
 from services.generator.engine.sampler import sample
 from services.generator.engine.token_logprobs import TokenLogprobs
 from services.generator.model import Decoder, KVCache
@@ -32,7 +33,7 @@ class Runner:
     def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Compute the chunks in one pass; return a result for each, in their order.
 
-        A chunk that does not reach its request's last token yields neither token nor failure.
+        A chunk that does not reach its request's last token yields neither tokens nor failure.
         """
         batch = build_batch(chunks, self._cache.block_size)
         rows = torch.cat((batch.sample_rows, batch.score_rows))
@@ -40,12 +41,11 @@ class Runner:
             batch.token_ids, batch.positions, batch.pages, self._cache, rows
         )
         num_samples = len(batch.sample_rows)
-        sampled = [chunk.request for chunk in batch.chunks if chunk.samples]
         scores = _prompt_scores(logits[num_samples:], batch.chunks)
-        drawn = self._draw(logits[:num_samples], sampled)
-        by_request = dict(zip(map(id, sampled), drawn, strict=True))
+        sampling = [chunk for chunk in batch.chunks if chunk.samples]
+        drawn = self._draw(logits[:num_samples], sampling)
         return [
-            _result(by_request.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
+            _result(drawn.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
             for c in chunks
         ]
 
@@ -54,19 +54,25 @@ class Runner:
         """Zero the KV memory of these blocks."""
         self._cache.clear(block_ids)
 
-    def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[ChunkResult]:
-        """Return a token per row of `logits` [S, vocab], described where its request asks."""
-        asking = [row for row, r in enumerate(requests) if r.params.logprobs is not None]
+    def _draw(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> dict[int, ChunkResult]:
+        """Return what was drawn from the chunks' rows [S, vocab], by the id() of their request."""
+        draws = [draw for chunk in chunks for draw in chunk.draws]
+        asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
-        token_ids = sample(self._edits.apply(logits, requests), requests)
-        results = [ChunkResult(token_id, failed=token_id is None) for token_id in token_ids]
+        token_ids = sample(self._edits.apply(logits, draws), draws)
+        described: Iterator[TokenLogprobs] = iter(())
         if raw is not None:
-            counts = [requests[row].params.logprobs or 0 for row in asking]
-            described = token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts)
-            for row, logprobs in zip(asking, described, strict=True):
-                if not results[row].failed:
-                    results[row] = results[row]._replace(logprobs=logprobs)
+            counts = [draws[row].params.logprobs or 0 for row in asking]
+            described = iter(token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts))
+        results: dict[int, ChunkResult] = {}
+        drawn = iter(token_ids)
+        for chunk in chunks:
+            num_draws = len(chunk.drafts) + 1
+            kept = kept_tokens(chunk.drafts, list(islice(drawn, num_draws)))
+            asks = chunk.request.params.logprobs is not None
+            logprobs = list(islice(described, num_draws))[: len(kept)] if asks else ()
+            results[id(chunk.request)] = ChunkResult(kept, failed=not kept, logprobs=logprobs)
         return results
 
     def __repr__(self) -> str:

@@ -117,6 +117,19 @@ def test_a_prefix_is_computed_once(make_request: MakeRequest) -> None:
     assert loop.scheduler.num_prefix_query_tokens == 24
 
 
+def test_without_prefix_caching_nothing_is_reused(make_request: MakeRequest) -> None:
+    """The same prompt is computed in full each time, at once, and leaves only free blocks."""
+    loop = Loop(prefix_caching=False, max_batched_tokens=30)
+    for _ in range(2):
+        loop.scheduler.add(make_request(range(12), params=SamplingParams(max_tokens=2)))
+    loop.step()
+    assert loop.sizes == {"r1": 12, "r2": 12}
+    ended = loop.finish_all()
+    assert [output.num_cached_tokens for output in ended.values()] == [0, 0]
+    assert (loop.pool.num_cached, loop.pool.num_free) == (0, 64)
+    assert loop.scheduler.num_prefix_query_tokens == 0
+
+
 def test_only_computed_blocks_can_be_hit(make_request: MakeRequest) -> None:
     """A prompt that ends half computed leaves only its computed blocks for others."""
     loop = Loop(max_batched_tokens=9)

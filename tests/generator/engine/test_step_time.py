@@ -30,11 +30,11 @@ class TimedExecutor(FakeExecutor):
         tokens = sum(chunk.num_tokens for chunk in chunks)
         step_s = TRUTH.predict(tokens, sum(chunk.end for chunk in chunks))
         self.now_s += step_s * self._rng.uniform(0.95, 1.05)
-        return [ChunkResult(1 if chunk.samples else None) for chunk in chunks]
+        return [ChunkResult((1,) if chunk.samples else ()) for chunk in chunks]
 
 
-def longest_gap(target_step_s: float) -> tuple[float, int]:
-    """Run eight streams, then a 4,000-token prompt; longest gap over idle gap, and its steps."""
+def streaming(target_step_s: float | None) -> tuple[Engine, TimedExecutor]:
+    """Eight streams that decode, and a model of the step time that has settled."""
     executor = TimedExecutor()
     config = EngineConfig(
         Path("unused"), max_num_seqs=16, max_batched_tokens=2048, target_step_s=target_step_s
@@ -45,6 +45,12 @@ def longest_gap(target_step_s: float) -> tuple[float, int]:
         engine.add(str(index), [index] * 200, params)
     for _ in range(100):
         engine.step()
+    return engine, executor
+
+
+def longest_gap(target_step_s: float | None) -> tuple[float, int]:
+    """Let a 4,000-token prompt come to the streams; longest gap over idle gap, and its steps."""
+    engine, executor = streaming(target_step_s)
     begun_s = executor.now_s
     for _ in range(100):
         engine.step()
@@ -62,13 +68,31 @@ def longest_gap(target_step_s: float) -> tuple[float, int]:
     return longest_s / idle_s, num_steps
 
 
-def test_the_gaps_of_streams_stay_short_while_a_long_prompt_arrives() -> None:
-    """With a target of twice the idle gap none exceeds 2.5 times; without one a stream stalls."""
-    with_target, num_steps = longest_gap(2 * 0.0059)
-    assert with_target < 2.5
+@pytest.mark.parametrize("target_step_s", [None, 2 * 0.0059])
+def test_the_gaps_of_streams_stay_short_while_a_long_prompt_arrives(
+    target_step_s: float | None,
+) -> None:
+    """None exceeds 2.5 times the idle gap, whether the target is learnt or set to twice of it."""
+    gap, num_steps = longest_gap(target_step_s)
+    assert gap < 2.5
     assert num_steps < 4000 / MIN_PROMPT_TOKENS
-    without, _ = longest_gap(0.0)
-    assert without > 10
+
+
+def test_without_a_target_streams_stall() -> None:
+    """A step budget of 2,048 tokens alone lets a long prompt stop the streams."""
+    gap, _ = longest_gap(0.0)
+    assert gap > 10
+
+
+def test_a_crowd_of_prompts_outweighs_the_streams() -> None:
+    """Where eight times as many prompts as streams wait, they get eight times the time."""
+    one, crowd = streaming(None)[0], streaming(None)[0]
+    for engine, count in ((one, 1), (crowd, 64)):
+        for index in range(count):
+            engine.add(f"prompt {index}", [10 + index % 40, *[9] * 4000], SamplingParams(1))
+        for _ in range(8):
+            engine.step()
+    assert 6 < (crowd.stats().last_step_tokens - 8) / (one.stats().last_step_tokens - 8) < 10
 
 
 def test_an_impossible_target_does_not_stop_prompts() -> None:
