@@ -41,15 +41,16 @@ def _install(name: str, home: Path, torch_pin: str) -> None:
     pip += ["--extra-index-url", index] if index else []
     _call([sys.executable, "-m", "venv", str(home)], home)
     _call([*pip, "-r", str(REQUIREMENTS / f"{name}.txt"), "-c", str(constraints)], home)
-    _remove_broken_torchvision(home)
+    for package in ("torchvision", "torchaudio", "torchcodec"):
+        _remove_broken(package, home)
 
 
-def _remove_broken_torchvision(home: Path) -> None:
-    """Without it these engines serve text; a build for another torch stops them at import."""
+def _remove_broken(package: str, home: Path) -> None:
+    """Take away what was built for another torch; these engines serve text without it."""
     python = str(home / "bin" / "python")
-    probe = [python, "-c", "import torchvision"]
+    probe = [python, "-c", f"import {package}"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
-        _call([python, "-m", "pip", "uninstall", "-y", "torchvision"], home)
+        _call([python, "-m", "pip", "uninstall", "-y", package], home)
 
 
 def _call(command: list[str], home: Path) -> None:
