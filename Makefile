@@ -73,8 +73,13 @@ proto: setup  ## generate mesh/pb from proto/
 
 .PHONY: bench
 bench: setup  ## measure the engine and the mesh
-	$(PYTHON) -m bench.engine
+	$(PYTHON) -m bench.engine --shapes smollm-135m --output bench/results/engine-alone.json \
+	  --subjects infermesh generate_batch generate
 	$(PYTHON) -m bench.mesh
+
+.PHONY: bench-peers
+bench-peers: setup  ## install other engines in environments of their own and compare; long
+	TORCH_INDEX=$(TORCH_INDEX) $(PYTHON) -m bench.engine $(ARGS)
 
 .PHONY: test-compose
 test-compose: setup  ## build the images, run the end-to-end check against them

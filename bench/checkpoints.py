@@ -6,6 +6,7 @@ Owns the shapes that the benches time. A random model costs exactly what a train
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,44 @@ SMOLLM_135M: Mapping[str, Any] = {
 }
 """The shape of HuggingFaceTB/SmolLM-135M (134,515,008 parameters)."""
 
+QWEN3_0_6B: Mapping[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_scaling": None,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+}
+"""The shape of Qwen/Qwen3-0.6B (596,049,920 parameters)."""
+
+TINY: Mapping[str, Any] = {
+    **SMOLLM_135M,
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+"""A Llama of a few kilobytes, to see that everything works."""
+
 
 def write_checkpoint(folder: Path, config: Mapping[str, Any], seed: int = 0) -> Path:
     """Write `config.json` and `model.safetensors` with seeded normal weights; return `folder`.
@@ -56,7 +95,10 @@ def write_checkpoint(folder: Path, config: Mapping[str, Any], seed: int = 0) -> 
 
 
 def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return each Llama parameter's Hugging Face name and shape ([out, in] for the matrices)."""
+    """Return each parameter's Hugging Face name and shape ([out, in] for the matrices).
+
+    For Llama's family and Qwen 3, which has norms of query and key besides.
+    """
     hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     head_dim = int(config.get("head_dim") or hidden // int(config["num_attention_heads"]))
     q_size = int(config["num_attention_heads"]) * head_dim
@@ -78,9 +120,21 @@ def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{layer}.mlp.up_proj.weight": (inner, hidden),
             f"{layer}.mlp.down_proj.weight": (hidden, inner),
         }
+        if config["model_type"] == "qwen3":
+            shapes |= {f"{layer}.self_attn.{part}_norm.weight": (head_dim,) for part in "qk"}
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (int(config["vocab_size"]), hidden)
     return shapes
+
+
+def num_linear_weights(config: Mapping[str, Any]) -> int:
+    """Return the weights of all matrices that one decode step multiplies with, the head's too."""
+    head = int(config["vocab_size"]) * int(config["hidden_size"])
+    return head + sum(
+        math.prod(shape)
+        for name, shape in parameter_shapes(config).items()
+        if name.endswith("proj.weight")
+    )
 
 
 def _draw(

@@ -1,213 +1,255 @@
-"""Our engine against transformers, same weights, same process, interleaved, best of N.
+"""Our engine against others, same weights, each a process of its own, interleaved, best of N.
 
-    python -m bench.engine [--concurrency 1 8 32] [--repeats 3] [--quick]
+    python -m bench.engine [--shapes smollm-135m qwen3-0.6b] [--concurrency 1 8 32] [--repeats 3]
+                           [--subjects infermesh openvino ...] [--quick]
 
-A random checkpoint of SmolLM-135M's shape in bfloat16 serves N prompts of 128 tokens, 64 tokens
-out each, greedy. First a gate in float32: no speed is shown unless the tokens agree.
+Random checkpoints in bfloat16 serve N prompts of 128 tokens, 64 tokens out each, greedy, prefill
+counted. First a gate in float32: no speed is shown unless our tokens agree with transformers'.
+Peers install once into --peers-folder; one that cannot be had or fails is named with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers as typed_transformers
-
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.bandwidth import read_bytes_per_s
+from bench.checkpoints import QWEN3_0_6B, SMOLLM_135M, TINY, num_linear_weights, write_checkpoint
+from bench.figures import Figures, floor_share
 from bench.machine import describe
-from services.generator.engine import Engine, EngineConfig, SamplingParams
+from bench.peers.catalogue import OURS, subjects
+from bench.peers.competitor import Competitor, Place
+from bench.peers.made import made
+from bench.peers.process import PeerError
+from bench.report import Row, markdown, placed, text
 
-# Its public functions are only partly annotated, which strict checking would refuse one by one.
-transformers: Any = typed_transformers
-RESULT = Path(__file__).parent / "results" / "engine.json"
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "bench" / "results" / "engine.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "smollm-135m": SMOLLM_135M,
+    "qwen3-0.6b": QWEN3_0_6B,
+    "tiny": TINY,
+}
+PROMPT_TOKENS = 128
+GATE_PROMPTS, GATE_TOKENS = 8, 8
 Prompts = list[list[int]]
-Generate = Callable[[Prompts, int], list[list[int]]]
-
-
-@dataclass
-class Timing:
-    """The best run of one subject at one concurrency; CPU seconds are of that process."""
-
-    wall_s: float = float("inf")
-    cpu_s: float = float("inf")
-
-    def add(self, wall_s: float, cpu_s: float) -> None:
-        """Keep the lower of each."""
-        self.wall_s = min(self.wall_s, wall_s)
-        self.cpu_s = min(self.cpu_s, cpu_s)
 
 
 def main() -> None:
-    """Gate, measure, print, write."""
+    """Measure every shape; print after each concurrency, so that a long run tells early."""
+    # an end by `kill` has to end the workers too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options = _parse_options()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = write_checkpoint(Path(scratch), SMOLLM_135M)
-        _gate(folder)
-        subjects = {
-            "infermesh": _ours(folder, "bfloat16"),
-            "infermesh, torch attention": _ours(folder, "bfloat16", attention="torch"),
-            "generate_batch": _generate_batch(folder),
-            "generate": _generate(_reference(folder, torch.bfloat16)),
-        }
-        timings: dict[int, dict[str, Timing]] = {}
-        for count in options.concurrency:
-            timings[count] = _measure(subjects, count, options.output_tokens, options.repeats)
-            _report(options, timings)
+    run = Comparison(options)
+    for shape in options.shapes:
+        run.measure(shape)
+    if options.output is not None:
+        run.write(options.output)
 
 
 def _parse_options() -> argparse.Namespace:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output-tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=0, help="0 keeps torch's choice")
-    parser.add_argument("--quick", action="store_true", help="8 requests, 16 tokens, once")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=[])
+    parser.add_argument("--subjects", nargs="+", choices=subjects(), default=list(subjects()))
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[])
+    parser.add_argument("--repeats", type=int, default=0)
+    parser.add_argument("--output-tokens", type=int, default=0)
+    parser.add_argument("--peers-folder", type=Path, default=cache / "infermesh" / "peers")
+    parser.add_argument("--output", type=Path, help=f"default {RESULT.name}; none with --quick")
+    parser.add_argument("--quick", action="store_true", help="one shape, 1 and 8, 16 tokens, once")
     options = parser.parse_args()
-    if options.quick:
-        options.concurrency, options.repeats, options.output_tokens = [8], 1, 16
+    quick: bool = options.quick
+    options.shapes = options.shapes or (["smollm-135m"] if quick else ["smollm-135m", "qwen3-0.6b"])
+    options.concurrency = options.concurrency or ([1, 8] if quick else [1, 8, 32])
+    options.repeats = options.repeats or (1 if quick else 3)
+    options.output_tokens = options.output_tokens or (16 if quick else 64)
+    options.output = options.output or (None if quick else RESULT)
     return options
 
 
-def _prompts(count: int, seed: int, length: int = 128) -> Prompts:
-    rng = random.Random(seed)
-    return [
-        [rng.randrange(3, SMOLLM_135M["vocab_size"]) for _ in range(length)] for _ in range(count)
-    ]
+class Comparison:
+    """Collects rows, and the reasons why there are none, over all shapes."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._rows: list[Row] = []
+        self._absent: dict[str, dict[str, str]] = {}
+        self._agreement: dict[str, dict[str, float]] = {}
+        self._read_bytes_per_s: dict[str, float] = {}
+        self._versions: dict[str, dict[str, str]] = {}
 
-def _ours(folder: Path, dtype: str, attention: str = "auto") -> Generate:
-    engine = Engine.load(
-        EngineConfig(folder, dtype=dtype, kv_cache_bytes=2**30, attention=attention)
-    )
-
-    def generate(prompts: Prompts, num_tokens: int) -> list[list[int]]:
-        params = SamplingParams(max_tokens=num_tokens, temperature=0, ignore_eos=True)
-        outputs: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
-        for index, prompt in enumerate(prompts):
-            engine.add(str(index), prompt, params)
-        while engine.has_work:
-            for output in engine.step():
-                outputs[output.request_id] += output.token_ids
-        engine.check()
-        return list(outputs.values())
-
-    return generate
-
-
-def _reference(folder: Path, dtype: torch.dtype) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    model.generation_config.eos_token_id = None
-    return model.eval()
-
-
-def _generate_batch(folder: Path) -> Generate:
-    """Return transformers' continuous batching, with our step budget and room for every request."""
-    model = _reference(folder, torch.bfloat16)
-
-    def generate(prompts: Prompts, num_tokens: int) -> list[list[int]]:
-        results = model.generate_batch(
-            prompts,
-            generation_config=transformers.GenerationConfig(
-                max_new_tokens=num_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
-            ),
-            continuous_batching_config=transformers.ContinuousBatchingConfig(
-                page_size=32, num_blocks=8 * len(prompts) + 8, max_batch_tokens=512
-            ),
-            progress_bar=False,
+    def measure(self, shape: str) -> None:
+        """Write the checkpoint, pass the gate, then time all subjects at each concurrency."""
+        config = SHAPES[shape]
+        checkpoint = self._options.peers_folder / "checkpoints" / shape / "source"
+        recipe = f"seed 0, {json.dumps(dict(config))}"
+        made(checkpoint, recipe, partial(write_checkpoint, checkpoint, config))
+        place = Place(
+            checkpoint,
+            self._options.peers_folder,
+            max_num_seqs=max(*self._options.concurrency, GATE_PROMPTS),
+            max_num_tokens=PROMPT_TOKENS + self._options.output_tokens,
         )
-        return [list(result.generated_tokens) for result in results.values()]
+        self._absent[shape] = {}
+        self._read_bytes_per_s[shape] = read_bytes_per_s()
+        expected = _gate(place, config)
+        with ExitStack() as stack:
+            live = self._start(shape, place, stack, expected)
+            for count in self._options.concurrency:
+                best = self._best(shape, live, count)
+                self._add_rows(shape, count, live, best)
+                print(text(self._rows, self._absent), flush=True)
 
-    return generate
+    def write(self, output: Path) -> None:
+        """Write the result as JSON, and the table into the documentation if it is the result."""
+        origin = {
+            **describe(),
+            "subject_versions": self._versions,
+            "read_bytes_per_s": self._read_bytes_per_s,
+        }
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(self._options).items()
+        }
+        result = {
+            **origin,
+            "options": options,
+            "absent": self._absent,
+            "first_tokens_as_float32": self._agreement,
+            "rows": [row.fields() for row in self._rows],
+        }
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+        print(f"\nwritten to {output}")
+        if output == RESULT:
+            section = markdown(self._rows, self._absent, origin)
+            DOCUMENT.write_text(placed(DOCUMENT.read_text(), section))
+
+    def _start(
+        self, shape: str, place: Place, stack: ExitStack, expected: list[list[int]]
+    ) -> dict[str, Competitor]:
+        """Start all workers one after the other; each stays, stopped, until the shape is done."""
+        live: dict[str, Competitor] = {}
+        catalogue = subjects()
+        prompt = _prompts(1, 98, SHAPES[shape])
+        for name in self._options.subjects:
+            try:
+                each = stack.enter_context(Competitor(name, catalogue[name], place))
+                each.start_up(prompt)
+                tokens = each.run(_gate_prompts(SHAPES[shape]), 1).token_ids
+            except PeerError as error:
+                self._leave_out(shape, name, error)
+                continue
+            live[name] = each
+            self._versions[name] = each.versions
+            same = sum(
+                mine[:1] == theirs[:1] for mine, theirs in zip(tokens, expected, strict=True)
+            )
+            self._agreement.setdefault(shape, {})[name] = same / len(expected)
+            print(
+                f"{name} {each.versions}: first token after {each.startup_s:.2f} s,"
+                f" {same} of {len(expected)} first tokens are those of float32",
+                flush=True,
+            )
+        return live
+
+    def _best(self, shape: str, live: dict[str, Competitor], count: int) -> dict[str, Figures]:
+        """Run all subjects in turn, so that a busy machine slows each of them alike."""
+        config = SHAPES[shape]
+        best: dict[str, Figures] = {}
+        # new prompts each time, so that no prefix cache helps
+        for repeat in range(-1, self._options.repeats):
+            prompts = _prompts(count, repeat, config)
+            if count == 1:
+                speed = max(self._read_bytes_per_s[shape], read_bytes_per_s())
+                self._read_bytes_per_s[shape] = speed
+            for name, competitor in list(live.items()):
+                # the run before the first one warms up
+                num_tokens = 2 if repeat < 0 else self._options.output_tokens
+                try:
+                    figures = _run(competitor, prompts, num_tokens)
+                except PeerError as error:
+                    self._leave_out(shape, name, error)
+                    del live[name]
+                    best.pop(name, None)
+                    continue
+                if repeat < 0:
+                    continue
+                print(f"{count} requests, run {repeat + 1}: {name} {figures}", flush=True)
+                if name not in best or figures.wall_s < best[name].wall_s:
+                    best[name] = figures
+        return best
+
+    def _add_rows(
+        self, shape: str, count: int, live: dict[str, Competitor], best: dict[str, Figures]
+    ) -> None:
+        ours = best.get(OURS)
+        weights = num_linear_weights(SHAPES[shape])
+        for name, figures in best.items():
+            share = floor_share(
+                weights * live[name].subject.bytes_per_weight,
+                self._read_bytes_per_s[shape],
+                figures.tpot_mean_s,
+            )
+            self._rows.append(
+                Row(
+                    shape=shape,
+                    concurrency=count,
+                    subject=name,
+                    figures=figures,
+                    ours_is=ours.tokens_per_s / figures.tokens_per_s if ours else None,
+                    floor_share=share if count == 1 else None,
+                    startup_s=live[name].startup_s,
+                    **live[name].memory(),
+                )
+            )
+
+    def _leave_out(self, shape: str, name: str, error: PeerError) -> None:
+        self._absent[shape][name] = str(error)
+        print(f"{name} is left out: {error}", flush=True)
 
 
-def _generate(model: Any) -> Generate:
-    """Return transformers' static batch: no admission, equal lengths, all start together."""
-
-    def generate(prompts: Prompts, num_tokens: int) -> list[list[int]]:
-        ids = torch.tensor(prompts)
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        return [row.tolist() for row in out[:, ids.shape[1] :]]
-
-    return generate
+def _run(competitor: Competitor, prompts: Prompts, num_tokens: int) -> Figures:
+    timeline = competitor.run(prompts, num_tokens)
+    if [len(times) for times in timeline.times_s] != [num_tokens] * len(prompts):
+        raise PeerError(f"did not deliver {num_tokens} tokens for each request")
+    return Figures.of(timeline.start_s, timeline.times_s)
 
 
-def _gate(folder: Path) -> None:
-    """Refuse to measure an engine that does not compute what transformers does."""
-    prompts = _prompts(2, seed=1, length=32)
-    expected = _generate(_reference(folder, torch.float32))(prompts, 8)
-    if _ours(folder, "float32")(prompts, 8) != expected:
+def _gate(place: Place, config: Mapping[str, Any]) -> list[list[int]]:
+    """Return transformers' float32 tokens; refuse to measure if ours are others."""
+    prompts = _gate_prompts(config)
+    catalogue = subjects()
+    tokens: dict[str, list[list[int]]] = {}
+    for name in (OURS, "generate"):
+        with Competitor(name, catalogue[name], place, dtype="float32") as competitor:
+            tokens[name] = competitor.run(prompts, GATE_TOKENS).token_ids
+    if tokens[OURS] != tokens["generate"]:
         raise SystemExit("gate: tokens differ from transformers' in float32, no speed is shown")
-    print("gate: float32 tokens agree with transformers")
+    print("gate: float32 tokens agree with transformers", flush=True)
+    return tokens["generate"]
 
 
-def _measure(
-    subjects: dict[str, Generate], count: int, num_tokens: int, repeats: int
-) -> dict[str, Timing]:
-    """Run all subjects in turn, so that a busy machine slows each of them alike."""
-    timings = {name: Timing() for name in subjects}
-    for generate in subjects.values():
-        generate(_prompts(count, seed=99), 2)
-    for repeat in range(repeats):
-        # New prompts each time, so that no prefix cache helps.
-        prompts = _prompts(count, seed=repeat)
-        for name, generate in subjects.items():
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            outputs = generate(prompts, num_tokens)
-            timings[name].add(time.perf_counter() - wall_s, time.process_time() - cpu_s)
-            print(f"{count} requests, run {repeat + 1}: {name} {timings[name]}", flush=True)
-            if [len(output) for output in outputs] != [num_tokens] * count:
-                raise SystemExit(f"{name} did not deliver {num_tokens} tokens for each request")
-    return timings
+def _gate_prompts(config: Mapping[str, Any]) -> Prompts:
+    return _prompts(GATE_PROMPTS, 97, config, length=32)
 
 
-def _report(options: argparse.Namespace, timings: dict[int, dict[str, Timing]]) -> None:
-    rows = [
-        _row(count, name, timing, by_name["infermesh"], count * options.output_tokens)
-        for count, by_name in timings.items()
-        for name, timing in by_name.items()
-    ]
-    print(
-        f"\n{'requests':>8} {'subject':<15} {'tokens/s':>9} {'wall s':>8} {'CPU s':>8}"
-        f" {'ours is':>8}"
-    )
-    for row in rows:
-        print(
-            f"{row['requests']:>8} {row['subject']:<15} {row['tokens_per_s']:>9.1f}"
-            f" {row['wall_s']:>8.2f} {row['cpu_s']:>8.2f} {row['ratio_wall']:>7.2f}x"
-        )
-    RESULT.parent.mkdir(exist_ok=True)
-    result = {**describe(), "options": vars(options), "threads": torch.get_num_threads()}
-    RESULT.write_text(json.dumps({**result, "rows": rows}, indent=2) + "\n")
-    print(f"\nwritten to {RESULT}")
-
-
-def _row(count: int, name: str, timing: Timing, ours: Timing, num_tokens: int) -> dict[str, Any]:
-    return {
-        "requests": count,
-        "subject": name,
-        "tokens_per_s": num_tokens / timing.wall_s,
-        **asdict(timing),
-        "ratio_wall": timing.wall_s / ours.wall_s,
-        "ratio_cpu": timing.cpu_s / ours.cpu_s,
-    }
+def _prompts(
+    count: int, seed: int, config: Mapping[str, Any], length: int = PROMPT_TOKENS
+) -> Prompts:
+    rng = random.Random(f"{count} {seed}")
+    return [[rng.randrange(3, config["vocab_size"]) for _ in range(length)] for _ in range(count)]
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Options:
     retrievers: int = 1
     port: int | None = None
     model: str | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def plan(
         **given,
         **{f"{PREFIX}{name.upper()}_URL": urls[name] for name in MOVABLE},
         "INFERMESH_MODEL": str(model),
+        **_chosen(options),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), given.get("PYTHONPATH")])),
     }
     own = _defaults(options, dev_key, admin_key)
@@ -107,6 +109,13 @@ def plan(
         model_id=settings.model_id or model.name,
         drain_s=settings.drain_s,
     )
+
+
+def _chosen(options: Options) -> dict[str, str]:
+    """What the command line says over the environment."""
+    if options.quantization is None:
+        return {}
+    return {"INFERMESH_GENERATOR_QUANTIZATION": options.quantization}
 
 
 def _settings(given: Mapping[str, str]) -> Settings:

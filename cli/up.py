@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FOLDER", help="default: INFERMESH_MODEL or the bundled model"
     )
+    parser.add_argument(
+        "--quantization", choices=("int8",), help="round the weights; default: as they are"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         retrievers=arguments.retrievers,
         port=arguments.port,
         model=arguments.model,
+        quantization=arguments.quantization,
     )
     try:
         with _alone(FOLDER):

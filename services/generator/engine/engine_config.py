@@ -22,6 +22,8 @@ class EngineConfig:
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
+    `batch_invariant` gives a request the same bits whatever runs beside it, at a small price.
+    `quantization` int8 rounds the weights of all products to 8 bits and each row on its way.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
     `speculative_tokens` is how many guessed tokens a decode may try in one step. The service's
     setting is 7; 0, the default here, keeps one token to a step, as comparisons of engines want it.
@@ -41,6 +43,8 @@ class EngineConfig:
     target_step_s: float = 0.0
     attention: str = "auto"
     speculative_tokens: int = 0
+    batch_invariant: bool = True
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -53,6 +57,8 @@ class EngineConfig:
             raise EngineConfigError("speculative_tokens", message)
         if self.attention not in ("auto", "torch"):
             raise EngineConfigError("attention", "must be auto or torch")
+        if self.quantization not in (None, "int8"):
+            raise EngineConfigError("quantization", "must be int8 or None")
         if self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:

@@ -29,17 +29,30 @@ def token_logprobs(
 def _described(
     logits: torch.Tensor, token_ids: Sequence[int], num_alternatives: Sequence[int]
 ) -> Iterator[TokenLogprobs]:
-    totals = logits.logsumexp(dim=1, keepdim=True)
+    # a single row would be summed in parts, by several threads, to other bits than among others
+    summed = logits if len(logits) > 1 else torch.cat((logits, logits))
+    totals = summed.logsumexp(dim=1, keepdim=True)[: len(logits)]
     chosen = logits.gather(1, torch.tensor(token_ids).unsqueeze(1))
     ranks = (logits > chosen).sum(dim=1).add_(1).tolist()
-    values, candidates = logits.topk(min(max(num_alternatives), logits.shape[1]), dim=1)
     logprobs = (chosen - totals).squeeze(1).tolist()
-    top_logprobs, top_token_ids = (values - totals).tolist(), candidates.tolist()
-    for row, count in enumerate(num_alternatives):
-        yield TokenLogprobs(
-            token_ids[row],
-            logprobs[row],
-            ranks[row],
-            tuple(top_token_ids[row][:count]),
-            tuple(top_logprobs[row][:count]),
-        )
+    best = _best(logits, totals, num_alternatives)
+    for row, (top_token_ids, top_logprobs) in enumerate(best):
+        yield TokenLogprobs(token_ids[row], logprobs[row], ranks[row], top_token_ids, top_logprobs)
+
+
+def _best(
+    logits: torch.Tensor, totals: torch.Tensor, counts: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Return the ids and log-probabilities of each row's `counts` best tokens.
+
+    One call per width, because which of equal tokens come first depends on how many are taken.
+    """
+    found: list[tuple[tuple[int, ...], tuple[float, ...]]] = [((), ())] * len(counts)
+    for count in set(counts) - {0}:
+        rows = [row for row, wanted in enumerate(counts) if wanted == count]
+        some = logits if len(rows) == len(counts) else logits[rows]
+        values, candidates = some.topk(min(count, logits.shape[1]), dim=1)
+        logprobs = (values - totals[rows]).tolist()
+        for row, ids, one in zip(rows, candidates.tolist(), logprobs, strict=True):
+            found[row] = tuple(ids), tuple(one)
+    return found

@@ -124,9 +124,11 @@ def _keep_typical_(weights: torch.Tensor, draws: Sequence[Draw]) -> None:
     if not rows:
         return
     typical_p = _column([draws[row].params.typical_p for row in rows])
-    probabilities = weights[rows] / weights[rows].sum(1, keepdim=True)
+    # summed in float64 as in `_mass`
+    totals = weights[rows].sum(1, keepdim=True, dtype=torch.float64).float()
+    probabilities = weights[rows] / totals
     surprises = -probabilities.log()
-    entropies = torch.special.entr(probabilities).sum(1, keepdim=True)
+    entropies = torch.special.entr(probabilities).sum(1, keepdim=True, dtype=torch.float64).float()
     # a token without weight has infinite surprise and so comes last
     order = (surprises - entropies).abs().sort(dim=1, stable=True).indices
     ordered = probabilities.gather(1, order)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mesh import policy
-from mesh.policy import Turns
 from services.generator.engine.admission import Admission
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
@@ -28,6 +26,7 @@ from services.generator.engine.speculation import Speculation
 from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
+from services.generator.engine.waiting_queue import WaitingQueue
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Scheduler:
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
-        self.waiting = RequestQueue()
+        self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self.drain_rate = DrainRate()
         self.num_admissions = 0
@@ -62,6 +61,7 @@ class Scheduler:
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
         self.num_prefix_waits = 0
+        self.num_deferred = 0
         self._pending = PendingBlocks()
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
@@ -72,7 +72,6 @@ class Scheduler:
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
-        self._turns = Turns()
         self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, Request]] = []
 
@@ -105,6 +104,29 @@ class Scheduler:
             self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
 
+    def reset(self, live: Iterable[Request], now_s: float) -> list[StepOutput]:
+        """End all live requests with ERROR after a fault that left the accounts in any state.
+
+        One that had ended in the faulty step ends with ERROR too: its last output was lost.
+        """
+        self.pool.reset()
+        self.waiting = WaitingQueue()
+        self.running = RequestQueue()
+        self._pending = PendingBlocks()
+        self._deadlines.clear()
+        self._backlog_since_s = None
+        outputs = []
+        for request in live:
+            if request.finish_reason is not None:
+                self.outcomes[request.finish_reason] -= 1
+            self.speculation.drop(request)
+            request.block_ids = []
+            request.status = RequestStatus.FINISHED
+            request.finish_reason = FinishReason.ERROR
+            self.outcomes[FinishReason.ERROR] += 1
+            outputs.append(conclusion(request, (), now_s))
+        return outputs
+
     def expire(self, now_s: float) -> list[StepOutput]:
         """End every live request whose deadline has passed."""
         outputs = []
@@ -117,6 +139,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
+        self.num_deferred = 0
         budget = self._prompt_budget()
         chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
@@ -290,11 +313,12 @@ class Scheduler:
 
     def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
-        for request in policy.order(self.waiting, _place, self._turns):
+        for request in self.waiting:
             if budget.num_tokens == 0 or len(self.running) == self._max_num_seqs:
                 break
             hits = self._find_hits(request)
             if hits is None:
+                self.num_deferred += 1
                 continue
             start = len(hits) * self.pool.block_size
             num_tokens = budget.offer(start, request.num_tokens - start)
@@ -332,8 +356,7 @@ class Scheduler:
         return True
 
     def _start(self, request: Request, now_s: float) -> None:
-        self.waiting.remove(request)
-        self._turns = policy.taken(request.place, map(_place, self.waiting), self._turns)
+        self.waiting.take(request)
         self.running.add(request)
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
@@ -396,10 +419,6 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
-
-
-def _place(request: Request) -> policy.Place:
-    return request.place
 
 
 def _up_to_stop(token_ids: tuple[int, ...], stop_token_ids: frozenset[int]) -> tuple[int, ...]:

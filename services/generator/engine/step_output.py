@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.token_logprobs import TokenLogprobs
+
+
+class Refusal(NamedTuple):
+    """Which limit of the queue kept a request out, and how many seconds a place takes to come."""
+
+    reason: str
+    expected_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +23,8 @@ class StepOutput:
     `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
     what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
     asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
-    token but the first. The three durations are seconds, zero until the final output.
+    token but the first. The three durations are seconds, zero until the final output, as is the
+    number of preemptions. `refusal` comes with REJECTED alone.
     """
 
     request_id: str
@@ -29,6 +38,8 @@ class StepOutput:
     decode_s: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    num_preemptions: int = 0
+    refusal: Refusal | None = None
 
 
 def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
@@ -64,6 +75,7 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         prompt_logprobs=_told(
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
+        num_preemptions=request.num_preemptions,
     )
 
 

@@ -38,7 +38,7 @@ def attention(
     """
     if backend == "torch" or not NativeAttention.serves(config, dtype):
         return TorchAttention(config, window)
-    library = native.library()
+    library = native.library("paged_attention")
     if library is None:
         return TorchAttention(config, window)
     return NativeAttention(library, config, window)

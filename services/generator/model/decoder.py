@@ -16,10 +16,10 @@ from services.generator.model.attention import Attention
 from services.generator.model.config import ModelConfig
 from services.generator.model.heads import HeadStep
 from services.generator.model.kv_cache import KVCache, LayerCache
-from services.generator.model.linear import Linear
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
+from services.generator.model.projection import Projection
 from services.generator.model.rope import Rope, Rotation
 from services.generator.model.soft_cap import soft_cap_
 
@@ -29,7 +29,7 @@ class Layer:
     """One decoder layer; q, k, v are stacked so that they are one product."""
 
     attention_norm: Norm
-    qkv: Linear  # hidden -> q_size + 2 kv_size
+    qkv: Projection  # hidden -> q_size + 2 kv_size
     head_steps: tuple[HeadStep, ...]
     attention: Attention
     plan_index: int  # of its attention in the decoder's
@@ -87,7 +87,7 @@ class Decoder:
         attentions: Sequence[Attention],
         layers: Sequence[Layer],
         norm: Norm,
-        head: Linear,
+        head: Projection,
     ) -> None:
         self.config = config
         self.dtype = embedding.dtype

@@ -7,8 +7,13 @@ import platform
 import torch
 from torch.nn import functional
 
+from services.generator.model.row_tiling import ANY_ROWS, Product, RowTiling, find_tiling
+
 # Any hint from 2 up gives the same blocked layout; a hint of 1 gives one that is slow for batches.
 _BATCH_HINT = 32
+
+# By what decides which kernel a library takes.
+_tilings: dict[tuple[object, ...], RowTiling] = {}
 
 
 class Linear:
@@ -16,16 +21,33 @@ class Linear:
 
     Where oneDNN can, the weight is kept in oneDNN's own blocked layout: 1.3 to 4 times faster than
     `functional.linear`, which repacks or strides on each call (2-core Zen 5, 1 to 512 rows).
+    Where `batch_invariant`, a row's result has the same bits beside any other rows.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        batch_invariant: bool = True,
+    ) -> None:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
         self._is_packed = _can_pack(weight.dtype)
         self._weight = _pack(weight) if self._is_packed else weight.contiguous()
+        self._tiling = self._adding_tiling = ANY_ROWS
+        if batch_invariant:
+            self._tiling = self._find_tiling(self._multiply, weight.dtype)
+            self._adding_tiling = self._find_tiling(self._multiply_and_add, weight.dtype)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [T, in] to [T, out]."""
+        return self._tiling.apply(self._multiply, x)
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`, in one pass where oneDNN can."""
+        return self._adding_tiling.apply(self._multiply_and_add, x, residual)
+
+    def _multiply(self, x: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
         if self._is_packed:
             out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, self._weight, self._bias, "none", [], ""
@@ -33,18 +55,26 @@ class Linear:
             return out
         return functional.linear(x, self._weight, self._bias)
 
-    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Return `residual + self(x)`, in one pass where oneDNN can."""
+    def _multiply_and_add(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         if self._is_packed:
             out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self._weight, self._bias, "add"
             )
             return out
+        assert residual is not None, "nothing to add to. This is a bug."
         return residual + functional.linear(x, self._weight, self._bias)
+
+    def _find_tiling(self, product: Product, dtype: torch.dtype) -> RowTiling:
+        shape = (self.in_features, self.out_features)
+        how = (product.__name__, self._is_packed, self._bias is None)  # type: ignore[attr-defined]
+        key = (*shape, dtype, *how, torch.get_num_threads())
+        if key not in _tilings:
+            _tilings[key] = find_tiling(product, *shape, dtype)
+        return _tilings[key]
 
     def __repr__(self) -> str:
         layout = "packed" if self._is_packed else "plain"
-        return f"Linear({self.in_features} -> {self.out_features}, {layout})"
+        return f"Linear({self.in_features} -> {self.out_features}, {layout}, {self._tiling})"
 
 
 def _can_pack(dtype: torch.dtype) -> bool:

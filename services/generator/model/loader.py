@@ -7,24 +7,19 @@ from pathlib import Path
 
 import torch
 
-from services.generator.model.attention import attention
+from services.generator.model.activation import activation
+from services.generator.model.attention import Attention, attention
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ModelConfig
 from services.generator.model.decoder import Decoder, Embedding, Layer
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
+from services.generator.model.int8_linear import int8_linear
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.linear import Linear
-from services.generator.model.mlp import (
-    ACTIVATIONS,
-    MLP,
-    Branch,
-    Expert,
-    GatedMLP,
-    Mixture,
-    NormedLinear,
-)
+from services.generator.model.mlp import MLP, Branch, Expert, GatedMLP, Mixture, NormedLinear
 from services.generator.model.norm import LayerNorm, Norm, OffsetRMSNorm, RMSNorm
+from services.generator.model.projection import Projection
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
 _COMPUTE_DTYPES = {
@@ -34,27 +29,52 @@ _COMPUTE_DTYPES = {
 }
 
 
-def load_model(folder: Path, dtype: str | None = None, attention_backend: str = "auto") -> Decoder:
+def load_model(
+    folder: Path,
+    dtype: str | None = None,
+    attention_backend: str = "auto",
+    quantization: str | None = None,
+    batch_invariant: bool = True,
+) -> Decoder:
     """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
 
     `attention_backend` torch keeps to torch's operations where auto would take compiled ones.
+    `quantization` int8 rounds all matrices but embeddings and routers. Where `batch_invariant`,
+    a token's products and activations have the same bits beside any others.
 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
     """
     config = ModelConfig.read(folder)
+    compute = compute_dtype(config, dtype)
+    attentions = [
+        attention(config, window, compute, attention_backend) for window in config.windows
+    ]
+    checkpoint = Checkpoint(folder)
+    return _Loader(config, checkpoint, compute, attentions, quantization, batch_invariant).decoder()
+
+
+def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
+    """Return the dtype of weights and cache; ModelConfigError for one that is not supported."""
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")
-    compute = _COMPUTE_DTYPES[name]
-    return _Loader(config, Checkpoint(folder), compute, attention_backend).decoder()
+    return _COMPUTE_DTYPES[name]
 
 
 class _Loader:
     def __init__(
-        self, config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype, backend: str
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        attentions: Sequence[Attention],
+        quantization: str | None,
+        batch_invariant: bool,
     ) -> None:
         self._config = config
-        self._attentions = [attention(config, window, dtype, backend) for window in config.windows]
+        self._attentions = attentions
+        self._quantization = quantization
+        self._batch_invariant = batch_invariant
         self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -77,7 +97,7 @@ class _Loader:
                 for index, layer in enumerate(config.layers)
             ],
             self._norm(f"{self._root}{names.norm}"),
-            Linear(head),
+            self._product(head),
         )
 
     def _embedding(self, tokens: torch.Tensor) -> Embedding:
@@ -133,30 +153,33 @@ class _Loader:
     def _mlp(self, prefix: str) -> Branch:
         config, names = self._config, self._names
         hidden, inner = config.hidden_size, config.intermediate_size
-        activation = ACTIVATIONS[config.activation]
+        act = activation(config.activation, self._batch_invariant)
         up_names = [prefix + name for name in names.gate_up]
         up_sizes = (inner, inner) if config.family.is_gated else (inner,)
         up = self._linear(up_names, hidden, up_sizes, config.mlp_bias)
         down = self._linear([prefix + names.down], inner, (hidden,), config.mlp_bias)
         branch = self._branch(down, prefix, names.post_mlp_norm)
         kind = GatedMLP if config.family.is_gated else MLP
-        return kind(up, branch, activation)
+        return kind(up, branch, act)
 
     def _mixture(self, prefix: str, experts: ExpertsConfig) -> Branch:
         names = self._names.experts
         assert names is not None, "experts without names. This is a bug."
         hidden, inner = self._config.hidden_size, experts.intermediate_size
-        activation = ACTIVATIONS[self._config.activation]
-        router = self._linear([prefix + names.router], hidden, (experts.num_experts,), False)
+        act = activation(self._config.activation, self._batch_invariant)
+        router = Linear(
+            self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden),
+            batch_invariant=self._batch_invariant,
+        )
         members = []
         for number in range(experts.num_experts):
             up_names = [prefix + name.format(number) for name in names.gate_up]
             up = self._linear(up_names, hidden, (inner, inner), False)
             down = self._linear([prefix + names.down.format(number)], inner, (hidden,), False)
-            members.append(Expert(up, down, activation))
+            members.append(Expert(up, down, act))
         return Mixture(router, members, experts.num_chosen, experts.normalizes)
 
-    def _branch(self, linear: Linear, prefix: str, norm_name: str | None) -> Branch:
+    def _branch(self, linear: Projection, prefix: str, norm_name: str | None) -> Branch:
         return linear if norm_name is None else NormedLinear(linear, self._norm(prefix + norm_name))
 
     def _norm(self, name: str) -> Norm:
@@ -168,7 +191,7 @@ class _Loader:
 
     def _linear(
         self, names: Sequence[str], in_size: int, out_sizes: Sequence[int], has_bias: bool
-    ) -> Linear:
+    ) -> Projection:
         """Return one product for projections of the same input, however the file stacks them."""
         if len(names) == 1:
             out_sizes = (sum(out_sizes),)
@@ -177,11 +200,16 @@ class _Loader:
             for name, rows in zip(names, out_sizes, strict=True)
         ]
         if not has_bias:
-            return Linear(torch.cat(weights))
+            return self._product(torch.cat(weights))
         biases = [
             self._tensor(f"{name}.bias", rows) for name, rows in zip(names, out_sizes, strict=True)
         ]
-        return Linear(torch.cat(weights), torch.cat(biases))
+        return self._product(torch.cat(weights), torch.cat(biases))
+
+    def _product(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Projection:
+        if self._quantization == "int8":
+            return int8_linear(weight, bias)
+        return Linear(weight, bias, self._batch_invariant)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
-from services.generator.model.linear import Linear
+from services.generator.model.activation import Activation
 from services.generator.model.norm import Norm
-
-
-def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-Activation = Callable[[torch.Tensor], torch.Tensor]
-ACTIVATIONS: dict[str, Activation] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": _gelu_tanh,
-}
+from services.generator.model.projection import Projection
 
 
 class Branch(Protocol):
@@ -35,7 +23,7 @@ class Branch(Protocol):
 class NormedLinear:
     """A product whose result is normalised before it is added (Gemma)."""
 
-    def __init__(self, linear: Linear, norm: Norm) -> None:
+    def __init__(self, linear: Projection, norm: Norm) -> None:
         self._linear = linear
         self._norm = norm
 
@@ -47,7 +35,7 @@ class NormedLinear:
 class MLP:
     """`down(activation(up(x)))`."""
 
-    def __init__(self, up: Linear, down: Branch, activation: Activation) -> None:
+    def __init__(self, up: Projection, down: Branch, activation: Activation) -> None:
         self._up = up
         self._down = down
         self._activation = activation
@@ -60,7 +48,7 @@ class MLP:
 class GatedMLP:
     """`down(activation(gate(x)) * up(x))` (arXiv:2002.05202), gate and up in one product."""
 
-    def __init__(self, gate_up: Linear, down: Branch, activation: Activation) -> None:
+    def __init__(self, gate_up: Projection, down: Branch, activation: Activation) -> None:
         self._gate_up = gate_up
         self._down = down
         self._activation = activation
@@ -74,7 +62,7 @@ class GatedMLP:
 class Expert:
     """A gated network of a mixture; its result is weighted before it is added."""
 
-    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+    def __init__(self, gate_up: Projection, down: Projection, activation: Activation) -> None:
         self._gate_up = gate_up
         self._down = down
         self._activation = activation
@@ -91,7 +79,7 @@ class Mixture:
     """
 
     def __init__(
-        self, router: Linear, experts: Sequence[Expert], num_chosen: int, normalizes: bool
+        self, router: Projection, experts: Sequence[Expert], num_chosen: int, normalizes: bool
     ) -> None:
         self._router = router
         self._experts = experts

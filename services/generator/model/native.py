@@ -1,6 +1,6 @@
-"""Compiles paged_attention.cpp for this processor when it is first needed, and keeps it.
+"""Compiles this folder's C++ sources for this processor when they are first needed, and keeps them.
 
-A plain C interface through ctypes needs none of torch's headers and compiles in two seconds.
+A plain C interface through ctypes needs none of torch's headers and compiles in seconds.
 """
 
 from __future__ import annotations
@@ -20,55 +20,44 @@ import torch  # noqa: F401  its OpenMP has to be in the process before the libra
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("paged_attention.cpp")
-# Reductions may be reordered when compiled, and never after: no -ffast-math, which forgets NaN.
-FLAGS = (
+# Floats are summed in the order that is written, so that a result depends on nothing else.
+_FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
 )
 _COMPILE_LIMIT_S = 120
 
 
-class Arguments(ctypes.Structure):
-    """Mirrors `struct Arguments` of the source."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("queries", "out", "cache")),
-        *((name, ctypes.c_void_p) for name in ("block_table", "context")),
-        *((name, ctypes.c_int64) for name in ("num_sequences", "query_stride", "table_width")),
-        *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "block_size", "window")),
-        ("num_threads", ctypes.c_int32),
-        *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
-    )
-
-
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None where there is no compiler or it fails."""
+def library(name: str) -> ctypes.CDLL | None:
+    """Return `<name>.cpp` compiled, or None where there is no compiler or it fails.
+
+    Whoever uses it declares the types of its functions.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:
-        logger.info("no C++ compiler: attention runs on torch alone, which is slower")
+        logger.info("no C++ compiler: torch alone serves for %s, which is slower", name)
         return None
     try:
-        loaded = ctypes.CDLL(str(_compiled(compiler)))
+        return ctypes.CDLL(str(_compiled(name, compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("attention runs on torch alone: %s", error)
+        logger.warning("torch alone serves for %s: %s", name, error)
         return None
-    loaded.paged_attention.restype = ctypes.c_bool
-    loaded.paged_attention.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_bool)
-    return loaded
 
 
-def _compiled(compiler: str) -> Path:
-    """Compile unless it was done for this source, compiler and processor; return the file."""
-    parts = (SOURCE.read_text(), compiler, " ".join(FLAGS), _processor())
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _compiled(name: str, compiler: str) -> Path:
+    """Compile unless it was done for these sources, compiler and processor; return the file."""
+    here = Path(__file__).parent
+    source = here / f"{name}.cpp"
+    texts = [path.read_text() for path in (source, *sorted(here.glob("*.h")))]
+    parts = (*texts, compiler, " ".join(_FLAGS), _processor())
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     folder = _folder()
-    target = folder / f"paged_attention-{name}.so"
+    target = folder / f"{name}-{digest}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
-            command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
+            command = [compiler, *_FLAGS, "-o", str(made), str(source)]
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_LIMIT_S)
             made.replace(target)
     return target

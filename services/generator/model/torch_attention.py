@@ -163,7 +163,7 @@ class TorchAttention:
             row += group.num_rows
         for chunk in plan.chunks:
             rows = slice(row, row + chunk.num_rows)
-            outputs.append(self.attend_chunk(queries[rows], keys_values[rows], cache, chunk))
+            outputs.append(self._attend_chunk(queries[rows], keys_values[rows], cache, chunk))
             row += chunk.num_rows
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -180,7 +180,7 @@ class TorchAttention:
         out = self._attend_rows(grouped, keys, values, group.mask, self._scale)
         return out.reshape(rows, self._q_size).to(queries.dtype)
 
-    def attend_chunk(
+    def _attend_chunk(
         self,
         queries: torch.Tensor,
         keys_values: torch.Tensor,

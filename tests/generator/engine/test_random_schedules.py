@@ -69,6 +69,7 @@ class Schedules(RuleBasedStateMachine):
         self.ids = itertools.count()
         self.live: dict[str, tuple[list[int], SamplingParams, list[int]]] = {}
         self.failing: set[str] = set()
+        self.is_broken = False
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
         self.num_ended = 0
         self.num_refused = 0
@@ -81,6 +82,8 @@ class Schedules(RuleBasedStateMachine):
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         assert num_tokens <= self.engine.config.max_batched_tokens
         self.now_s += 0.1 + 0.05 * num_tokens
+        if self.is_broken:
+            raise RuntimeError("the machine burns")
         return self.executor.execute(chunks)
 
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -154,6 +157,20 @@ class Schedules(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         self.failing.add(data.draw(st.sampled_from(sorted(self.live))))
+
+    @rule(in_commit=st.booleans())
+    def fault(self, in_commit: bool) -> None:
+        """Break a step, or lose what it did; a good step follows, so that it is forgiven."""
+        scheduler = self.engine._scheduler
+        commit = scheduler.commit
+        self.is_broken = not in_commit
+        if in_commit:
+            scheduler.commit = lambda *args: [commit(*args), 1 / 0]  # type: ignore[method-assign]
+        self.step(1)
+        self.is_broken = False
+        scheduler.commit = commit  # type: ignore[method-assign]
+        self.step(1)
+        self.engine._num_faults_in_a_row = 0
 
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:

@@ -1,6 +1,7 @@
 """Paged attention against a loop over requests and heads."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -14,10 +15,11 @@ from services.generator.engine.sampling_params import SamplingParams
 from services.generator.model import native
 from services.generator.model.attention import attention
 from services.generator.model.kv_cache import KVCache
+from services.generator.model.pages import Pages
 from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
-HAS_COMPILER = native.library() is not None
+HAS_COMPILER = native.library("paged_attention") is not None
 BACKENDS = pytest.mark.parametrize(
     "backend",
     [
@@ -183,3 +185,151 @@ def test_a_decode_attends_alike_whatever_runs_beside_it(dtype: torch.dtype) -> N
     for chunk in chunks[:-1]:
         name = chunk.request.request_id
         assert torch.equal(run([chunk])[name], together[name])
+
+
+@pytest.fixture
+def num_threads() -> Iterator[None]:
+    """Restore torch's number of threads afterwards."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Prompts:
+    """Sequences of random rows in scattered blocks, attended to by the kernel in any pieces."""
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        heads: tuple[int, int, int],
+        dtype: torch.dtype,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> None:
+        torch.manual_seed(2)
+        num_heads, num_kv_heads, dim = heads
+        self.config = shape(
+            num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, head_dim=dim,
+            attn_logit_softcapping=softcap,
+        )  # fmt: skip
+        width = self.config.q_size + 2 * self.config.kv_size
+        self.rows = [torch.randn(length, width).to(dtype) for length in lengths]
+        widths = [-(-length // BLOCK_SIZE) for length in lengths]
+        blocks = torch.randperm(sum(widths))
+        self._block_ids = [part.tolist() for part in blocks.split(widths)]
+        self._attend = attention(self.config, window, dtype, "native")
+        self.cache = KVCache(self.config, len(blocks), BLOCK_SIZE, dtype).layers[0]
+        self.cache.slots.fill_(math.nan)
+
+    def slots(self, sequence: int, first: int, end: int) -> list[int]:
+        """Return where positions `first` to `end` of a sequence are kept."""
+        ids = self._block_ids[sequence]
+        return [ids[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(first, end)]
+
+    def step(self, pieces: Sequence[tuple[int, int, int]]) -> list[torch.Tensor]:
+        """Write and attend with (sequence, first, end) in one batch; return each piece's rows."""
+        pages = Pages(
+            torch.tensor([slot for piece in pieces for slot in self.slots(*piece)]),
+            [end - first for _, first, end in pieces],
+            [end for _, _, end in pieces],
+            [self._block_ids[sequence][: -(-end // BLOCK_SIZE)] for sequence, _, end in pieces],
+        )
+        qkv = torch.cat([self.rows[sequence][first:end] for sequence, first, end in pieces])
+        out = self._attend(qkv, self.cache, self._attend.plan(pages, BLOCK_SIZE))
+        return list(out.split(pages.num_queries))
+
+    def in_chunks(self, sequence: int, size: int) -> torch.Tensor:
+        """Return the sequence's rows, computed in chunks of this size."""
+        length = len(self.rows[sequence])
+        parts = [
+            self.step([(sequence, first, min(first + size, length))])[0]
+            for first in range(0, length, size)
+        ]
+        return torch.cat(parts)
+
+
+NEEDS_COMPILER = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+SHAPES = pytest.mark.parametrize("heads", [(9, 3, 64), (16, 8, 128), (3, 3, 16), (5, 1, 80)])
+VARIANTS = pytest.mark.parametrize(
+    ("window", "softcap"), [(None, None), (None, 0.7), (1, None), (37, None), (100, 0.7)]
+)
+
+
+@NEEDS_COMPILER
+@DTYPES
+@SHAPES
+@VARIANTS
+def test_a_row_is_the_same_however_its_prompt_is_cut(
+    window: int | None, softcap: float | None, heads: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Bit for bit: token by token, in chunks of 7, 16 and 64, and whole; later rows are NaN."""
+    prompts = Prompts([200], heads, dtype, window, softcap)
+    whole = prompts.in_chunks(0, 200)
+    assert whole.isfinite().all()
+    for size in (1, 7, 16, 64):
+        prompts.cache.slots.fill_(math.nan)
+        assert torch.equal(prompts.in_chunks(0, size), whole)
+
+
+@NEEDS_COMPILER
+@DTYPES
+@SHAPES
+def test_a_chunk_attends_alike_whatever_runs_beside_it(
+    heads: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Bit for bit: decodes, whole prompts and later chunks, alone and in one batch."""
+    prompts = Prompts([150, 65, 130, 100, 1], heads, dtype)
+    for sequence, end in ((0, 149), (1, 64), (3, 41)):
+        prompts.step([(sequence, 0, end)])
+    pieces = [(0, 149, 150), (1, 64, 65), (4, 0, 1), (2, 0, 130), (3, 41, 100)]
+    together = prompts.step(pieces)
+    for piece, out in zip(pieces, together, strict=True):
+        assert torch.equal(prompts.step([piece])[0], out)
+
+
+@NEEDS_COMPILER
+@DTYPES
+def test_threads_do_not_change_a_row(dtype: torch.dtype, num_threads: None) -> None:
+    """Bit for bit with one thread and with two."""
+    prompts = Prompts([300, 120], (9, 3, 64), dtype)
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(torch.cat(prompts.step([(0, 0, 300), (1, 0, 120)])))
+    assert torch.equal(*results)
+
+
+@NEEDS_COMPILER
+@DTYPES
+def test_what_comes_later_may_hold_anything(dtype: torch.dtype) -> None:
+    """A NaN in a chunk's last token reaches none of the rows before it."""
+    prompts = Prompts([78], (9, 3, 64), dtype)
+    expected = prompts.in_chunks(0, 78)
+    prompts.rows[0][77] = math.nan
+    assert torch.equal(prompts.in_chunks(0, 78)[:77], expected[:77])
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+@SHAPES
+@VARIANTS
+def test_a_long_prompt_is_accurate(
+    window: int | None,
+    softcap: float | None,
+    heads: tuple[int, int, int],
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    """Within a few roundings of float64, in proportion to the largest value."""
+    prompts = Prompts([333], heads, dtype, window, softcap)
+    out = prompts.in_chunks(0, 333).double()
+    num_heads, num_kv_heads, dim = heads
+    rows = prompts.rows[0].double()
+    queries = rows[:, : prompts.config.q_size].view(-1, num_heads, dim)
+    keys, values = rows[:, prompts.config.q_size :].view(-1, 2, num_kv_heads, dim).unbind(1)
+    for head in range(num_heads):
+        shared = head // (num_heads // num_kv_heads)
+        expected = naive(queries[:, head], keys[:, shared], values[:, shared], window, softcap)
+        error = (out[:, head * dim : (head + 1) * dim] - expected).abs().max()
+        assert error < tolerance * values.abs().max()

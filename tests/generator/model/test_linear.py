@@ -34,3 +34,34 @@ def test_a_linear_is_a_linear(
     assert (plain - expected).abs().max() / scale < tolerance
     assert (added - expected - residual).abs().max() / scale < tolerance
     assert ("packed" in repr(linear)) <= packed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 128), (37, 51), (3072, 64), (2048, 160)])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_row_has_the_same_bits_beside_any_others(
+    dtype: torch.dtype,
+    inputs: int,
+    outputs: int,
+    packed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Alone, in batches of many sizes, beyond the largest call, at any place, with a residual."""
+    if not packed:
+        monkeypatch.setattr("services.generator.model.linear._can_pack", lambda dtype: False)
+    torch.manual_seed(0)
+    linear = Linear(torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype))
+    x, residual = torch.randn(530, inputs).to(dtype), torch.randn(530, outputs).to(dtype)
+    with torch.inference_mode():
+        plain, added = linear(x), linear.add_to(x, residual)
+        for rows in (1, 2, 3, 5, 6, 7, 10, 11, 13, 30, 34, 50, 100, 130, 300, 513):
+            for some in (slice(0, rows), slice(530 - rows, 530)):
+                assert torch.equal(linear(x[some]), plain[some])
+                assert torch.equal(linear.add_to(x[some], residual[some]), added[some])
+
+
+def test_without_batch_invariance_a_call_is_one_product() -> None:
+    """Nothing is probed, padded or cut."""
+    linear = Linear(torch.randn(8, 4096), batch_invariant=False)
+    assert "least=0" in repr(linear)
+    assert linear(torch.randn(1, 4096)).shape == (1, 8)

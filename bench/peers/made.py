@@ -1,0 +1,23 @@
+"""Folders that take long to make: made once, kept while what they were made from stays the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+STAMP = "made-from.txt"
+
+
+def made(folder: Path, recipe: str, make: Callable[[], object]) -> Path:
+    """Return `folder`, emptied and filled by `make` unless it was made from this very `recipe`.
+
+    The recipe is written last, so what was cut short is made anew.
+    """
+    stamp = folder / STAMP
+    if not stamp.exists() or stamp.read_text() != recipe:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        make()
+        stamp.write_text(recipe)
+    return folder

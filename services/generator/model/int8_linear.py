@@ -1,0 +1,146 @@
+"""Matrix products of int8 weights with rows that are quantised on the way (W8A8).
+
+Weights are symmetric per output and rounded once, at load; activations are symmetric per row and
+rounded in each call. The sums are integers, so a row's result is the same in any batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from services.generator.model import native
+from services.generator.model.projection import Projection
+
+_LANES = 16  # of the source: outputs of a panel
+_LARGEST = 127.0
+
+
+class _Weight(ctypes.Structure):
+    """Mirrors `struct Weight` of int8_linear.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("data", "scales", "bias")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+    )
+
+
+def int8_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, backend: str = "auto"
+) -> Projection:
+    """Return `x @ weight.T + bias` for [T, in] rows, its weight [out, in] rounded to int8.
+
+    `backend` torch keeps to torch's operations where auto takes the compiled kernel.
+    """
+    library = None if backend == "torch" else native.library("int8_linear")
+    if library is None or not library.int8_serves():
+        return TorchInt8Linear(weight, bias)
+    return NativeInt8Linear(library, weight, bias)
+
+
+class NativeInt8Linear:
+    """The product by the compiled kernel, for processors with AVX512-VNNI."""
+
+    def __init__(
+        self, library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> None:
+        self.out_features, self.in_features = weight.shape
+        library.int8_linear.restype = None
+        library.int8_linear.argtypes = (
+            *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_bool, ctypes.c_int,
+        )  # fmt: skip
+        library.int8_pack.restype = None
+        library.int8_pack.argtypes = (
+            *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_bool, ctypes.c_int,
+        )  # fmt: skip
+        self._kernel = library.int8_linear
+        self._dtype = weight.dtype
+        self._is_bfloat16 = weight.dtype == torch.bfloat16
+        panels = -(-self.out_features // _LANES)
+        steps = -(-self.in_features // 4)
+        self._data = torch.empty(panels, steps, _LANES, 4, dtype=torch.uint8)
+        self._scales = torch.empty(panels * _LANES)
+        self._bias = bias
+        self._weight = _Weight(
+            data=self._data.data_ptr(),
+            scales=self._scales.data_ptr(),
+            bias=None if bias is None else bias.data_ptr(),
+            inputs=self.in_features,
+            outputs=self.out_features,
+        )
+        self._address = ctypes.addressof(self._weight)
+        rows = weight if weight.stride(1) == 1 else weight.contiguous()
+        library.int8_pack(
+            self._address,
+            rows.data_ptr(),
+            rows.stride(0),
+            self._is_bfloat16,
+            torch.get_num_threads(),
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, in] to [T, out]."""
+        return self._run(x, None)
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`, rounded once."""
+        return self._run(x, residual.contiguous().data_ptr())
+
+    def _run(self, x: torch.Tensor, residual: int | None) -> torch.Tensor:
+        assert x.dtype == self._dtype and x.stride(1) == 1, "rows the kernel cannot read"
+        out = x.new_empty(len(x), self.out_features)
+        self._kernel(
+            self._address,
+            x.data_ptr(),
+            residual,
+            out.data_ptr(),
+            len(x),
+            x.stride(0),
+            self._is_bfloat16,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def __repr__(self) -> str:
+        return f"NativeInt8Linear({self.in_features} -> {self.out_features})"
+
+
+class TorchInt8Linear:
+    """The same integers by torch's operations; slower, for processors the kernel does not know."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.out_features, self.in_features = weight.shape
+        data, self._scales = quantize_rows(weight)
+        self._data = data.t().contiguous()
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, in] to [T, out]."""
+        return self._sum(x).to(x.dtype)
+
+    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """Return `residual + self(x)`, rounded once."""
+        return self._sum(x).add_(residual).to(x.dtype)
+
+    def _sum(self, x: torch.Tensor) -> torch.Tensor:
+        data, units = quantize_rows(x)
+        sums = torch._int_mm(data, self._data)
+        scaled = sums.float().mul_(units.unsqueeze(1) * self._scales)
+        return scaled if self._bias is None else scaled.add_(self._bias)
+
+    def __repr__(self) -> str:
+        return f"TorchInt8Linear({self.in_features} -> {self.out_features})"
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 [rows, columns] and the float32 value [rows] of one unit in each row.
+
+    A row that is not finite gets a unit that is not, so that its products are not either.
+    """
+    x = x.float()
+    largest = x.abs().amax(dim=1)
+    # a tensor, because torch divides a number by way of the reciprocal, which rounds twice
+    inverse = torch.where(largest > 0, torch.tensor(_LARGEST) / largest, 0.0)
+    data = (x * inverse.unsqueeze(1)).round_().nan_to_num_(0.0).to(torch.int8)
+    return data, largest / _LARGEST
