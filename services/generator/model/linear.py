@@ -66,7 +66,7 @@ class Linear:
 
     def _find_tiling(self, product: Product, dtype: torch.dtype) -> RowTiling:
         shape = (self.in_features, self.out_features)
-        how = (product.__name__, self._is_packed, self._bias is None)  # type: ignore[attr-defined]
+        how = (product.__name__, self._is_packed, self._bias is None)
         key = (*shape, dtype, *how, torch.get_num_threads())
         if key not in _tilings:
             _tilings[key] = find_tiling(product, *shape, dtype)

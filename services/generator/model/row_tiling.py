@@ -48,8 +48,8 @@ class RowTiling(NamedTuple):
             padding = (0, 0, 0, self.least - count)
             padded = None if residual is None else functional.pad(residual, padding)
             return product(functional.pad(x, padding), padded)[:count]
-        pieces = x.split(self.most)
-        residuals = [None] * len(pieces) if residual is None else residual.split(self.most)
+        pieces = torch.split(x, self.most)
+        residuals = [None] * len(pieces) if residual is None else torch.split(residual, self.most)
         return torch.cat(
             [self.apply(product, *piece) for piece in zip(pieces, residuals, strict=True)]
         )
