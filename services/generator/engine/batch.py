@@ -19,7 +19,7 @@ class Batch:
     chunks: list[Chunk]
     token_ids: torch.Tensor  # [T] int64
     positions: torch.Tensor  # [T] int64
-    sample_rows: torch.Tensor  # [S] int64, the last row of each sampling chunk
+    sample_rows: torch.Tensor  # [S] int64, the last row of each sampling chunk, once per draw
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     pages: Pages
 
@@ -30,7 +30,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     prompts = [chunk for chunk in chunks if chunk.num_tokens > 1]
     ordered = decodes + prompts
     ends = list(accumulate(chunk.num_tokens for chunk in ordered))
-    sample_rows = [end - 1 for c, end in zip(ordered, ends, strict=True) if c.samples]
+    sample_rows = [end - 1 for c, end in zip(ordered, ends, strict=True) for _ in c.drawing]
     score_rows = [
         end - c.end + position
         for c, end in zip(ordered, ends, strict=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from services.generator.engine.batch import build_batch
+from services.generator.engine.beam_candidates import beam_candidates
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.logit_edits import LogitEdits
 from services.generator.engine.logprobs import token_logprobs
@@ -40,12 +41,12 @@ class Runner:
             batch.token_ids, batch.positions, batch.pages, self._cache, rows
         )
         num_samples = len(batch.sample_rows)
-        sampled = [chunk.request for chunk in batch.chunks if chunk.samples]
+        sampled = [request for chunk in batch.chunks for request in chunk.drawing]
         scores = _prompt_scores(logits[num_samples:], batch.chunks)
         drawn = self._draw(logits[:num_samples], sampled)
         by_request = dict(zip(map(id, sampled), drawn, strict=True))
         return [
-            _result(by_request.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
+            _result([by_request[id(r)] for r in c.drawing], scores.get(id(c.request), ()))
             for c in chunks
         ]
 
@@ -54,12 +55,20 @@ class Runner:
         """Zero the KV memory of these blocks."""
         self._cache.clear(block_ids)
 
+    @torch.inference_mode()
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy the KV memory of each pair's first block to its second; all are read first."""
+        self._cache.copy(pairs)
+
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[ChunkResult]:
         """Return a token per row of `logits` [S, vocab], described where its request asks."""
         asking = [row for row, r in enumerate(requests) if r.params.logprobs is not None]
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
-        token_ids = sample(self._edits.apply(logits, requests), requests)
+        searching = [row for row, r in enumerate(requests) if r.beams is not None]
+        totals = logits[searching].float().logsumexp(dim=1, keepdim=True)
+        logits = self._edits.apply(logits, requests)
+        token_ids = sample(logits, requests)
         results = [ChunkResult(token_id, failed=token_id is None) for token_id in token_ids]
         if raw is not None:
             counts = [requests[row].params.logprobs or 0 for row in asking]
@@ -67,6 +76,12 @@ class Runner:
             for row, logprobs in zip(asking, described, strict=True):
                 if not results[row].failed:
                     results[row] = results[row]._replace(logprobs=logprobs)
+        widths = [
+            requests[row].params.beam_width + len(requests[row].stop_token_ids) for row in searching
+        ]
+        candidates = beam_candidates(logits[searching], totals, widths)
+        for row, found in zip(searching, candidates, strict=True):
+            results[row] = ChunkResult(failed=results[row].failed, candidates=found)
         return results
 
     def __repr__(self) -> str:
@@ -86,8 +101,12 @@ def _prompt_scores(
     return {id(c.request): [next(described) for _ in c.scored] for c in scoring}
 
 
-def _result(drawn: ChunkResult, scores: Sequence[TokenLogprobs]) -> ChunkResult:
-    """Put both halves together; a prompt whose logits are not finite fails."""
+def _result(drawn: Sequence[ChunkResult], scores: Sequence[TokenLogprobs]) -> ChunkResult:
+    """Put together what was drawn from the last row and the prompt's scores.
+
+    A prompt whose logits are not finite fails.
+    """
     if not all(math.isfinite(score.logprob) for score in scores):
         return ChunkResult(failed=True)
-    return drawn._replace(prompt_logprobs=scores)
+    own = drawn[0] if drawn else ChunkResult()
+    return own._replace(prompt_logprobs=scores, forks=drawn[1:])

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from services.generator.engine.beam_search import Hypothesis
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.token_logprobs import TokenLogprobs
+
+
+class Beam(NamedTuple):
+    """A sequence that a beam search found, and why it ends there: STOP or LENGTH."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +25,8 @@ class StepOutput:
     `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
     what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
     asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
-    token but the first. The three durations are seconds, zero until the final output.
+    token but the first. The three durations are seconds, zero until the final output. A beam search
+    has one output, with the best sequence; `other_beams` are the next best.
     """
 
     request_id: str
@@ -29,6 +40,7 @@ class StepOutput:
     decode_s: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    other_beams: tuple[Beam, ...] = ()
 
 
 def progress(request: Request, token_id: int) -> StepOutput:
@@ -64,6 +76,19 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         prompt_logprobs=_told(
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
+    )
+
+
+def beams_told(end: StepOutput, found: Sequence[Hypothesis]) -> StepOutput:
+    """Put the sequences of a beam search, best first, into the output that ends it."""
+    best, *others = (
+        Beam(h.token_ids, FinishReason.STOP if h.is_stopped else FinishReason.LENGTH) for h in found
+    )
+    return replace(
+        end,
+        token_ids=best.token_ids,
+        num_output_tokens=sum(hypothesis.num_tokens for hypothesis in found),
+        other_beams=tuple(others),
     )
 
 

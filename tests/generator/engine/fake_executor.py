@@ -1,8 +1,11 @@
 """An executor without a model, so that policy is tested in microseconds."""
 
+import math
+import random
 import zlib
 from collections.abc import Callable, Sequence
 
+from services.generator.engine.beam_search import Candidate
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import TokenLogprobs
@@ -21,6 +24,7 @@ class FakeExecutor:
         self.block_size = block_size
         self.written: dict[tuple[int, int], tuple[int, int]] = {}
         self.cleared: list[int] = []
+        self.copied: list[tuple[int, int]] = []
         self.fails: Callable[[Chunk], bool] = lambda chunk: False
         self.raises: Callable[[Chunk], bool] = lambda chunk: False
 
@@ -33,6 +37,17 @@ class FakeExecutor:
 
     def clear(self, block_ids: Sequence[int]) -> None:
         self.cleared += block_ids
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        assert len({target for _, target in pairs}) == len(pairs), "a block is written twice"
+        read = {
+            (target, offset): self.written[source, offset]
+            for source, target in pairs
+            for offset in range(self.block_size)
+            if (source, offset) in self.written
+        }
+        self.copied += pairs
+        self.written |= read
 
     def _write(self, chunk: Chunk) -> None:
         assert chunk.num_tokens > 0
@@ -48,21 +63,32 @@ class FakeExecutor:
         if self.fails(chunk):
             return ChunkResult(failed=True)
         scores = [TokenLogprobs(request.token_ids[i + 1], -1.0, 1) for i in chunk.scored]
-        token_id = next_token(request.token_ids) if chunk.samples else None
-        return ChunkResult(token_id, prompt_logprobs=scores)
+        if chunk.samples and request.beams is not None:
+            return ChunkResult(candidates=candidates(request.token_ids, VOCAB_SIZE))
+        drawn = [ChunkResult(next_token(r.token_ids, r.branch)) for r in chunk.drawing]
+        own = drawn[0] if drawn else ChunkResult()
+        return own._replace(prompt_logprobs=scores, forks=drawn[1:])
 
     def _slot(self, request: Request, position: int) -> tuple[int, int]:
         return request.block_ids[position // self.block_size], position % self.block_size
 
 
-def next_token(token_ids: Sequence[int]) -> int:
-    """Return the token that the fake executor draws after these."""
-    return zlib.crc32(bytes(token_ids)) % VOCAB_SIZE
+def next_token(token_ids: Sequence[int], branch: int = 0) -> int:
+    """Return the token that the fake executor draws after these for a request's sequence."""
+    return zlib.crc32(bytes(token_ids), branch) % VOCAB_SIZE
 
 
-def continuation(prompt: Sequence[int], count: int) -> list[int]:
+def continuation(prompt: Sequence[int], count: int, branch: int = 0) -> list[int]:
     """Return the `count` tokens that the fake executor draws after a prompt."""
     token_ids = list(prompt)
     for _ in range(count):
-        token_ids.append(next_token(token_ids))
+        token_ids.append(next_token(token_ids, branch))
     return token_ids[len(prompt) :]
+
+
+def candidates(token_ids: Sequence[int], count: int) -> list[Candidate]:
+    """Return the `count` likeliest tokens after these, as the fake executor sees it."""
+    rng = random.Random(zlib.crc32(bytes(token_ids)))
+    weights = [rng.random() ** 4 for _ in range(VOCAB_SIZE)]
+    ranked = sorted(range(VOCAB_SIZE), key=lambda token_id: -weights[token_id])
+    return [Candidate(i, math.log(weights[i] / sum(weights))) for i in ranked[:count]]
