@@ -125,11 +125,12 @@ def sampling(
     if options.min_tokens > max_tokens:
         raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
     _check_named_ids(options, model)
-    greedy = options.temperature == 0
+    beams = options.beams
+    greedy = options.temperature == 0 or beams is not None
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=options.min_tokens,
-        temperature=options.temperature,
+        temperature=0.0 if greedy else options.temperature,
         # these change nothing in a greedy answer: equal answers get equal cache keys
         top_k=0 if greedy or options.top_k >= model.vocab_size else options.top_k,
         top_p=1.0 if greedy else options.top_p,
@@ -146,9 +147,12 @@ def sampling(
         ignore_eos=options.ignore_eos,
         # the best of several are told by their log-probabilities
         logprobs=0
-        if options.logprobs is None and options.best_of > options.n
+        if options.logprobs is None and options.best_of > options.n and beams is None
         else options.logprobs,
         prompt_logprobs=_prompt_logprobs(options),
+        n=1 if beams is None else options.n,
+        beam_width=0 if beams is None else options.best_of,
+        length_penalty=None if beams is None else beams.length_penalty,
     )
 
 

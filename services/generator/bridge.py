@@ -20,6 +20,7 @@ from services.generator.engine import (
     QueueFullError,
     SamplingParams,
     StepOutput,
+    sequence_id,
 )
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ CLOSE_LIMIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A sequence for the engine; `deadline` is on the monotonic clock, in seconds."""
+    """A request for the engine; `deadline` is on the monotonic clock, in seconds."""
 
     request_id: str
     prompt_token_ids: Sequence[int]
@@ -39,6 +40,13 @@ class Submission:
     cache_salt: str = ""
     priority: int = 0
     tenant: str = ""
+
+    @property
+    def sequence_ids(self) -> tuple[str, ...]:
+        """The ids under which its outputs come, each with an outcome."""
+        return tuple(
+            sequence_id(self.request_id, index) for index in range(self.params.num_outcomes)
+        )
 
 
 class Listener(Protocol):
@@ -60,7 +68,7 @@ class EngineBridge:
     def __init__(self, engine: Engine, max_live: int, thread: ThreadPoolExecutor) -> None:
         self.engine = engine
         self._max_live = max_live
-        self._commands: queue.SimpleQueue[Callable[[], StepOutput | None] | None] = (
+        self._commands: queue.SimpleQueue[Callable[[], list[StepOutput]] | None] = (
             queue.SimpleQueue()  # bounded by max_live: an add and an abort for each
         )
         self._listeners: dict[str, Listener] = {}
@@ -106,14 +114,14 @@ class EngineBridge:
         return self._stats
 
     def submit(self, submission: Submission, listener: Listener) -> bool:
-        """Hands a sequence to the engine; False when there is no room.
+        """Hands a request to the engine; False when there is no room for all its sequences.
 
         Raises what `Engine.validate` raises.
         """
         self.engine.validate(submission.prompt_token_ids, submission.params)
-        if self.room() == 0:
+        if self.room() < len(submission.sequence_ids):
             return False
-        self._listeners[submission.request_id] = listener
+        self._listeners.update(dict.fromkeys(submission.sequence_ids, listener))
         self._idle.clear()
         self._commands.put(lambda: self._add(submission))
         return True
@@ -121,7 +129,7 @@ class EngineBridge:
     def abort(self, request_id: str) -> None:
         """Ends a sequence before the next step; its listener hears of it. Idempotent."""
         if request_id in self._listeners:
-            self._commands.put(lambda: self.engine.abort(request_id, FinishReason.ABORT))
+            self._commands.put(lambda: self._abort(request_id))
 
     async def until_idle(self) -> None:
         """Returns when no sequence is live."""
@@ -170,13 +178,15 @@ class EngineBridge:
                 return ended
             if command is None:
                 return None
-            output = command()
-            if output is not None:
-                ended.append(output)
+            ended += command()
             waiting = False
 
-    def _add(self, submission: Submission) -> StepOutput | None:
-        """Returns the only output of a sequence for which the engine's queue has no place."""
+    def _abort(self, one_id: str) -> list[StepOutput]:
+        output = self.engine.abort(one_id, FinishReason.ABORT)
+        return [] if output is None else [output]
+
+    def _add(self, submission: Submission) -> list[StepOutput]:
+        """Returns the only outputs of sequences for which the engine's queue has no place."""
         try:
             self.engine.add(
                 submission.request_id,
@@ -190,10 +200,11 @@ class EngineBridge:
         except QueueFullError as error:
             log.warning("refused %s: %s", submission.request_id, error)
             num_prompt_tokens = len(submission.prompt_token_ids)
-            return StepOutput(
-                submission.request_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0
-            )
-        return None
+            return [
+                StepOutput(one_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0)
+                for one_id in submission.sequence_ids
+            ]
+        return []
 
     # -- on the event loop --------------------------------------------------------------------
 

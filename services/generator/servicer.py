@@ -43,7 +43,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generator_pb2.GenerateResponse]:
-        """One response per engine step; leaving the call ends the sequence."""
+        """A response per sequence and engine step; leaving the call ends the sequences."""
         inbox = _Inbox()
         submission = Submission(
             request_id=uuid.uuid4().hex,
@@ -58,23 +58,27 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
             raise wire.refused(error) from error
         if not taken:
             raise MeshError(Code.RESOURCE_EXHAUSTED, "This replica has no room.", retry_after_s=1.0)
+        left = {one_id: index for index, one_id in enumerate(submission.sequence_ids)}
         try:
-            while True:
+            while left:
                 for output in await inbox.take():
-                    yield _response(output)
+                    yield _response(output, left[output.request_id])
                     if output.finish_reason is not None:
-                        return
+                        del left[output.request_id]
         finally:
-            self._bridge.abort(submission.request_id)
+            for one_id in left:
+                self._bridge.abort(one_id)
 
 
-def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
+def _response(output: StepOutput, sequence: int) -> generator_pb2.GenerateResponse:
     if output.finish_reason in _FAULTS:
         raise MeshError(*_FAULTS[output.finish_reason])
     response = generator_pb2.GenerateResponse(
         token_ids=output.token_ids,
         logprobs=wire.logprobs(output.logprobs),
         prompt_logprobs=wire.logprobs(output.prompt_logprobs),
+        sequence=sequence,
+        other_beams=wire.other_beams(output),
     )
     if output.finish_reason is not None:
         response.finish_reason = wire.finish_reason(output)
@@ -84,7 +88,7 @@ def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
 
 
 class _Inbox:
-    """Outputs of one call; bounded by the sequence's max_tokens."""
+    """Outputs of one call; bounded by its sequences' max_tokens."""
 
     def __init__(self) -> None:
         self._outputs: list[StepOutput] = []

@@ -10,6 +10,7 @@ from services.generator.engine.errors import (
     QueueFullError,
     RequestError,
 )
+from services.generator.engine.fork import sequence_id, sequence_seed
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.step_output import StepOutput
@@ -28,4 +29,6 @@ __all__ = [
     "SamplingParams",
     "StepOutput",
     "TokenLogprobs",
+    "sequence_id",
+    "sequence_seed",
 ]

@@ -99,6 +99,11 @@ class SamplingParams:
         """True when some tokens are allowed, banned or biased by themselves."""
         return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
 
+    @property
+    def num_outcomes(self) -> int:
+        """Sequences with an outcome of their own; a beam search has one for all."""
+        return 1 if self.beam_width else self.n
+
     def _check_length(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
         _require(self.min_tokens >= 0, "min_tokens", "must not be negative")

@@ -5,9 +5,10 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 
-from services.generator.engine.beam_search import Candidate
+from services.generator.engine.beam_search import BeamSearch, Candidate, Row
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.request import Request
+from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 VOCAB_SIZE = 50
@@ -64,7 +65,7 @@ class FakeExecutor:
             return ChunkResult(failed=True)
         scores = [TokenLogprobs(request.token_ids[i + 1], -1.0, 1) for i in chunk.scored]
         if chunk.samples and request.beams is not None:
-            return ChunkResult(candidates=candidates(request.token_ids, VOCAB_SIZE))
+            return ChunkResult(candidates=candidates(request.token_ids))
         drawn = [ChunkResult(next_token(r.token_ids, r.branch)) for r in chunk.drawing]
         own = drawn[0] if drawn else ChunkResult()
         return own._replace(prompt_logprobs=scores, forks=drawn[1:])
@@ -86,9 +87,23 @@ def continuation(prompt: Sequence[int], count: int, branch: int = 0) -> list[int
     return token_ids[len(prompt) :]
 
 
-def candidates(token_ids: Sequence[int], count: int) -> list[Candidate]:
-    """Return the `count` likeliest tokens after these, as the fake executor sees it."""
+def best_beams(
+    prompt: Sequence[int], params: SamplingParams, stops: Sequence[int]
+) -> list[list[int]]:
+    """Return what a beam search over the fake executor's model finds, with every beam a list."""
+    search = BeamSearch(
+        params.beam_width, params.length_penalty, params.max_tokens, frozenset(stops)
+    )
+    beams: list[list[int]] = [[]]
+    while beams:
+        rows = [Row(beam, candidates([*prompt, *beam])) for beam in beams]
+        beams = [[*beams[parent], token_id] for parent, token_id in search.advance(rows)]
+    return [list(hypothesis.token_ids) for hypothesis in search.finished[: params.n]]
+
+
+def candidates(token_ids: Sequence[int]) -> list[Candidate]:
+    """Return the likeliest tokens after these, as the fake executor sees it."""
     rng = random.Random(zlib.crc32(bytes(token_ids)))
-    weights = [rng.random() ** 4 for _ in range(VOCAB_SIZE)]
-    ranked = sorted(range(VOCAB_SIZE), key=lambda token_id: -weights[token_id])
-    return [Candidate(i, math.log(weights[i] / sum(weights))) for i in ranked[:count]]
+    token_ids = rng.sample(range(VOCAB_SIZE), 8)
+    shares = sorted((rng.random() for _ in token_ids), reverse=True)
+    return [Candidate(i, math.log(share / 8)) for i, share in zip(token_ids, shares, strict=True)]
