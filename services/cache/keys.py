@@ -14,7 +14,7 @@ from mesh.pb.cache_pb2 import CacheKey
 from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
-VERSION = 2
+VERSION = 3
 # C's unsigned type of four bytes on this machine
 ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 

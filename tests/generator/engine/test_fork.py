@@ -187,16 +187,17 @@ def test_a_beam_search_has_one_outcome(executor: FakeExecutor) -> None:
 
 def test_a_preempted_beam_search_finds_the_same(executor: FakeExecutor) -> None:
     """Beams fall together and start again from their prompt, next to other requests."""
-    engine = make_engine(executor, num_blocks=17)
+    engine = make_engine(executor, num_blocks=14)
     params = SamplingParams(max_tokens=12, ignore_eos=True, beam_width=3)
     greedy = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True)
-    engine.add("first", range(8), greedy)
+    for name, start in (("first", 0), ("second", 8)):
+        engine.add(name, range(start, start + 8), greedy)
     engine.step()
-    engine.add("a", range(10), params)
+    engine.add("a", range(20, 30), params)
     outputs = run(engine)
     assert engine.stats().num_preemptions > 0
-    assert tokens(outputs["first"]) == continuation(range(8), 30)
-    assert tokens(outputs["a"]) == best_beams(range(10), params, ())[0]
+    assert tokens(outputs["second"]) == continuation(range(8, 16), 30)[1:]
+    assert tokens(outputs["a"]) == best_beams(range(20, 30), params, ())[0]
 
 
 def test_a_beam_search_is_aborted_as_a_whole(executor: FakeExecutor) -> None:
