@@ -17,8 +17,6 @@ def beam_candidates(
     `totals` [R, 1] are the logsumexp of the logits before their edits, so that a ban leaves the
     other tokens' probabilities as the model gave them. Banned tokens are no candidates.
     """
-    if not counts:
-        return []
     values, token_ids = logits.topk(min(max(counts), logits.shape[1]), dim=1)
     logprobs = (values.float() - totals).tolist()
     return [

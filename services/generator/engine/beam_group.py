@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.generator.engine.beam_search import BeamSearch, Candidate, Continuation, Row
+from services.generator.engine.beam_search import (
+    BeamSearch,
+    Candidate,
+    Continuation,
+    Hypothesis,
+    Row,
+)
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.fork import fork
-from services.generator.engine.request import Request
+from services.generator.engine.request import FinishReason, Request, RequestStatus
+from services.generator.engine.request_queue import RequestQueue
 
 
 class BeamGroup:
@@ -32,7 +39,7 @@ class BeamGroup:
         self._told[member] = candidates
         return len(self._told) == len(self.members)
 
-    def advance(self, pool: BlockPool) -> bool:
+    def advance(self, pool: BlockPool, running: RequestQueue) -> bool:
         """Fork and drop beams by what all members told; False when the search has ended.
 
         A beam that goes on stays with its host; each further continuation of it forks into a
@@ -50,12 +57,19 @@ class BeamGroup:
                 fork(parents[beam.parent], host, pool)
         for beam, host in zip(beams, hosts, strict=True):
             host.token_ids.append(beam.token_id)
-        self._set_members(hosts, pool)
+        self._set_members(hosts, pool, running)
         return True
 
-    def restart(self, pool: BlockPool) -> None:
+    def end(self) -> tuple[FinishReason, list[Hypothesis]]:
+        """Return the outcome of a search that has ended, and its best sequences, best first."""
+        found = self.search.finished[: self.leader.params.n]
+        if not found:
+            return FinishReason.ERROR, []
+        return (FinishReason.STOP if found[0].is_stopped else FinishReason.LENGTH), found
+
+    def restart(self, pool: BlockPool, running: RequestQueue) -> None:
         """Forget all beams: the leader is its prompt again, and the others host nothing."""
-        self._set_members([self.leader], pool)
+        self._set_members([self.leader], pool, running)
         self._told = {}
         self.search = self._new_search()
         num_prompt_tokens = self.leader.num_prompt_tokens
@@ -78,13 +92,20 @@ class BeamGroup:
             hosts[-1] = self.leader
         return hosts
 
-    def _set_members(self, hosts: list[Request], pool: BlockPool) -> None:
-        everybody = [*self.members, *self.leader.forks]
-        self.members = hosts
-        self.leader.forks = [request for request in everybody if request not in hosts]
-        for request in self.leader.forks:
+    def _set_members(self, hosts: list[Request], pool: BlockPool, running: RequestQueue) -> None:
+        """Let those run that host a beam, the leader among them, and no others."""
+        fallen = [request for request in self.members if request not in hosts]
+        risen = [request for request in hosts if request not in self.members]
+        for request in fallen:
+            running.remove(request)
+            request.status = RequestStatus.WAITING
             pool.release(request.block_ids)
             request.block_ids = []
+        for request in risen:
+            running.add(request)
+            request.status = RequestStatus.RUNNING
+        self.leader.forks = [r for r in (*fallen, *self.leader.forks) if r not in risen]
+        self.members = hosts
 
     def _new_search(self) -> BeamSearch:
         params = self.leader.params

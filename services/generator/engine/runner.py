@@ -66,7 +66,7 @@ class Runner:
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
         searching = [row for row, r in enumerate(requests) if r.beams is not None]
-        totals = logits[searching].float().logsumexp(dim=1, keepdim=True)
+        totals = logits[searching].float().logsumexp(dim=1, keepdim=True) if searching else None
         logits = self._edits.apply(logits, requests)
         token_ids = sample(logits, requests)
         results = [ChunkResult(token_id, failed=token_id is None) for token_id in token_ids]
@@ -76,12 +76,12 @@ class Runner:
             for row, logprobs in zip(asking, described, strict=True):
                 if not results[row].failed:
                     results[row] = results[row]._replace(logprobs=logprobs)
-        widths = [
-            requests[row].params.beam_width + len(requests[row].stop_token_ids) for row in searching
-        ]
-        candidates = beam_candidates(logits[searching], totals, widths)
-        for row, found in zip(searching, candidates, strict=True):
-            results[row] = ChunkResult(failed=results[row].failed, candidates=found)
+        if totals is not None:
+            beams = [requests[row] for row in searching]
+            counts = [beam.params.beam_width + len(beam.stop_token_ids) for beam in beams]
+            candidates = beam_candidates(logits[searching], totals, counts)
+            for row, found in zip(searching, candidates, strict=True):
+                results[row] = ChunkResult(failed=results[row].failed, candidates=found)
         return results
 
     def __repr__(self) -> str:

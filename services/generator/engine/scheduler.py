@@ -288,9 +288,7 @@ class Scheduler:
     def _release(self, request: Request) -> None:
         self._pending.drop(request)
         if request.beams is not None:
-            before = request.sequences
-            request.beams.restart(self.pool)
-            self._seat_beams(before, request.sequences)
+            request.beams.restart(self.pool, self.running)
         self.pool.release(request.block_ids)
         request.block_ids = []
 
@@ -404,27 +402,10 @@ class Scheduler:
         """Note how one beam could go on; with the last one of the step all of them go on or end."""
         if beam.first_token_s is None:
             beam.first_token_s = now_s
-        if not group.tell(beam, candidates):
+        if not group.tell(beam, candidates) or group.advance(self.pool, self.running):
             return []
-        before = group.members
-        if group.advance(self.pool):
-            self._seat_beams(before, group.members)
-            return []
-        finished = group.search.finished
-        if not finished:
-            return [self.finish(group.leader, FinishReason.ERROR, now_s)]
-        reason = FinishReason.STOP if finished[0].is_stopped else FinishReason.LENGTH
-        return [beams_told(self.finish(group.leader, reason, now_s), finished[: beam.params.n])]
-
-    def _seat_beams(self, before: Sequence[Request], after: Sequence[Request]) -> None:
-        for request in before:
-            if request not in after:
-                self.running.remove(request)
-                request.status = RequestStatus.WAITING
-        for request in after:
-            if request not in before:
-                self.running.add(request)
-                request.status = RequestStatus.RUNNING
+        reason, found = group.end()
+        return [beams_told(self.finish(group.leader, reason, now_s), found)]
 
     def _append(self, request: Request, token_id: int, now_s: float) -> StepOutput:
         request.token_ids.append(token_id)

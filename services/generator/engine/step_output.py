@@ -80,7 +80,9 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
 
 
 def beams_told(end: StepOutput, found: Sequence[Hypothesis]) -> StepOutput:
-    """Put the sequences of a beam search, best first, into the output that ends it."""
+    """Put the sequences that a beam search found, best first, into the output that ends it."""
+    if not found:
+        return end
     best, *others = (
         Beam(h.token_ids, FinishReason.STOP if h.is_stopped else FinishReason.LENGTH) for h in found
     )
