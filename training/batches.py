@@ -18,11 +18,11 @@ from training.corpus.documents import Document, Documents
 from training.tokenizer import END, ROLES, text_of, token_id
 
 # Loss weights by what a token asks of the model. Most of a reply repeats its question; what has to
-# be found - the span, the citation - is few tokens and gets more. So does a refusal, with care:
-# weighed three times, it was given to a fifth of the questions that the passages answer.
+# be found - the span, the citation - is few tokens and gets more. So does a refusal, with care: it
+# sets where answering ends, and at three times a fifth of what the passages answer was refused.
 CONTEXT_WEIGHT = 0.1
 REPLY_WEIGHT = 1.0
-REFUSED_WEIGHT = 1.5
+REFUSED_WEIGHT = 1.3
 FOUND_WEIGHT = 3.0
 CITED_WEIGHT = 6.0
 PICKED = 0.45

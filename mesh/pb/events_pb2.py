@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.pb import common_pb2 as mesh_dot_pb_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/pb/events.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\xc8\x01\n\x0c\x41nnouncement\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12!\n\x05model\x18\x03 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x16\n\x0eroom_sequences\x18\x04 \x01(\r\x12\x13\n\x0broom_tokens\x18\x05 \x01(\x04\x12\x0f\n\x07running\x18\x06 \x01(\r\x12\x0f\n\x07waiting\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x0f\n\x07job_ids\x18\t \x03(\t\",\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ngateway_id\x18\x02 \x01(\t\"\x9c\x01\n\x07\x43ommand\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x1b\n\x03job\x18\x03 \x01(\x0b\x32\x0c.mesh.v1.JobH\x00\x12!\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x0f.mesh.v1.CancelH\x00\x12!\n\x06resend\x18\x05 \x01(\x0b\x32\x0f.mesh.v1.ResendH\x00\x42\t\n\x07\x63ommand\"\xc2\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12)\n\x08sampling\x18\x03 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x04\x12\x16\n\x0emodel_revision\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x11\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"%\n\x06Resend\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"t\n\x05\x46rame\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12&\n\x06\x64\x65ltas\x18\x04 \x03(\x0b\x32\x16.mesh.v1.SequenceDelta\x12\x0e\n\x06oldest\x18\x05 \x01(\x04\"\xa1\x02\n\rSequenceDelta\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12,\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x04 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12!\n\x07timings\x18\x05 \x01(\x0b\x32\x10.mesh.v1.Timings\x12(\n\x08logprobs\x18\x06 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12/\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12\"\n\x0bother_beams\x18\x08 \x03(\x0b\x32\r.mesh.v1.Beam\"\x80\x01\n\nIngestTask\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\x12\x12\n\ncollection\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\nmedia_type\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/pb/events.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\xe1\x01\n\x0c\x41nnouncement\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12!\n\x05model\x18\x03 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x16\n\x0eroom_sequences\x18\x04 \x01(\r\x12\x13\n\x0broom_tokens\x18\x05 \x01(\x04\x12\x0f\n\x07running\x18\x06 \x01(\r\x12\x0f\n\x07waiting\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x0f\n\x07job_ids\x18\t \x03(\t\x12\x17\n\x0f\x65xpected_wait_s\x18\n \x01(\x02\",\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ngateway_id\x18\x02 \x01(\t\"\x9c\x01\n\x07\x43ommand\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x1b\n\x03job\x18\x03 \x01(\x0b\x32\x0c.mesh.v1.JobH\x00\x12!\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x0f.mesh.v1.CancelH\x00\x12!\n\x06resend\x18\x05 \x01(\x0b\x32\x0f.mesh.v1.ResendH\x00\x42\t\n\x07\x63ommand\"\xc2\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\r\x12)\n\x08sampling\x18\x03 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x04 \x01(\x04\x12\x16\n\x0emodel_revision\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x11\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"%\n\x06Resend\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"t\n\x05\x46rame\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12&\n\x06\x64\x65ltas\x18\x04 \x03(\x0b\x32\x16.mesh.v1.SequenceDelta\x12\x0e\n\x06oldest\x18\x05 \x01(\x04\"\xd3\x02\n\rSequenceDelta\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12,\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x04 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12!\n\x07timings\x18\x05 \x01(\x0b\x32\x10.mesh.v1.Timings\x12(\n\x08logprobs\x18\x06 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12/\n\x0fprompt_logprobs\x18\x07 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12\x1c\n\x0f\x65xpected_wait_s\x18\x08 \x01(\x02H\x00\x88\x01\x01\x12\"\n\x0bother_beams\x18\t \x03(\x0b\x32\r.mesh.v1.BeamB\x12\n\x10_expected_wait_s\"\x80\x01\n\nIngestTask\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\x12\x12\n\ncollection\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\nmedia_type\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.pb.events_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANNOUNCEMENT']._serialized_start=56
-  _globals['_ANNOUNCEMENT']._serialized_end=256
-  _globals['_HELLO']._serialized_start=258
-  _globals['_HELLO']._serialized_end=302
-  _globals['_COMMAND']._serialized_start=305
-  _globals['_COMMAND']._serialized_end=461
-  _globals['_JOB']._serialized_start=464
-  _globals['_JOB']._serialized_end=658
-  _globals['_CANCEL']._serialized_start=660
-  _globals['_CANCEL']._serialized_end=684
-  _globals['_RESEND']._serialized_start=686
-  _globals['_RESEND']._serialized_end=723
-  _globals['_FRAME']._serialized_start=725
-  _globals['_FRAME']._serialized_end=841
-  _globals['_SEQUENCEDELTA']._serialized_start=844
-  _globals['_SEQUENCEDELTA']._serialized_end=1133
-  _globals['_INGESTTASK']._serialized_start=1136
-  _globals['_INGESTTASK']._serialized_end=1264
+  _globals['_ANNOUNCEMENT']._serialized_end=281
+  _globals['_HELLO']._serialized_start=283
+  _globals['_HELLO']._serialized_end=327
+  _globals['_COMMAND']._serialized_start=330
+  _globals['_COMMAND']._serialized_end=486
+  _globals['_JOB']._serialized_start=489
+  _globals['_JOB']._serialized_end=683
+  _globals['_CANCEL']._serialized_start=685
+  _globals['_CANCEL']._serialized_end=709
+  _globals['_RESEND']._serialized_start=711
+  _globals['_RESEND']._serialized_end=748
+  _globals['_FRAME']._serialized_start=750
+  _globals['_FRAME']._serialized_end=866
+  _globals['_SEQUENCEDELTA']._serialized_start=869
+  _globals['_SEQUENCEDELTA']._serialized_end=1208
+  _globals['_INGESTTASK']._serialized_start=1211
+  _globals['_INGESTTASK']._serialized_end=1339
 # @@protoc_insertion_point(module_scope)

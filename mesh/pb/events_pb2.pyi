@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Announcement(_message.Message):
-    __slots__ = ("version", "replica_id", "model", "room_sequences", "room_tokens", "running", "waiting", "draining", "job_ids")
+    __slots__ = ("version", "replica_id", "model", "room_sequences", "room_tokens", "running", "waiting", "draining", "job_ids", "expected_wait_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Announcement(_message.Message):
     WAITING_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     JOB_IDS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     version: int
     replica_id: str
     model: _common_pb2.ModelInfo
@@ -27,7 +28,8 @@ class Announcement(_message.Message):
     waiting: int
     draining: bool
     job_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., room_sequences: _Optional[int] = ..., room_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., draining: _Optional[bool] = ..., job_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    expected_wait_s: float
+    def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., room_sequences: _Optional[int] = ..., room_tokens: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., draining: _Optional[bool] = ..., job_ids: _Optional[_Iterable[str]] = ..., expected_wait_s: _Optional[float] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "gateway_id")
@@ -100,7 +102,7 @@ class Frame(_message.Message):
     def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., number: _Optional[int] = ..., deltas: _Optional[_Iterable[_Union[SequenceDelta, _Mapping]]] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class SequenceDelta(_message.Message):
-    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings", "logprobs", "prompt_logprobs", "other_beams")
+    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings", "logprobs", "prompt_logprobs", "expected_wait_s", "other_beams")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class SequenceDelta(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     OTHER_BEAMS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -116,8 +119,9 @@ class SequenceDelta(_message.Message):
     timings: _common_pb2.Timings
     logprobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenLogprobs]
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenLogprobs]
+    expected_wait_s: float
     other_beams: _containers.RepeatedCompositeFieldContainer[_common_pb2.Beam]
-    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., other_beams: _Optional[_Iterable[_Union[_common_pb2.Beam, _Mapping]]] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., expected_wait_s: _Optional[float] = ..., other_beams: _Optional[_Iterable[_Union[_common_pb2.Beam, _Mapping]]] = ...) -> None: ...
 
 class IngestTask(_message.Message):
     __slots__ = ("version", "ingestion_id", "document_id", "collection", "source", "media_type")

@@ -120,13 +120,15 @@ class DetokenizeResponse(_message.Message):
     def __init__(self, deltas: _Optional[_Iterable[_Union[TextDelta, _Mapping]]] = ...) -> None: ...
 
 class TextDelta(_message.Message):
-    __slots__ = ("sequence_id", "text", "stopped", "stop_string")
+    __slots__ = ("sequence_id", "text", "stopped", "stop_string", "unused_tokens")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     text: str
     stopped: bool
     stop_string: str
-    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ...) -> None: ...
+    unused_tokens: int
+    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ..., unused_tokens: _Optional[int] = ...) -> None: ...

@@ -6,16 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mesh.errors import Code, MeshError
+from services.gateway.options import MAX_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller that a key stands for; answers are cached per tenant."""
+    """The caller that a key stands for; answers are cached per tenant.
+
+    A request may ask for a `priority` of `first_class` or more: to give way, or to go first.
+    """
 
     tenant: str
+    first_class: int = 0
+
+    def check_priority(self, priority: int) -> None:
+        """Raises PERMISSION_DENIED where its requests may not go so early."""
+        if priority < self.first_class:
+            message = f"priority must be at least {self.first_class} with this key."
+            raise MeshError(Code.PERMISSION_DENIED, message, field="priority")
 
 
-ANYONE = Principal("anonymous")
+# only these go before the requests of other tenants
+_FIRST_CLASSES = {"admin": -MAX_PRIORITY}
+ANYONE = Principal("anonymous", -MAX_PRIORITY)
 
 
 class Authenticator:
@@ -23,7 +36,9 @@ class Authenticator:
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._principals = [
-            (_digest(key), Principal(tenant)) for tenant, key in keys.items() if key
+            (_digest(key), Principal(tenant, _FIRST_CLASSES.get(tenant, 0)))
+            for tenant, key in keys.items()
+            if key
         ]
 
     def authenticate(self, authorization: str) -> Principal:

@@ -42,6 +42,7 @@ class Completions:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """A conversation's next turn."""
         asked = openai.chat(await read_json(request, self._pace.max_body_bytes))
+        request[PRINCIPAL].check_priority(asked.options.priority)
         plan = await self._pipeline.plan_chat(
             asked,
             _policy(request, asked.options),
@@ -53,6 +54,7 @@ class Completions:
     async def text(self, request: web.Request) -> web.StreamResponse:
         """Prompts' continuations."""
         asked = openai.completion(await read_json(request, self._pace.max_body_bytes))
+        request[PRINCIPAL].check_priority(asked.options.priority)
         plan = await self._pipeline.plan_completion(
             asked,
             _policy(request, asked.options),

@@ -40,7 +40,8 @@ _reopened = Counter(
 class Text:
     """New text; `stopped` when a stop string ended it, `final` when nothing follows.
 
-    `num_tokens` counts the tokens sent so far whose text is accounted for.
+    `num_tokens` counts the tokens sent so far whose text is accounted for; those after a stop
+    string are not.
     """
 
     text: str
@@ -227,6 +228,7 @@ class _Line:
             delta = texts.get(sequence_id)
             text = delta.text if delta is not None else ""
             stopped = delta is not None and delta.stopped
+            num_tokens -= delta.unused_tokens if delta is not None else 0
             skipped = min(sequence.to_skip, len(text))
             sequence.to_skip -= skipped
             text = text[skipped:]

@@ -1,20 +1,25 @@
 """Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
-sends it. What to place first and where is decided by `Order` and `Choice`, so that prefix-aware
-choice, fairness and migration change those two functions and nothing else.
+sends it. Of the jobs that wait for a model, `mesh.policy` says which goes first, as it does inside
+the engine; where it goes is decided by `Choice`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import Code, MeshError, unavailable
+from mesh.policy import Line, Place
 from services.gateway.generation import Model
 
 # a replica that has been silent for so long is lost, and its jobs with it
 SILENCE_LIMIT_S = 3.0
 # a sent job that a replica does not list for so long never arrived, or its end was lost
 MISSING_LIMIT_S = 2.0
+# the least that a refused caller is told to wait, where no replica knows better
+MIN_WAIT_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +37,13 @@ class Job:
     sent: float = 0.0
     listed: float | None = None
     has_output: bool = False
+    had_its_turn: bool = False
+
+    @property
+    def place(self) -> Place:
+        """For the order of those that wait; one that comes back has had its turn already."""
+        cost = 0 if self.had_its_turn else self.peak_tokens
+        return Place(self.priority, self.tenant, self.arrived, cost)
 
     @property
     def peak_tokens(self) -> int:
@@ -50,6 +62,7 @@ class Report:
     load: int
     draining: bool
     job_ids: frozenset[str]
+    expected_wait_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,14 +92,17 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What follows from a change: jobs to send to their `replica_id`, and jobs that were lost."""
+    """What follows from a change: jobs to send to their `replica_id`, jobs that were lost.
+
+    `refused` came back from their replicas, to a full queue.
+    """
 
     send: tuple[Job, ...] = ()
     lost: tuple[Job, ...] = ()
+    refused: tuple[Job, ...] = ()
 
 
 Choice = Callable[[Job, Sequence[Replica]], Replica | None]
-Order = Callable[[Iterable[Job]], Iterable[Job]]
 
 
 def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
@@ -102,11 +118,6 @@ def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
     return min(fitting, key=lambda r: (r.load, -r.room_tokens), default=None)
 
 
-def by_priority(waiting: Iterable[Job]) -> list[Job]:
-    """Lower priority numbers first, then the order of arrival."""
-    return sorted(waiting, key=lambda job: (job.priority, job.arrived))
-
-
 class Dispatcher:
     """The gateway's queue and its view of the fleet; each job is in exactly one place."""
 
@@ -116,13 +127,12 @@ class Dispatcher:
         max_waiting_tokens: int,
         *,
         choose: Choice = least_loaded,
-        order: Order = by_priority,
     ) -> None:
         self._max_waiting = max_waiting
         self._max_waiting_tokens = max_waiting_tokens
         self._choose = choose
-        self._order = order
         self._waiting: dict[str, Job] = {}
+        self._lines: dict[Model, Line[Job]] = {}
         self._waiting_tokens = 0
         self._running: dict[str, Job] = {}
         self._replicas: dict[str, Replica] = {}
@@ -149,16 +159,22 @@ class Dispatcher:
         """Takes a job in; raises MeshError when nobody serves its model or the queue is full."""
         if job.model not in self.models():
             raise unavailable("No replica serves this model now.")
-        self._waiting[job.id] = job
-        self._waiting_tokens += job.peak_tokens
+        self._enqueue(job)
         work = self._place()
-        over = len(self._waiting) > self._max_waiting
-        if job.replica_id is None and (over or self._waiting_tokens > self._max_waiting_tokens):
+        if self._is_over(job):
             self._drop_waiting(job)
-            raise MeshError(
-                Code.RESOURCE_EXHAUSTED, "The request queue is full.", retry_after_s=1.0
-            )
+            raise self.queue_full(job.model)
         return work
+
+    def queue_full(self, model: Model) -> MeshError:
+        """The refusal, with the shortest wait that a replica of the model expects."""
+        reports = [r.report for r in self._replicas.values() if not r.report.draining]
+        waits = [report.expected_wait_s for report in reports if report.model == model]
+        return MeshError(
+            Code.RESOURCE_EXHAUSTED,
+            "The request queue is full.",
+            retry_after_s=max(MIN_WAIT_S, min(waits, default=MIN_WAIT_S)),
+        )
 
     def report(self, report: Report, now: float) -> Work:
         """A replica spoke: its word replaces what was assumed of it."""
@@ -183,16 +199,23 @@ class Dispatcher:
         if job is not None:
             job.has_output = True
 
-    def rejected(self, job_id: str) -> Work:
-        """The replica had no room after all: the job waits again, the replica counts as full."""
+    def rejected(self, job_id: str, expected_wait_s: float | None = None) -> Work:
+        """The replica had no room after all: the job waits again, the replica counts as full.
+
+        A job that finds no other replica, and the queue full, is refused.
+        """
         job = self._running.pop(job_id, None)
         if job is None:
             return Work()
         replica = self._forget_placement(job)
         if replica is not None:
-            replica.report = _full(replica)
+            replica.report = _full(replica, expected_wait_s)
         self._enqueue(job)
-        return self._place()
+        work = self._place()
+        if not self._is_over(job):
+            return work
+        self._drop_waiting(job)
+        return replace(work, refused=(job,))
 
     def ended(self, job_id: str) -> Work:
         """A job is over, however: its place is free."""
@@ -231,30 +254,34 @@ class Dispatcher:
         for replica in self._replicas.values():
             assert replica.unlisted.keys() <= self._running.keys()
         assert all(j.replica_id is None for j in self._waiting.values())
+        lines = {job.id: job for job in itertools.chain(*self._lines.values())}
+        assert lines == self._waiting and all(self._lines.values())
         assert all(j.replica_id is not None for j in self._running.values())
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether a job that was just taken in waits beyond the queue's bounds."""
+        over = len(self._waiting) > self._max_waiting
+        over = over or self._waiting_tokens > self._max_waiting_tokens
+        return job.replica_id is None and over
 
     def _place(self) -> Work:
         if not any(r.room_sequences > 0 for r in self._replicas.values()):
             return Work()
-        sent = []
-        full: set[Model] = set()
-        for job in list(self._order(self._waiting.values())):
-            if job.model in full:
-                continue
-            candidates = [
-                r
-                for r in self._replicas.values()
-                if r.report.model == job.model and not r.report.draining
-            ]
-            replica = self._choose(job, candidates)
+        return Work(send=tuple(job for model in list(self._lines) for job in self._fill(model)))
+
+    def _fill(self, model: Model) -> Iterator[Job]:
+        """Places a model's jobs until the first of them finds no room."""
+        taking = [
+            r for r in self._replicas.values() if r.report.model == model and not r.report.draining
+        ]
+        for job in self._lines[model]:
+            replica = self._choose(job, taking)
             if replica is None:
-                full.add(job.model)
-                continue
-            self._drop_waiting(job)
+                return
+            self._drop_waiting(job, has_its_turn=True)
             job.replica_id = replica.report.replica_id
             self._running[job.id] = replica.unlisted[job.id] = job
-            sent.append(job)
-        return Work(send=tuple(sent))
+            yield job
 
     def _drop_replicas(self, replica_ids: list[str]) -> Work:
         for replica_id in replica_ids:
@@ -274,10 +301,21 @@ class Dispatcher:
         job.replica_id, job.sent, job.listed = None, 0.0, None
         self._waiting[job.id] = job
         self._waiting_tokens += job.peak_tokens
+        if job.model not in self._lines:
+            self._lines[job.model] = Line(operator.attrgetter("place"))
+        self._lines[job.model].add(job)
 
-    def _drop_waiting(self, job: Job) -> None:
+    def _drop_waiting(self, job: Job, *, has_its_turn: bool = False) -> None:
         del self._waiting[job.id]
         self._waiting_tokens -= job.peak_tokens
+        line = self._lines[job.model]
+        if has_its_turn:
+            line.take(job)
+            job.had_its_turn = True
+        else:
+            line.remove(job)
+        if not line:
+            del self._lines[job.model]
 
     def _forget_placement(self, job: Job) -> Replica | None:
         replica = self._replicas.get(job.replica_id or "")
@@ -289,7 +327,12 @@ class Dispatcher:
         return replica
 
 
-def _full(replica: Replica) -> Report:
+def _full(replica: Replica, expected_wait_s: float | None) -> Report:
     """The replica's report with just so much less room that nothing is left now."""
     said = replica.report
-    return replace(said, room_sequences=said.room_sequences - replica.room_sequences, room_tokens=0)
+    return replace(
+        said,
+        room_sequences=said.room_sequences - replica.room_sequences,
+        room_tokens=0,
+        expected_wait_s=said.expected_wait_s if expected_wait_s is None else expected_wait_s,
+    )

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mesh.context import RequestContext
 from mesh.errors import invalid
@@ -11,6 +11,8 @@ from services.gateway import errors, grounding
 from services.gateway.generation import Model, Sampling
 from services.gateway.openai import Message
 from services.gateway.options import Options
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,10 @@ def check_ids(field: str, prompt: Sequence[int], model: Model) -> None:
 def sampling(
     options: Options, model: Model, prompt: Sequence[int], field: str, default_max_tokens: int
 ) -> Sampling:
-    """How to draw the answer to one prompt; refuses what the context cannot hold."""
+    """How to draw the answer to one prompt; refuses what the context cannot hold.
+
+    The model's defaults count where the request is silent, then `default_max_tokens`.
+    """
     room = model.context_length - len(prompt)
     if room < 1:
         raise errors.too_long(
@@ -113,8 +118,10 @@ def sampling(
             " which leaves no room for an answer.",
         )
     max_tokens = options.max_tokens
+    defaults = model.defaults
     if max_tokens is None:
-        max_tokens = min(room, max(default_max_tokens, options.min_tokens))
+        most_tokens = defaults.max_tokens or default_max_tokens
+        max_tokens = min(room, max(most_tokens, options.min_tokens))
     elif max_tokens > room:
         name = options.max_tokens_field
         raise errors.too_long(
@@ -126,17 +133,21 @@ def sampling(
         raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
     _check_named_ids(options, model)
     beams = options.beams
-    greedy = options.temperature == 0 or beams is not None
+    temperature = _given(options.temperature, defaults.temperature)
+    top_k = _given(options.top_k, defaults.top_k)
+    greedy = temperature == 0 or beams is not None
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=options.min_tokens,
-        temperature=0.0 if greedy else options.temperature,
+        temperature=0.0 if greedy else temperature,
         # these change nothing in a greedy answer: equal answers get equal cache keys
-        top_k=0 if greedy or options.top_k >= model.vocab_size else options.top_k,
-        top_p=1.0 if greedy else options.top_p,
-        min_p=0.0 if greedy else options.min_p,
+        top_k=0 if greedy or top_k >= model.vocab_size else top_k,
+        top_p=1.0 if greedy else _given(options.top_p, defaults.top_p),
+        min_p=0.0 if greedy else _given(options.min_p, defaults.min_p),
         typical_p=1.0 if greedy else options.typical_p,
-        repetition_penalty=options.repetition_penalty,
+        repetition_penalty=1.0
+        if beams is not None
+        else _given(options.repetition_penalty, defaults.repetition_penalty),
         frequency_penalty=options.frequency_penalty,
         presence_penalty=options.presence_penalty,
         logit_bias=options.logit_bias,
@@ -154,6 +165,10 @@ def sampling(
         beam_width=0 if beams is None else options.best_of,
         length_penalty=None if beams is None else beams.length_penalty,
     )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _prompt_logprobs(options: Options) -> int | None:

@@ -26,6 +26,7 @@ from services.gateway.detokenizer import Detokenizer, Text
 from services.gateway.dispatch import Dispatcher, Job, Report, Work
 from services.gateway.frames import FrameLine
 from services.gateway.generation import (
+    Defaults,
     GenerationRequest,
     Model,
     TextDelta,
@@ -186,6 +187,9 @@ class Fleet:
             log.warning("job %s was lost with replica %s", job.id, job.replica_id)
             if job.id in self._sequences:
                 self._sequences[job.id].fail(unavailable("The generator was lost mid-answer."))
+        for job in work.refused:
+            if job.id in self._sequences:
+                self._sequences[job.id].fail(self._dispatcher.queue_full(job.model))
         _waiting.set(self._dispatcher.num_waiting())
         _running.set(self._dispatcher.num_running())
 
@@ -258,7 +262,9 @@ class Fleet:
             return
         reason = delta.finish_reason
         if reason == common_pb2.FINISH_REASON_REJECTED:
-            self._do(self._dispatcher.rejected(delta.job_id))
+            told = delta.HasField("expected_wait_s")
+            wait_s = delta.expected_wait_s if told else None
+            self._do(self._dispatcher.rejected(delta.job_id, wait_s))
             return
         if delta.token_ids:
             self._dispatcher.progressed(delta.job_id)
@@ -354,12 +360,28 @@ def _report(message: events_pb2.Announcement) -> Report:
             model.context_length,
             model.vocab_size,
             tuple(model.eos_token_ids),
+            _defaults(model),
         ),
         room_sequences=message.room_sequences,
         room_tokens=message.room_tokens,
         load=message.running + message.waiting,
         draining=message.draining,
         job_ids=frozenset(message.job_ids),
+        expected_wait_s=message.expected_wait_s,
+    )
+
+
+def _defaults(model: common_pb2.ModelInfo) -> Defaults:
+    if not model.HasField("default_sampling"):
+        return Defaults()
+    told = model.default_sampling
+    return Defaults(
+        max_tokens=told.max_tokens or None,
+        temperature=told.temperature,
+        top_k=told.top_k,
+        top_p=told.top_p,
+        min_p=told.min_p,
+        repetition_penalty=told.repetition_penalty,
     )
 
 

@@ -4,10 +4,22 @@ Knows no transport; `fleet` places jobs and `detokenizer` turns their tokens int
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.context import RequestContext
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """How a model wants to be sampled where a request does not say; `max_tokens` may be None."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +31,8 @@ class Model:
     context_length: int
     vocab_size: int
     eos_token_ids: tuple[int, ...] = ()
+    # the revision tells models apart already, and a replica of an older version has none
+    defaults: Defaults = field(default=Defaults(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

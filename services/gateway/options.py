@@ -19,6 +19,7 @@ MAX_NAMED_IDS = 4096
 MAX_BIAS = 100
 MAX_REPETITION_PENALTY = 10
 MAX_LENGTH_PENALTY = 10
+MAX_PRIORITY = 100
 MAX_TOKENS = 2**31 - 1
 MAX_TOKEN_ID = 2**32 - 1
 # a float32 on the wire: anything smaller would arrive as a division by nothing
@@ -27,12 +28,12 @@ MIN_SHARE = 1e-6
 
 # what a beam search does not heed may only have these values beside it
 WITH_BEAMS: dict[str, tuple[float | None, ...]] = {
-    "temperature": (0.0, 1.0),
-    "top_p": (1.0,),
-    "top_k": (0,),
-    "min_p": (0.0,),
+    "temperature": (None, 0.0, 1.0),
+    "top_p": (None, 1.0),
+    "top_k": (None, 0),
+    "min_p": (None, 0.0),
     "typical_p": (1.0,),
-    "repetition_penalty": (1.0,),
+    "repetition_penalty": (None, 1.0),
     "frequency_penalty": (0.0,),
     "presence_penalty": (0.0,),
     "logprobs": (None,),
@@ -79,7 +80,7 @@ class Options:
 
     `logprobs` and `prompt_logprobs` count the alternatives beside each token's own. `best_of`
     sequences are drawn per prompt, or searched with `beams`, of which the `n` best are answered.
-    `echo` repeats the prompt.
+    `echo` repeats the prompt. A lower `priority` goes first.
     """
 
     model: str
@@ -89,12 +90,12 @@ class Options:
     max_tokens: int | None
     max_tokens_field: str
     min_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
     typical_p: float
-    repetition_penalty: float
+    repetition_penalty: float | None
     frequency_penalty: float
     presence_penalty: float
     logit_bias: tuple[tuple[int, float], ...]
@@ -107,6 +108,7 @@ class Options:
     include_stop: bool
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    priority: int
     stream: bool
     include_usage: bool
     no_store: bool
@@ -133,9 +135,9 @@ def options(read: Fields, *, chat: bool) -> Options:
         min_tokens=read.integer("min_tokens", 0, MAX_TOKENS) or 0,
         temperature=_temperature(temperature),
         top_p=_share(top_p),
-        top_k=0 if top_k is None else max(top_k, 0),
-        min_p=read.number("min_p", 0, 1) or 0.0,
-        typical_p=_share(read.number("typical_p", 0, 1, above=True)),
+        top_k=None if top_k is None else max(top_k, 0),
+        min_p=read.number("min_p", 0, 1),
+        typical_p=_share(read.number("typical_p", 0, 1, above=True)) or 1.0,
         repetition_penalty=_share(
             read.number("repetition_penalty", 0, MAX_REPETITION_PENALTY, above=True)
         ),
@@ -151,6 +153,7 @@ def options(read: Fields, *, chat: bool) -> Options:
         include_stop=read.boolean("include_stop_str_in_output"),
         stop_token_ids=_some_ids("stop_token_ids", read, MAX_STOP_IDS),
         ignore_eos=read.boolean("ignore_eos"),
+        priority=read.integer("priority", -MAX_PRIORITY, MAX_PRIORITY) or 0,
         stream=stream,
         include_usage=include_usage,
         no_store=read.choice("cache", ("use", "no-store")) == "no-store",
@@ -180,10 +183,8 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
     )
 
 
-def _temperature(value: float | None) -> float:
-    if value is None:
-        return 1.0
-    return 0.0 if value < GREEDY_BELOW else value
+def _temperature(value: float | None) -> float | None:
+    return 0.0 if value is not None and value < GREEDY_BELOW else value
 
 
 def _max_tokens(read: Fields, *, chat: bool) -> tuple[int | None, str]:
@@ -228,9 +229,9 @@ def _some_ids(name: str, read: Fields, most: int) -> tuple[int, ...]:
     return ids
 
 
-def _share(value: float | None) -> float:
-    """A share or factor that is off at 1 and must not become 0 as a float32."""
-    return 1.0 if value is None else max(value, MIN_SHARE)
+def _share(value: float | None) -> float | None:
+    """A share or factor that must not become 0 as a float32."""
+    return None if value is None else max(value, MIN_SHARE)
 
 
 def _best_of(read: Fields, n: int, *, stream: bool) -> int:

@@ -40,7 +40,7 @@ class Retriever(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Token counts that hold where the request names none."""
+    """Token counts that hold where neither the request nor its model names one."""
 
     chat_max_tokens: int = 1024
     completion_max_tokens: int = 256
@@ -255,7 +255,7 @@ def _choices(
         seed = None if sampling.seed is None else (sampling.seed + i) % 2**64
         drawn = dataclasses.replace(sampling, seed=seed)
         request = GenerationRequest(
-            model, prompt, drawn, options.stop, options.include_stop, tenant
+            model, prompt, drawn, options.stop, options.include_stop, tenant, options.priority
         )
         choices.append(request)
     return choices

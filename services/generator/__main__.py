@@ -5,6 +5,8 @@ import logging
 import uuid
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+
 from mesh import rpc
 from mesh.bus import Bus
 from mesh.errors import CannotStartError
@@ -12,8 +14,9 @@ from mesh.lifecycle import Lifecycle, run
 from mesh.pb import generator_pb2_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
-from services.generator.config import GeneratorSettings
+from services.generator.config import GeneratorSettings, variable
 from services.generator.engine import Engine, EngineConfigError
+from services.generator.metrics import EngineCollector
 from services.generator.model import ModelError
 from services.generator.servicer import GeneratorServicer
 from services.generator.worker import Worker
@@ -30,14 +33,22 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     replica_id = uuid.uuid4().hex[:12]
     try:
         max_live = settings.max_sequences + settings.max_waiting
-        bridge = await EngineBridge.load(lambda: Engine.load(settings.engine()), max_live)
-    except (ModelError, EngineConfigError, OSError) as error:
+        bridge = await EngineBridge.load(
+            lambda: Engine.load(settings.engine()), max_live, settings.wedged_s
+        )
+    except EngineConfigError as error:
+        raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
+    except (ModelError, OSError) as error:
         raise CannotStartError(f"{settings.model}: {error}") from error
     failed = asyncio.Event()
     bridge.start(failed.set)
     lifecycle.stack.push_async_callback(bridge.close)
     lifecycle.checks.add("engine", bridge.ping)
+    lifecycle.spawn(bridge.watchdog.run(), "watchdog")
     model = wire.model_info(Path(settings.model), settings.model_id, bridge.engine)
+    collector = EngineCollector(bridge.metrics, model.id, bridge.engine.config)
+    REGISTRY.register(collector)
+    lifecycle.stack.callback(REGISTRY.unregister, collector)
 
     bus = await Bus.connect(settings.nats_url, f"generator-{replica_id}")
     lifecycle.stack.push_async_callback(bus.close)

@@ -9,7 +9,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,15 +18,23 @@ from services.generator.engine import (
     EngineStats,
     FinishReason,
     QueueFullError,
+    Refusal,
+    RequestError,
     SamplingParams,
     StepOutput,
     sequence_id,
 )
+from services.generator.engine_thread import EngineThread
+from services.generator.metrics import EngineMetrics
+from services.generator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-WEDGED_S = 5.0
+# a step that takes longer makes unready; checks come a second apart and must see it within five
+WEDGED_S = 3.0
 CLOSE_LIMIT_S = 10.0
+# with an empty queue a place comes up when something that runs ends, and who knows when
+UNKNOWN_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,12 @@ class EngineBridge:
     all but stops spinning, which doubles the time of a step.
     """
 
-    def __init__(self, engine: Engine, max_live: int, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, engine: Engine, max_live: int, thread: EngineThread, wedged_s: float = WEDGED_S
+    ) -> None:
         self.engine = engine
+        self.metrics = EngineMetrics(engine.stats())
+        self.watchdog = Watchdog(wedged_s)
         self._max_live = max_live
         self._commands: queue.SimpleQueue[Callable[[], list[StepOutput]] | None] = (
             queue.SimpleQueue()  # bounded by max_live: an add and an abort for each
@@ -77,20 +89,20 @@ class EngineBridge:
         self._running: Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stats = engine.stats()
-        self._busy_since: float | None = None
         self._on_fault: Callable[[], None] = lambda: None
 
     @classmethod
-    async def load(cls, load: Callable[[], Engine], max_live: int) -> "EngineBridge":
+    async def load(
+        cls, load: Callable[[], Engine], max_live: int, wedged_s: float = WEDGED_S
+    ) -> "EngineBridge":
         """Loads an engine in a thread of its own; raises what `load` raises."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        thread = EngineThread("engine")
         try:
-            engine = await asyncio.get_running_loop().run_in_executor(thread, load)
+            engine = await asyncio.wrap_future(thread.submit(load))
         except BaseException:
-            thread.shutdown(wait=False)
+            thread.shutdown()
             raise
-        return cls(engine, max_live, thread)
+        return cls(engine, max_live, thread, wedged_s)
 
     def start(self, on_fault: Callable[[], None]) -> None:
         """Starts the thread; `on_fault` is called when the engine cannot go on."""
@@ -98,7 +110,9 @@ class EngineBridge:
         self._running = self._thread.submit(self._run)
 
     def room(self) -> int:
-        """Sequences that would be taken now."""
+        """Sequences that would be taken now: none while a step does not end."""
+        if self.watchdog.is_wedged:
+            return 0
         return max(0, self._max_live - len(self._listeners))
 
     def num_live(self) -> int:
@@ -111,7 +125,11 @@ class EngineBridge:
 
     def stats(self) -> EngineStats:
         """The engine's counts after its latest step."""
-        return self._stats
+        return self.metrics.stats
+
+    def expected_wait_s(self) -> float:
+        """What a sequence without room is told to wait: as long as the queue takes to empty."""
+        return self.stats().expected_wait_s or UNKNOWN_WAIT_S
 
     def submit(self, submission: Submission, listener: Listener) -> bool:
         """Hands a request to the engine; False when there is no room for all its sequences.
@@ -120,8 +138,11 @@ class EngineBridge:
         """
         self.engine.validate(submission.prompt_token_ids, submission.params)
         if self.room() < len(submission.sequence_ids):
+            self.metrics.refused("no_room")
             return False
-        self._listeners.update(dict.fromkeys(submission.sequence_ids, listener))
+        for one_id in submission.sequence_ids:
+            self.metrics.arrived(one_id, submission.params.max_tokens)
+            self._listeners[one_id] = listener
         self._idle.clear()
         self._commands.put(lambda: self._add(submission))
         return True
@@ -137,56 +158,55 @@ class EngineBridge:
 
     async def ping(self) -> None:
         """Raises when the engine has not finished a step for a while although it has work."""
-        since = self._busy_since
         ended = self._running is None or self._running.done()
-        if ended or (since and time.monotonic() - since > WEDGED_S):
+        if ended or self.watchdog.is_wedged:
             raise TimeoutError
 
     async def close(self) -> None:
-        """Ends the thread after its current step; idempotent."""
+        """Ends the thread after its current step, or leaves it if that does not end; idempotent."""
         if self._running is not None and not self._running.done():
             self._commands.put(None)
-            await asyncio.wait([asyncio.wrap_future(self._running)], timeout=CLOSE_LIMIT_S)
-        self._thread.shutdown(wait=False)
+            limit_s = 0.0 if self.watchdog.is_wedged else CLOSE_LIMIT_S
+            await asyncio.wait([asyncio.wrap_future(self._running)], timeout=limit_s)
+            if not self._running.done():
+                log.error("the engine's thread is left behind in its step")
+        self._thread.shutdown()
 
     # -- on the engine's thread ---------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while True:
-                ended = self._apply_commands()
-                if ended is None:
+                outputs = self._apply_commands()
+                if outputs is None:
                     return
-                self._busy_since = time.monotonic()
-                outputs = ended + self.engine.step()
-                self._busy_since = None
-                if outputs:
-                    stats = self.engine.stats()
-                    self._loop.call_soon_threadsafe(self._deliver, outputs, stats)
+                self.watchdog.begin()
+                outputs += self.engine.step()
+                self.watchdog.end()
+                handed = outputs, self.engine.stats(), time.monotonic()
+                self._loop.call_soon_threadsafe(self._deliver, *handed)
         except Exception:
             log.exception("the engine failed")
             self._loop.call_soon_threadsafe(self._on_fault)
+        finally:
+            self.watchdog.end()
 
     def _apply_commands(self) -> list[StepOutput] | None:
         """Waits for work, then does all that waits; None when it is time to end."""
-        ended: list[StepOutput] = []
+        outputs: list[StepOutput] = []
         waiting = not self.engine.has_work
         while True:
             try:
                 command = self._commands.get(block=waiting)
             except queue.Empty:
-                return ended
+                return outputs
             if command is None:
                 return None
-            ended += command()
+            outputs += command()
             waiting = False
 
-    def _abort(self, one_id: str) -> list[StepOutput]:
-        output = self.engine.abort(one_id, FinishReason.ABORT)
-        return [] if output is None else [output]
-
     def _add(self, submission: Submission) -> list[StepOutput]:
-        """Returns the only outputs of sequences for which the engine's queue has no place."""
+        """Returns the only outputs of sequences that the engine does not take."""
         try:
             self.engine.add(
                 submission.request_id,
@@ -199,17 +219,25 @@ class EngineBridge:
             )
         except QueueFullError as error:
             log.warning("refused %s: %s", submission.request_id, error)
-            num_prompt_tokens = len(submission.prompt_token_ids)
-            return [
-                StepOutput(one_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0)
-                for one_id in submission.sequence_ids
-            ]
+            return _refused(submission, Refusal(error.limit, error.expected_wait_s))
+        except RequestError as error:
+            log.warning("refused %s: %s", submission.request_id, error)
+            return _failed(submission)
+        except Exception as fault:
+            return [*_failed(submission), *self.engine.recover(fault)]
         return []
+
+    def _abort(self, request_id: str) -> list[StepOutput]:
+        try:
+            output = self.engine.abort(request_id, FinishReason.ABORT)
+        except Exception as fault:
+            return self.engine.recover(fault)
+        return [] if output is None else [output]
 
     # -- on the event loop --------------------------------------------------------------------
 
-    def _deliver(self, outputs: list[StepOutput], stats: EngineStats) -> None:
-        self._stats = stats
+    def _deliver(self, outputs: list[StepOutput], stats: EngineStats, now_s: float) -> None:
+        self.metrics.stepped(outputs, stats, now_s)
         by_listener: dict[int, tuple[Listener, list[StepOutput]]] = {}
         for output in outputs:
             listener = self._listeners.get(output.request_id)
@@ -222,3 +250,19 @@ class EngineBridge:
             self._idle.set()
         for listener, own in by_listener.values():
             listener.receive(own)
+
+
+def _refused(submission: Submission, refusal: Refusal) -> list[StepOutput]:
+    num_prompt_tokens = len(submission.prompt_token_ids)
+    return [
+        StepOutput(one_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0, refusal=refusal)
+        for one_id in submission.sequence_ids
+    ]
+
+
+def _failed(submission: Submission) -> list[StepOutput]:
+    num_prompt_tokens = len(submission.prompt_token_ids)
+    return [
+        StepOutput(one_id, (), FinishReason.ERROR, num_prompt_tokens, 0, 0)
+        for one_id in submission.sequence_ids
+    ]

@@ -5,8 +5,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mesh.config import Settings
+from mesh.config import Settings, variables
 from services.generator.engine import EngineConfig
+
+# where the engine's name for an option is not the setting's
+_FIELDS = {
+    "max_num_seqs": "max_sequences",
+    "max_queued_tokens": "max_waiting_tokens",
+    "kv_cache_bytes": "kv_cache_mb",
+    "num_threads": "threads",
+    "target_step_s": "target_step_ms",
+}
 
 
 class GeneratorSettings(Settings):
@@ -25,7 +34,11 @@ class GeneratorSettings(Settings):
     attention: str = Field(
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
+    speculative_tokens: int = Field(
+        0, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
+    )
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
+    wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
 
     def engine(self) -> EngineConfig:
         """What the engine is told; 0 and an empty text stand for its own choice."""
@@ -37,6 +50,14 @@ class GeneratorSettings(Settings):
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=self.target_step_ms / 1000,
             attention=self.attention,
+            speculative_tokens=self.speculative_tokens,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,
         )
+
+
+def variable(option: str) -> str:
+    """The variable behind an option of the engine, for messages to operators."""
+    field = _FIELDS.get(option, option)
+    named = {own: name for name, own in variables(GeneratorSettings).items()}
+    return named.get(field, option)

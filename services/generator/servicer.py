@@ -12,7 +12,7 @@ from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge, Submission
-from services.generator.engine import FinishReason, ParamError, RequestError, StepOutput
+from services.generator.engine import FinishReason, RequestError, StepOutput
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,20 +44,13 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generator_pb2.GenerateResponse]:
         """A response per sequence and engine step; leaving the call ends the sequences."""
-        inbox = _Inbox()
-        submission = Submission(
-            request_id=uuid.uuid4().hex,
-            prompt_token_ids=tuple(request.prompt_token_ids),
-            params=wire.sampling_params(request.sampling),
-            deadline=rpc.request_context(context).deadline,
-            cache_salt=request.cache_salt,
-        )
-        try:
-            taken = self._bridge.submit(submission, inbox)
-        except (ParamError, RequestError) as error:
-            raise wire.refused(error) from error
-        if not taken:
-            raise MeshError(Code.RESOURCE_EXHAUSTED, "This replica has no room.", retry_after_s=1.0)
+        inbox, submission = _Inbox(), self._submission(request, context)
+        if not self._submit(submission, inbox):
+            raise MeshError(
+                Code.RESOURCE_EXHAUSTED,
+                "This replica has no room.",
+                retry_after_s=self._bridge.expected_wait_s(),
+            )
         left = {one_id: index for index, one_id in enumerate(submission.sequence_ids)}
         try:
             while left:
@@ -69,10 +62,36 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
             for one_id in left:
                 self._bridge.abort(one_id)
 
+    def _submission(self, request: generator_pb2.GenerateRequest, context: Context) -> Submission:
+        asks = request.HasField("sampling")
+        sampling = request.sampling if asks else self._model.default_sampling
+        try:
+            params = wire.sampling_params(sampling)
+        except MeshError:
+            self._bridge.metrics.refused("invalid")
+            raise
+        return Submission(
+            request_id=uuid.uuid4().hex,
+            prompt_token_ids=tuple(request.prompt_token_ids),
+            params=params,
+            deadline=rpc.request_context(context).deadline,
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            tenant=request.tenant,
+        )
+
+    def _submit(self, submission: Submission, inbox: "_Inbox") -> bool:
+        try:
+            return self._bridge.submit(submission, inbox)
+        except RequestError as error:
+            self._bridge.metrics.refused("invalid")
+            raise wire.refused(error) from error
+
 
 def _response(output: StepOutput, sequence: int) -> generator_pb2.GenerateResponse:
     if output.finish_reason in _FAULTS:
-        raise MeshError(*_FAULTS[output.finish_reason])
+        wait_s = None if output.refusal is None else output.refusal.expected_wait_s
+        raise MeshError(*_FAULTS[output.finish_reason], retry_after_s=wait_s)
     response = generator_pb2.GenerateResponse(
         token_ids=output.token_ids,
         logprobs=wire.logprobs(output.logprobs),

@@ -16,6 +16,7 @@ from services.generator.engine import (
     StepOutput,
     TokenLogprobs,
 )
+from services.generator.model.generation_config import GenerationConfig
 
 _REASONS = {
     None: common_pb2.FINISH_REASON_UNSPECIFIED,
@@ -106,12 +107,21 @@ def timings(output: StepOutput) -> common_pb2.Timings:
 def model_info(folder: Path, model_id: str, engine: Engine) -> common_pb2.ModelInfo:
     """What this replica serves."""
     config = engine.model_config
+    defaults = GenerationConfig.read(folder)
     return common_pb2.ModelInfo(
         id=model_id or folder.resolve().name,
         revision=revision(folder),
         context_length=config.context_length,
         vocab_size=config.vocab_size,
         eos_token_ids=config.eos_token_ids,
+        default_sampling=common_pb2.SamplingParams(
+            max_tokens=defaults.max_tokens,
+            temperature=defaults.temperature,
+            top_k=defaults.top_k,
+            top_p=defaults.top_p,
+            min_p=defaults.min_p,
+            repetition_penalty=defaults.repetition_penalty,
+        ),
     )
 
 

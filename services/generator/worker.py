@@ -5,8 +5,6 @@ import logging
 import time
 from collections.abc import Mapping
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from mesh import bus as subjects
 from mesh.bus import Bus
 from mesh.errors import MeshError, invalid
@@ -23,16 +21,6 @@ ANNOUNCE_INTERVAL_S = 0.5
 # a gateway that has been silent for so long is gone, and nobody reads its answers
 GATEWAY_SILENCE_S = 5.0
 
-_jobs = Counter("infermesh_generator_jobs_total", "Jobs by their end", ["outcome"])
-_tokens = Counter("infermesh_generator_tokens_total", "Tokens by kind", ["kind"])
-_stages = Histogram(
-    "infermesh_generator_stage_seconds",
-    "Time of a sequence in each stage",
-    ["stage"],
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
-_blocks = Gauge("infermesh_generator_kv_blocks", "KV blocks by state", ["state"])
-_live = Gauge("infermesh_generator_live_sequences", "Sequences that have not ended")
 _REJECTED = common_pb2.FINISH_REASON_REJECTED
 
 
@@ -63,7 +51,6 @@ class Worker:
         while True:
             self._changed.clear()
             self._drop_silent_gateways()
-            self._observe()
             try:
                 await self._bus.publish(subjects.ANNOUNCE, self._announcement())
                 for link in list(self._links.values()):
@@ -101,6 +88,7 @@ class Worker:
             running=self._bridge.num_live(),
             draining=self._draining,
             job_ids=[job_id for link in self._links.values() for job_id in link.jobs],
+            expected_wait_s=stats.expected_wait_s,
         )
 
     def _on_hello(self, message: events_pb2.Hello, headers: Mapping[str, str]) -> None:
@@ -121,6 +109,7 @@ class Worker:
         if self._bridge.is_live(job.job_id):
             return
         if self._draining or job.model_revision != self._model.revision:
+            self._bridge.metrics.refused("draining" if self._draining else "revision")
             link.refuse(job.job_id, _REJECTED)
             return
         left_s = job.deadline_unix_ms / 1000 - time.time()
@@ -139,12 +128,13 @@ class Worker:
             taken = self._bridge.submit(submission, link)
         except (MeshError, ParamError, RequestError) as error:
             log.warning("refused job %s: %s", job.job_id, error)
+            self._bridge.metrics.refused("invalid")
             link.refuse(job.job_id, common_pb2.FINISH_REASON_ERROR)
             return
         if taken:
             link.jobs[job.job_id] = (time.time(), headers)
         else:
-            link.refuse(job.job_id, _REJECTED)
+            link.refuse(job.job_id, _REJECTED, self._bridge.expected_wait_s())
 
     def _link(self, gateway_id: str) -> "_Link":
         link = self._links.get(gateway_id)
@@ -163,13 +153,6 @@ class Worker:
             if not link.jobs:
                 del self._links[gateway_id]
                 link.cancel()
-
-    def _observe(self) -> None:
-        stats = self._bridge.stats()
-        _live.set(self._bridge.num_live())
-        _blocks.labels("free").set(stats.num_blocks_free)
-        _blocks.labels("cached").set(stats.num_blocks_cached)
-        _blocks.labels("used").set(stats.num_blocks_used)
 
 
 class _Link:
@@ -201,14 +184,24 @@ class _Link:
                 delta.finish_reason = wire.finish_reason(output)
                 delta.usage.CopyFrom(wire.usage(output))
                 delta.timings.CopyFrom(wire.timings(output))
-                self._record(output)
+                self._trace(output)
+            if output.refusal is not None:
+                delta.expected_wait_s = output.refusal.expected_wait_s
             self._deltas.append(delta)
         self._wake()
 
-    def refuse(self, job_id: str, reason: common_pb2.FinishReason) -> None:
-        """A job that never reaches the engine."""
-        _jobs.labels(common_pb2.FinishReason.Name(reason)[len("FINISH_REASON_") :].lower()).inc()
-        self._deltas.append(events_pb2.SequenceDelta(job_id=job_id, finish_reason=reason))
+    def refuse(
+        self,
+        job_id: str,
+        reason: common_pb2.FinishReason,
+        expected_wait_s: float | None = None,
+    ) -> None:
+        """A job that never reaches the engine; the wait is told where waiting helps."""
+        self._deltas.append(
+            events_pb2.SequenceDelta(
+                job_id=job_id, finish_reason=reason, expected_wait_s=expected_wait_s
+            )
+        )
         self._wake()
 
     async def resend(self, first: int, last: int) -> None:
@@ -247,13 +240,9 @@ class _Link:
             if not self._deltas:
                 self._flushed.set()
 
-    def _record(self, output: StepOutput) -> None:
-        """Metrics and spans of a sequence that ended; the engine's stages become child spans."""
+    def _trace(self, output: StepOutput) -> None:
+        """Spans of a sequence that ended; the engine's stages become children of the job's."""
         assert output.finish_reason is not None
-        _jobs.labels(output.finish_reason.value).inc()
-        _tokens.labels("prompt").inc(output.num_prompt_tokens)
-        _tokens.labels("cached").inc(output.num_cached_tokens)
-        _tokens.labels("completion").inc(output.num_output_tokens)
         now = time.time()
         received, headers = self.jobs.pop(output.request_id, (now, {}))
         job = past_span(
@@ -268,6 +257,5 @@ class _Link:
         start = now - output.queue_s - output.prefill_s - output.decode_s
         for stage in ("queue", "prefill", "decode"):
             seconds = getattr(output, f"{stage}_s")
-            _stages.labels(stage).observe(seconds)
             past_span(f"engine.{stage}", job, start, start + seconds)
             start += seconds

@@ -1,12 +1,21 @@
 """Token ids of many sequences to text, step by step; knows neither the wire nor the caller."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from mesh.errors import Code, MeshError
 from services.tokenizer.pieces import Pieces, TextDecoder
-from services.tokenizer.stops import Scanned, StopFinder
+from services.tokenizer.stops import StopFinder
 
 MAX_SEQUENCES = 16_384
+
+
+class Added(NamedTuple):
+    """What some ids add: text, the stop string that ended it, and how many came after that."""
+
+    text: str
+    stop: str | None = None
+    num_unused: int = 0
 
 
 class TextSequence:
@@ -23,15 +32,22 @@ class TextSequence:
         self._decoder = TextDecoder(pieces)
         self._finder = StopFinder(stop, include=include_stop) if stop else None
 
-    def push(self, ids: Iterable[int], *, final: bool = False) -> Scanned:
+    def push(self, ids: Iterable[int], *, final: bool = False) -> Added:
         """The text that these ids add; `final` gives out what is held back too."""
-        text = self._decoder.push(ids, final=final)
         if self._finder is None:
-            return Scanned(text)
-        scanned = self._finder.feed(text)
-        if final and scanned.stop is None:
-            return Scanned(scanned.text + self._finder.flush())
-        return scanned
+            return Added(self._decoder.push(ids, final=final))
+        portion = list(ids)
+        told = ""
+        # one by one, because it counts with which of them a stop string is complete
+        for num_used, token_id in enumerate(portion, start=1):
+            text, stop = self._finder.feed(self._decoder.push([token_id]))
+            told += text
+            if stop is not None:
+                return Added(told, stop, len(portion) - num_used)
+        if not final:
+            return Added(told)
+        text, stop = self._finder.feed(self._decoder.push([], final=True))
+        return Added(told + text + (self._finder.flush() if stop is None else ""), stop)
 
 
 class Detokenizer:
@@ -61,7 +77,7 @@ class Detokenizer:
         final: bool = False,
         stop: Sequence[str] = (),
         include_stop: bool = False,
-    ) -> Scanned:
+    ) -> Added:
         """One sequence's next ids; `stop` and `include_stop` count with its first ones only.
 
         Raises RESOURCE_EXHAUSTED when there are too many sequences.
@@ -69,16 +85,16 @@ class Detokenizer:
         if name in self._stopped:
             if final:
                 del self._stopped[name]
-            return Scanned("")
+            return Added("")
         sequence = self._live.get(name)
         if sequence is None:
             sequence = self._create(name, stop, include_stop)
-        scanned = sequence.push(ids, final=final)
-        if final or scanned.stop is not None:
+        added = sequence.push(ids, final=final)
+        if final or added.stop is not None:
             del self._live[name]
-        if not final and scanned.stop is not None:
+        if not final and added.stop is not None:
             self._remember(name)
-        return scanned
+        return added
 
     def _create(self, name: str, stop: Sequence[str], include_stop: bool) -> TextSequence:
         if len(self._live) >= self._limit:

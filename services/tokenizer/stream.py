@@ -44,7 +44,7 @@ class DetokenizeStream:
         ids = 0
         for i, delta in enumerate(request.deltas):
             _check_delta(i, delta)
-            text, stop = self.detokenizer.push(
+            text, stop, num_unused = self.detokenizer.push(
                 delta.sequence_id,
                 delta.token_ids,
                 final=delta.final,
@@ -57,6 +57,7 @@ class DetokenizeStream:
                     text=text,
                     stopped=stop is not None,
                     stop_string=stop or "",
+                    unused_tokens=num_unused,
                 )
             ids += len(delta.token_ids)
             if ids >= BREATH_IDS:

@@ -81,6 +81,7 @@ class ScriptedReplica:
     def __init__(self, bus: Bus, replica_id: str, revision: str = "r1") -> None:
         self.id = replica_id
         self.room = 4
+        self.expected_wait_s = 0.0
         self.job_ids: list[str] = []
         self.jobs: list[events_pb2.Job] = []
         self.headers: list[Mapping[str, str]] = []
@@ -123,6 +124,7 @@ class ScriptedReplica:
             room_tokens=10_000,
             running=len(self.job_ids),
             job_ids=self.job_ids,
+            expected_wait_s=self.expected_wait_s,
             **changes,
         )
         await self._bus.publish(subjects.ANNOUNCE, message)
@@ -139,9 +141,15 @@ class ScriptedReplica:
         end: "common_pb2.FinishReason" = common_pb2.FINISH_REASON_UNSPECIFIED,
         *,
         lose: bool = False,
+        expected_wait_s: float | None = None,
     ) -> None:
         """One frame with new tokens of a sequence; `lose` numbers it but keeps it from the bus."""
-        delta = events_pb2.SequenceDelta(job_id=job_id, token_ids=ids(text), finish_reason=end)
+        delta = events_pb2.SequenceDelta(
+            job_id=job_id,
+            token_ids=ids(text),
+            finish_reason=end,
+            expected_wait_s=expected_wait_s,
+        )
         if end:
             delta.usage.CopyFrom(common_pb2.Usage(prompt_tokens=3, completion_tokens=7))
             delta.timings.CopyFrom(common_pb2.Timings(queue_s=0.5, prefill_s=0.25, decode_s=2))

@@ -28,6 +28,17 @@ def test_everything_else_is_refused(header: str) -> None:
     assert caught.value.code is Code.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(("header", "first"), [("Bearer key-1", 0), ("Bearer key-2", -100)])
+def test_only_administration_goes_before_others(header: str, first: int) -> None:
+    """Every key may give way; a priority before other tenants' needs the administration's."""
+    principal = Authenticator(KEYS).authenticate(header)
+    principal.check_priority(first)
+    principal.check_priority(100)
+    with pytest.raises(MeshError, match=f"at least {first}") as caught:
+        principal.check_priority(first - 1)
+    assert (caught.value.code, caught.value.field) == (Code.PERMISSION_DENIED, "priority")
+
+
 def test_without_keys_everyone_is_someone() -> None:
     """With checking off, all callers share one tenant."""
     assert Authenticator({}).authenticate("") is ANYONE

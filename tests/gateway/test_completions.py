@@ -124,6 +124,20 @@ async def test_sampling_reaches_the_generator(stack: Any) -> None:
     assert (greedy.sampling.top_p, greedy.sampling.top_k, greedy.sampling.seed) == (1.0, 0, None)
 
 
+async def test_priority_reaches_the_generator(stack: Any) -> None:
+    """A request may give way; to go before others it needs the key for that."""
+    text = {"model": "tiny", "prompt": "abc", "priority": 7}
+    await stack.chat(priority=3)
+    await stack.post("/v1/completions", text)
+    assert [r.priority for r in stack.generator.requests] == [3, 7]
+    for path, body in (("chat/completions", stack.body), ("completions", text)):
+        status, _, refusal = await stack.post(f"/v1/{path}", {**body, "priority": -1})
+        assert (status, refusal["error"]["param"]) == (403, "priority")
+    headers = {"Authorization": "Bearer another-key"}
+    assert (await stack.chat(headers, priority=-1))[0] == 200
+    assert stack.generator.requests[-1].priority == -1
+
+
 async def test_default_max_tokens_is_what_the_context_leaves(stack: Any) -> None:
     """Without max_tokens a chat may fill the context and a completion gets the default."""
     await stack.chat()

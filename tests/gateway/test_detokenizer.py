@@ -119,6 +119,7 @@ async def test_tokens_after_a_stop_are_ignored(stage: Stage) -> None:
     stage.feed("o", "x", final=True)
     await until(lambda: other.is_done)
     assert (stopped.text, other.text) == ("a", "x")
+    assert stopped.texts[-1].num_tokens == 2
     for name in "so":
         stage.detokenizer.forget(name)
 

@@ -1,6 +1,7 @@
 """The queue and the placement of jobs: examples for each rule, then random histories."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mesh.errors import Code, MeshError
+from mesh.policy import QUANTUM, Line, Place
 from services.gateway.dispatch import (
     MISSING_LIMIT_S,
     SILENCE_LIMIT_S,
@@ -23,9 +25,16 @@ B = Model("b", "r1", 512, 100)
 
 
 def job(
-    name: str, model: Model = A, *, tokens: int = 20, priority: int = 0, at: float = 0.0
+    name: str,
+    model: Model = A,
+    *,
+    tokens: int = 20,
+    priority: int = 0,
+    tenant: str = "",
+    at: float = 0.0,
 ) -> Job:
-    return Job(name, model, tokens // 2, tokens - tokens // 2, arrived=at, priority=priority)
+    lengths = tokens // 2, tokens - tokens // 2
+    return Job(name, model, *lengths, arrived=at, tenant=tenant, priority=priority)
 
 
 def said(
@@ -37,8 +46,9 @@ def said(
     model: Model = A,
     jobs: tuple[str, ...] = (),
     draining: bool = False,
+    wait_s: float = 0.0,
 ) -> Report:
-    return Report(replica_id, model, room, tokens, load, draining, frozenset(jobs))
+    return Report(replica_id, model, room, tokens, load, draining, frozenset(jobs), wait_s)
 
 
 def sent(work: Work) -> dict[str, str | None]:
@@ -133,6 +143,21 @@ def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
         fleet.check()
 
 
+def test_the_time_to_retry_is_the_shortest_expected_wait() -> None:
+    """Of the replicas that serve the model and stay; a second at least."""
+    fleet = dispatcher(
+        said("r1", room=0, wait_s=7.5),
+        said("r2", room=0, wait_s=4.25),
+        said("r3", room=0, wait_s=2.0, draining=True),
+        said("r4", room=0, wait_s=0.5, model=B),
+        max_waiting=0,
+    )
+    for model, wait_s in ((A, 4.25), (B, 1.0)):
+        with pytest.raises(MeshError) as refused:
+            fleet.submit(job("0", model))
+        assert refused.value.retry_after_s == wait_s
+
+
 def test_a_full_queue_does_not_refuse_what_needs_no_wait() -> None:
     """With a queue of no places, jobs that a replica has room for still go through."""
     fleet = dispatcher(said("r1", room=2), max_waiting=0)
@@ -145,6 +170,31 @@ def test_priority_then_arrival() -> None:
     submit(fleet, job("late", at=2), job("early", at=1), job("urgent", priority=-1, at=3))
     work = fleet.report(said("r1", room=3), 0.5)
     assert [j.id for j in work.send] == ["urgent", "early", "late"]
+
+
+def test_a_flood_does_not_delay_another_tenant() -> None:
+    """Behind a hundred jobs of one tenant, another's goes within a quantum's worth of work."""
+    fleet = dispatcher(said("r1", room=0), max_waiting=200, max_tokens=50_000)
+    submit(fleet, *(job(f"flood{i}", tokens=200, tenant="flood", at=i) for i in range(100)))
+    submit(fleet, job("late", tokens=200, tenant="late", at=100))
+    work = fleet.report(said("r1", room=1), 0.5)
+    ahead = 0
+    while "late" not in sent(work):
+        ahead += sum(job.peak_tokens for job in work.send)
+        work = fleet.ended(work.send[0].id)
+    assert 0 < ahead <= QUANTUM
+
+
+def test_a_job_that_comes_back_pays_once() -> None:
+    """What a replica rejected or lost goes first of its tenant, which owes nothing more for it."""
+    fleet = dispatcher(said("r1", room=1), max_waiting=20, max_tokens=50_000)
+    submit(fleet, job("a0", tokens=QUANTUM, tenant="a"))
+    submit(fleet, job("a1", tokens=QUANTUM, tenant="a", at=1))
+    submit(fleet, job("b0", tokens=QUANTUM, tenant="b", at=2))
+    submit(fleet, job("b1", tokens=QUANTUM, tenant="b", at=3))
+    fleet.rejected("a0")
+    work = fleet.report(said("r1", room=4, tokens=50_000), 0.5)
+    assert [job.id for job in work.send] == ["a0", "a1", "b0", "b1"]
 
 
 def test_a_large_job_holds_back_its_own_model_only() -> None:
@@ -182,6 +232,18 @@ def test_a_rejected_job_goes_to_another_replica() -> None:
     assert submit(fleet, job("0")) == {"0": "r1"}
     assert sent(fleet.rejected("0")) == {"0": "r2"}
     assert submit(fleet, job("1", at=1)) == {"1": "r2"}
+    fleet.check()
+
+
+def test_a_rejected_job_without_a_place_is_refused() -> None:
+    """When the other replicas reject it too and the queue is full, with the wait they told."""
+    fleet = dispatcher(said("r1", load=0), said("r2", load=1), max_waiting=0)
+    submit(fleet, job("0"))
+    assert sent(fleet.rejected("0", 9.0)) == {"0": "r2"}
+    work = fleet.rejected("0", 5.0)
+    assert [j.id for j in work.refused] == ["0"]
+    assert fleet.queue_full(A).retry_after_s == 5.0
+    assert fleet.num_waiting() == fleet.num_running() == 0
     fleet.check()
 
 
@@ -290,6 +352,9 @@ class Histories(RuleBasedStateMachine):
         self.with_output: set[str] = set()
         self.past: list[str] = []
         self.views: dict[str, View] = {}
+        self.paid: set[str] = set()
+        self.lines: dict[Model, Line[Job]] = {}
+        self.in_line: set[str] = set()
         for name in ("r1", "r2"):
             report = said(name, room=2)
             self.views[name] = View(report, self.now, 2, set(), set())
@@ -311,6 +376,19 @@ class Histories(RuleBasedStateMachine):
             view.ended.add(job_id)
             view.room += 1
 
+    def place(self, each: Job) -> Place:
+        cost = 0 if each.id in self.paid else each.num_prompt_tokens + each.max_tokens
+        return Place(each.priority, each.tenant, each.arrived, cost)
+
+    def line(self, model: Model) -> Line[Job]:
+        """Those that wait for a model, brought up to date with `waiting`."""
+        line = self.lines.setdefault(model, Line(self.place))
+        for each in map(self.jobs.__getitem__, sorted(self.waiting ^ self.in_line, key=_number)):
+            if each.model == model:
+                (line.add if each.id in self.waiting else line.remove)(each)
+                self.in_line ^= {each.id}
+        return line
+
     def fits(self, each: Job, view: View) -> bool:
         # one that refused a job counts as full until it speaks again
         said_tokens = 0 if view.rejected else view.report.room_tokens
@@ -331,10 +409,12 @@ class Histories(RuleBasedStateMachine):
             lighter = [v for v in self.views.values() if self.fits(each, v) and v.load < view.load]
             assert not lighter, "a less loaded replica had room"
             assert each.id not in self.with_output, "begun anew after output"
-            before = [self.jobs[i] for i in self.waiting if self.jobs[i].model == each.model]
-            first = min(before, key=lambda j: (j.priority, j.arrived))
-            assert first is each, "overtaken within its model and priority"
+            line = self.line(each.model)
+            assert next(iter(line)) is each, "overtaken within its model"
+            line.take(each)
             self.waiting.discard(each.id)
+            self.in_line.discard(each.id)
+            self.paid.add(each.id)
             self.running[each.id] = replica_id
             view.unlisted.add(each.id)
             view.room -= 1
@@ -348,15 +428,16 @@ class Histories(RuleBasedStateMachine):
         model=st.sampled_from([A, B]),
         tokens=st.sampled_from([20, 80, 400]),
         priority=st.sampled_from([-1, 0, 0, 0]),
+        tenant=st.sampled_from(["a", "a", "b"]),
         count=st.integers(1, 3),
     )
-    def submit(self, model: Model, tokens: int, priority: int, count: int) -> None:
+    def submit(self, model: Model, count: int, **rest: Any) -> None:
         for _ in range(count):
-            self.submit_one(model, tokens, priority)
+            self.submit_one(model, **rest)
 
-    def submit_one(self, model: Model, tokens: int, priority: int) -> None:
+    def submit_one(self, model: Model, tokens: int, **rest: Any) -> None:
         self.count += 1
-        new = job(f"j{self.count}", model, tokens=tokens, priority=priority, at=self.count)
+        new = job(f"j{self.count}", model, tokens=tokens, at=self.count, **rest)
         served = any(v.report.model == model for v in self.views.values())
         waiting_before = len(self.waiting)
         tokens_before = sum(self.jobs[i].peak_tokens for i in self.waiting)
@@ -449,7 +530,14 @@ class Histories(RuleBasedStateMachine):
         self.forget_placement(job_id)
         view.room, view.rejected = 0, True
         self.waiting.add(job_id)
-        self.apply(self.fleet.rejected(job_id))
+        work = self.fleet.rejected(job_id)
+        self.apply(work)
+        num_tokens = sum(self.jobs[i].peak_tokens for i in self.waiting)
+        over = len(self.waiting) > self.max_waiting or num_tokens > self.max_tokens
+        assert [each.id for each in work.refused] == [job_id] * (over and job_id in self.waiting)
+        for each in work.refused:
+            self.waiting.remove(each.id)
+            self.past.append(each.id)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), cancelled=st.booleans())
@@ -501,11 +589,14 @@ class Histories(RuleBasedStateMachine):
     def nobody_waits_in_vain(self) -> None:
         """The first job of each model waits only while no replica has room for it."""
         for model in (A, B):
-            line = [self.jobs[i] for i in self.waiting if self.jobs[i].model == model]
-            if line:
-                first = min(line, key=lambda j: (j.priority, j.arrived))
+            if line := self.line(model):
+                first = next(iter(line))
                 views = [v for v in self.views.values() if not v.rejected]
                 assert not any(self.fits(first, v) for v in views), f"{first.id} could go"
+
+
+def _number(job_id: str) -> int:
+    return int(job_id[1:])
 
 
 TestHistories = Histories.TestCase

@@ -1,5 +1,6 @@
 """Fitting passages and answers into a context."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.context import RequestContext
-from services.gateway import fitting
+from services.gateway import fitting, openai
 from services.gateway.fitting import Passage
+from services.gateway.generation import Defaults, Model, Sampling
 from services.gateway.openai import Message
 
 QUESTION = [Message("user", "?")]
@@ -69,6 +71,37 @@ def test_system_texts_become_one() -> None:
     made = fitting.grounded(messages, ["p"])
     assert [m.role for m in made] == ["system", "user", "assistant"]
     assert made[0].content.startswith("A\n\nB\n\n") and made[0].content.endswith("[1] p")
+
+
+WISHES = Defaults(
+    max_tokens=9, temperature=0.6, top_k=20, top_p=0.9, min_p=0.1, repetition_penalty=1.1
+)
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
+
+
+def drawn(defaults: Defaults, **fields: Any) -> Sampling:
+    model = Model("m", "r", 512, 100, (), defaults)
+    return fitting.sampling(openai.chat({**CHAT, **fields}).options, model, (1, 2), "prompt", 300)
+
+
+def test_a_silent_request_is_sampled_as_the_model_wishes() -> None:
+    """What the request does not name comes from the model, and is off where that is silent too."""
+    assert drawn(WISHES) == Sampling(**dataclasses.asdict(WISHES))
+    assert drawn(Defaults()) == Sampling(300, temperature=1.0)
+
+
+def test_the_request_wins_over_the_model() -> None:
+    """Each named field counts, values that turn something off as well."""
+    fields = {"temperature": 0.3, "top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    assert drawn(WISHES, **fields, max_tokens=5) == Sampling(5, temperature=0.3)
+    assert drawn(WISHES, top_k=3) == Sampling(**dataclasses.asdict(WISHES) | {"top_k": 3})
+
+
+def test_a_model_may_wish_to_be_greedy() -> None:
+    """Its answers then have the cache keys of requests that ask for temperature 0."""
+    wishes = dataclasses.replace(WISHES, temperature=0.0)
+    assert drawn(wishes) == drawn(WISHES, temperature=0)
+    assert drawn(wishes).top_k == 0
 
 
 def test_prompt_without_tokens_is_refused() -> None:

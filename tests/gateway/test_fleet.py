@@ -18,7 +18,7 @@ from services.gateway import detokenizer, dispatch, fleet
 from services.gateway.detokenizer import Detokenizer
 from services.gateway.dispatch import Dispatcher
 from services.gateway.fleet import Fleet
-from services.gateway.generation import GenerationRequest, Model, Sampling, TextDelta
+from services.gateway.generation import Defaults, GenerationRequest, Model, Sampling, TextDelta
 from tests.gateway.scripted import (
     LENGTH,
     LETTERS,
@@ -195,6 +195,18 @@ async def test_text_streams_to_its_end(stage: Stage) -> None:
     assert reading.last.timings is not None
     assert reading.last.timings.decode_s == 2
     assert replica.cancelled == []
+
+
+async def test_a_replica_tells_how_its_model_wants_to_be_sampled(stage: Stage) -> None:
+    """The announced wishes are the model's defaults; a replica of an older version has none."""
+    replica = await stage.replica("r1")
+    assert [model.defaults for model in stage.fleet.models()] == [Defaults()]
+    wishes = common_pb2.SamplingParams(
+        temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=1.5, max_tokens=9
+    )
+    replica.model.default_sampling.CopyFrom(wishes)
+    expected = Defaults(9, temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=1.5)
+    await until(lambda: [model.defaults for model in stage.fleet.models()] == [expected])
 
 
 async def test_a_job_carries_the_whole_request(stage: Stage) -> None:
@@ -437,6 +449,31 @@ async def test_a_full_queue_refuses(stage: Stage) -> None:
     assert [e.code for e in errors].count(Code.RESOURCE_EXHAUSTED) == 1
     assert [e.code for e in errors].count(Code.DEADLINE_EXCEEDED) == 8
     assert {e.retry_after_s for e in errors if e.code is Code.RESOURCE_EXHAUSTED} == {1.0}
+
+
+async def test_a_full_queue_tells_the_wait_that_replicas_announce(stage: Stage) -> None:
+    """The refusal's time to retry is what the replica expects from its own queue."""
+    replica = await stage.replica("r1", room=0)
+    replica.expected_wait_s = 6.5
+    stage.dispatcher._max_waiting = 0
+    await replica.announce()
+    await until(lambda: stage.dispatcher.queue_full(MODEL).retry_after_s == 6.5)
+    error = (await stage.read().done()).error
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 6.5)
+
+
+async def test_a_job_that_all_reject_is_refused_with_their_wait(stage: Stage) -> None:
+    """With no place in the queue either, its reader hears when to come back."""
+    replica = await stage.replica("r1", room=1)
+    stage.dispatcher._max_waiting = 0
+    reading = stage.read()
+    job = await replica.job()
+    replica.room = 0
+    await replica.say(job.job_id, "", REJECTED, expected_wait_s=4.5)
+    error = (await reading.done()).error
+    assert error is not None
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 4.5)
 
 
 async def test_a_silent_replica_loses_its_jobs(stage: Stage) -> None:

@@ -91,6 +91,9 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"temperature": float("nan")}, "temperature"),
     ({"temperature": 10**400}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
+    ({"priority": 101}, "priority"),
+    ({"priority": -101}, "priority"),
+    ({"priority": 0.5}, "priority"),
     ({"temperature": False}, "temperature"),
     ({"temperature": [1]}, "temperature"),
     ({"top_p": 0}, "top_p"),
@@ -280,10 +283,11 @@ def test_what_clients_send_without_meaning_it_is_accepted() -> None:
 
 
 def test_defaults() -> None:
-    """Absent fields mean what OpenAI says they mean."""
+    """Absent fields mean what OpenAI says they mean; what a model may decide is left open."""
     options = openai.chat(CHAT).options
-    assert (options.temperature, options.top_p, options.n) == (1.0, 1.0, 1)
+    assert (options.n, options.priority, options.frequency_penalty) == (1, 0, 0.0)
     assert options.max_tokens is None and not options.stream and options.stop == ()
+    assert options.temperature is options.top_p is options.top_k is options.min_p is None
 
 
 def test_beam_search_in_both_endpoints() -> None:

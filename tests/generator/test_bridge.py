@@ -1,13 +1,18 @@
 """The engine's thread and the event loop beside it, with a real tiny model."""
 
 import asyncio
+import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mesh.health import Checks
 from services.generator.bridge import EngineBridge
-from services.generator.engine import FinishReason, RequestError
+from services.generator.engine import FinishReason, RequestError, StepOutput
 from tests.generator.tiny import VOCAB, Ear, bridged, load, submission
 from tests.waiting import until
 
@@ -65,6 +70,15 @@ async def test_room_is_what_can_be_taken(checkpoint: Path) -> None:
             bridge.abort(name)
         await until(lambda: bridge.room() == 2)
         assert "c" not in ear.ends()
+
+
+async def test_the_expected_wait_is_the_queues(checkpoint: Path) -> None:
+    """As the engine told it after its last step; a second where its queue is empty."""
+    async with bridged(checkpoint) as bridge:
+        bridge.metrics.stats = replace(bridge.stats(), expected_wait_s=7.5)
+        assert bridge.expected_wait_s() == 7.5
+        bridge.metrics.stats = replace(bridge.stats(), expected_wait_s=0.0)
+        assert bridge.expected_wait_s() == 1.0
 
 
 async def test_a_bad_request_is_refused_before_the_engine(checkpoint: Path) -> None:
@@ -178,11 +192,103 @@ async def test_a_fault_of_the_engine_is_told(
     await bridge.close()
 
 
-async def test_a_ping_sees_a_stuck_step(checkpoint: Path) -> None:
-    """A step that takes more than five seconds fails the ping."""
+@asynccontextmanager
+async def wedged(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[EngineBridge, threading.Event]]:
+    """A bridge whose engine is stuck in a step until the event is set; one sequence is live."""
+    bridge = await EngineBridge.load(lambda: load(checkpoint), 4, wedged_s=0.05)
+    entered, go_on = threading.Event(), threading.Event()
+    step = bridge.engine.step
+
+    def stuck() -> list[StepOutput]:
+        entered.set()
+        go_on.wait(30)
+        return step()
+
+    monkeypatch.setattr(bridge.engine, "step", stuck)
+    bridge.start(lambda: None)
+    bridge.submit(submission("a"), Ear())
+    await asyncio.to_thread(entered.wait, 10)
+    try:
+        yield bridge, go_on
+    finally:
+        go_on.set()
+        await bridge.close()
+
+
+async def test_a_wedged_engine_is_unready_until_it_goes_on(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step that does not end fails the ping, takes the room and dumps the stacks once."""
+    async with wedged(checkpoint, monkeypatch) as (bridge, go_on):
+        await until(lambda: bridge.watchdog.is_wedged)
+        checks = Checks()
+        checks.add("engine", bridge.ping)
+        for _ in range(3):
+            assert await checks.failing() == {"engine": "timed out"}
+            bridge.watchdog.check()
+        assert bridge.room() == 0
+        [dump] = [r.getMessage() for r in caplog.records if "has not ended" in r.getMessage()]
+        assert "Thread engine:" in dump and "go_on.wait" in dump
+        go_on.set()
+        await until(lambda: not bridge.watchdog.is_wedged and bridge.num_live() == 0)
+        assert await checks.failing() == {}
+        assert bridge.room() == 4
+
+
+async def test_a_stuck_engine_does_not_hang_close(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`close` leaves a thread behind that is known to be wedged."""
+    async with wedged(checkpoint, monkeypatch) as (bridge, _):
+        await until(lambda: bridge.watchdog.is_wedged)
+        await asyncio.wait_for(bridge.close(), 2)
+
+
+async def test_a_slow_load_is_not_wedged(checkpoint: Path) -> None:
+    """Neither loading nor waiting for work counts."""
+    bridge = await EngineBridge.load(lambda: load(checkpoint), 4, wedged_s=0.0)
+    bridge.start(lambda: None)
+    await bridge.ping()
+    await bridge.close()
+
+
+async def test_a_fault_of_a_step_ends_its_sequences(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All live sequences end with ERROR, the thread goes on and serves the next ones."""
     async with bridged(checkpoint) as bridge:
-        await bridge.ping()
-        bridge._busy_since = time.monotonic() - 6
-        with pytest.raises(TimeoutError):
-            await bridge.ping()
-        bridge._busy_since = None
+        ear = Ear()
+
+        def burn(now_s: float) -> None:
+            raise KeyError("lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bridge.engine._scheduler, "schedule", burn)
+            bridge.submit(submission("a"), ear)
+            await until(lambda: "a" in ear.ends())
+        bridge.submit(submission("b"), ear)
+        await until(lambda: "b" in ear.ends())
+        assert ear.ends() == {"a": FinishReason.ERROR, "b": FinishReason.LENGTH}
+
+
+@pytest.mark.parametrize("method", ["add", "finish"])
+async def test_a_fault_of_a_command_ends_all_sequences(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Adding and aborting may fail too; the sequence concerned ends like the others."""
+    async with bridged(checkpoint) as bridge:
+        ear = Ear()
+        bridge.submit(submission("a", max_tokens=250), ear)
+        await until(lambda: ear.outputs)
+
+        def burn(*_: object) -> None:
+            raise KeyError("lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bridge.engine._scheduler, method, burn)
+            bridge.submit(submission("b", max_tokens=250), ear)
+            bridge.abort("b")
+            await until(lambda: len(ear.ends()) == 2)
+        assert set(ear.ends().values()) == {FinishReason.ERROR}

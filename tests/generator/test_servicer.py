@@ -20,7 +20,7 @@ from mesh.pb import generator_pb2 as pb
 from mesh.pb import generator_pb2_grpc as pb_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
-from services.generator.engine import sequence_seed
+from services.generator.engine import QueueFullError, sequence_seed
 from services.generator.servicer import GeneratorServicer
 from tests.generator.tiny import VOCAB, bridged
 from tests.waiting import until
@@ -45,6 +45,8 @@ async def service(checkpoint: Path) -> AsyncIterator[Service]:
         lifecycle = Lifecycle()
         stack.push_async_callback(lifecycle.close)
         model = wire.model_info(checkpoint, "tiny", bridge.engine)
+        model.default_sampling.max_tokens = 11
+        model.default_sampling.temperature = 0
         servicer = GeneratorServicer(bridge, model, "r1")
         add = partial(pb_grpc.add_GeneratorServicer_to_server, servicer)
         port = await rpc.serve(lifecycle, "127.0.0.1:0", [add], ["mesh.v1.Generator"])
@@ -109,6 +111,37 @@ async def test_a_beam_search_answers_at_its_end(service: Service) -> None:
     assert [len(reply.token_ids), len(reply.other_beams)] == [6, 1]
     assert reply.other_beams[0].token_ids != reply.token_ids
     assert reply.usage.completion_tokens == 12
+
+
+async def test_no_sampling_means_the_models_own(service: Service) -> None:
+    """A request that says nothing of sampling is one that spells out what Describe tells."""
+    told = (await service.stub.Describe(pb.DescribeGeneratorRequest())).model.default_sampling
+    assert (told.max_tokens, told.temperature) == (11, 0.0)
+    silent = pb.GenerateRequest(prompt_token_ids=(1, 2, 3))
+    spelt = pb.GenerateRequest(prompt_token_ids=(1, 2, 3), sampling=told)
+    first, second = [
+        [t for reply in [r async for r in service.generate(asked)] for t in reply.token_ids]
+        for asked in (silent, spelt)
+    ]
+    assert first == second and 0 < len(first) <= 11
+
+
+async def test_tenant_and_priority_reach_the_engine(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A direct caller's request takes its turn as one from a gateway does."""
+    engine, asked = service.bridge.engine, []
+    add = engine.add
+
+    def heard(*args: Any, **kwargs: Any) -> None:
+        asked.append((kwargs["tenant"], kwargs["priority"]))
+        add(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "add", heard)
+    wanted = request(2)
+    wanted.tenant, wanted.priority = "acme", -3
+    assert [reply async for reply in service.generate(wanted)]
+    assert asked == [("acme", -3)]
 
 
 async def test_log_probabilities_stream_with_their_tokens(service: Service) -> None:
@@ -176,6 +209,18 @@ async def test_no_room_tells_when_to_come_back(service: Service) -> None:
         await asyncio.gather(anext(first), anext(second))
         error = await refusal(service.generate(request(4)))
     assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 1.0)
+
+
+async def test_a_full_queue_tells_the_expected_wait(service: Service) -> None:
+    """What the engine's queue refuses ends with the wait that the engine expects."""
+
+    def full(*_: object, **__: object) -> None:
+        raise QueueFullError("max_queued_tokens", 12.5)
+
+    service.bridge.engine.add = full  # type: ignore[method-assign]
+    error = await refusal(service.generate(request(4)))
+    assert (error.code, error.retry_after_s) == (Code.RESOURCE_EXHAUSTED, 12.5)
+    assert service.bridge.metrics.refusals == {"max_queued_tokens": 1}
 
 
 async def test_the_deadline_ends_the_sequence(

@@ -1,6 +1,7 @@
 """Between the engine's values and the protos."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,19 @@ def test_what_a_replica_serves(checkpoint: Path) -> None:
     assert (info.context_length, info.vocab_size) == (CONTEXT, VOCAB)
     assert list(info.eos_token_ids) == [EOS]
     assert wire.model_info(checkpoint, "named", load(checkpoint)).id == "named"
+    assert info.default_sampling == common_pb2.SamplingParams(
+        temperature=1, top_p=1, repetition_penalty=1
+    )
+
+
+def test_a_replica_tells_how_its_model_wants_to_be_sampled(tmp_path: Path) -> None:
+    """The wishes of the checkpoint's generation_config.json are announced with the model."""
+    folder = write_checkpoint(tmp_path)
+    wishes = {"max_new_tokens": 9, "temperature": 0.5, "top_k": 20, "min_p": 0.25}
+    (folder / "generation_config.json").write_text(json.dumps(wishes))
+    assert wire.model_info(folder, "", load(folder)).default_sampling == common_pb2.SamplingParams(
+        max_tokens=9, temperature=0.5, top_k=20, top_p=1, min_p=0.25, repetition_penalty=1
+    )
 
 
 def test_the_revision_changes_with_the_files(tmp_path: Path) -> None:

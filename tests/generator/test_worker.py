@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from mesh.bus import Bus
 from mesh.pb import common_pb2, events_pb2
 from services.generator import wire, worker
 from services.generator.bridge import EngineBridge
+from services.generator.engine import QueueFullError
 from services.generator.worker import Worker
 from tests.generator.tiny import VOCAB, bridged
 from tests.waiting import until
@@ -141,6 +143,24 @@ async def test_a_job_is_answered_in_numbered_frames(replica: Replica) -> None:
     assert {f.replica_id for f in gateway.frames} == {replica.id}
 
 
+async def test_a_jobs_tenant_and_priority_reach_the_engine(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine orders a job by the class and the tenant that it carries."""
+    engine, asked = replica.bridge.engine, []
+    add = engine.add
+
+    def heard(*args: Any, **kwargs: Any) -> None:
+        asked.append((kwargs["tenant"], kwargs["priority"]))
+        add(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "add", heard)
+    gateway = await replica.gateway()
+    await gateway.job("a", tenant="acme", priority=-3)
+    await until(lambda: gateway.end("a"))
+    assert asked == [("acme", -3)]
+
+
 async def test_frames_carry_log_probabilities(replica: Replica) -> None:
     """A job that asks gets one per token and its prompt's, a job beside it gets none."""
     gateway = await replica.gateway()
@@ -236,9 +256,27 @@ async def test_without_room_jobs_are_rejected(replica: Replica) -> None:
         await gateway.job(name, max_tokens=250)
     await until(lambda: gateway.end("e"))
     assert gateway.end("e") == REJECTED
+    assert gateway.deltas("e")[-1].HasField("expected_wait_s")
     for name in "abcd":
         await gateway.command(cancel=events_pb2.Cancel(job_id=name))
     await until(lambda: all(gateway.end(name) for name in "abcd"))
+
+
+async def test_a_rejection_tells_the_expected_wait(replica: Replica) -> None:
+    """The wait crosses the bus where a place may come up, and only there."""
+
+    def full(*_: object, **__: object) -> None:
+        raise QueueFullError("max_queued_tokens", 12.5)
+
+    gateway = await replica.gateway()
+    replica.bridge.engine.add = full  # type: ignore[method-assign]
+    await gateway.job("full")
+    await gateway.job("foreign", model_revision="another")
+    await until(lambda: gateway.end("full") and gateway.end("foreign"))
+    [full_delta], [foreign] = gateway.deltas("full"), gateway.deltas("foreign")
+    assert (full_delta.finish_reason, full_delta.expected_wait_s) == (REJECTED, 12.5)
+    assert foreign.finish_reason == REJECTED and not foreign.HasField("expected_wait_s")
+    assert replica.bridge.metrics.refusals == {"max_queued_tokens": 1, "revision": 1}
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,30 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mesh.policy import Place, Turns, order, taken
+from mesh.policy import Line, Place
 
 PLACES = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from("abc"), st.integers(1, 40)), max_size=25
 ).map(lambda rows: [Place(p, t, float(i), c) for i, (p, t, c) in enumerate(rows)])
 
 
-def drain(waiting: list[Place], quantum: int) -> list[Place]:
+def line(places: list[Place], quantum: int) -> Line[Place]:
+    made = Line[Place](lambda place: place, quantum)
+    for place in places:
+        made.add(place)
+    return made
+
+
+def drain(places: list[Place], quantum: int) -> list[Place]:
     """Take one after another, asking anew each time."""
-    turns, gone = Turns(), []
-    waiting = list(waiting)
+    waiting, gone = line(places, quantum), []
     while waiting:
-        first = order(waiting, lambda place: place, turns, quantum)[0]
-        waiting.remove(first)
-        turns = taken(first, waiting, turns, quantum)
+        first = next(iter(waiting))
+        waiting.take(first)
         gone.append(first)
-    assert turns == Turns()
+    assert list(waiting) == []
     return gone
 
 
@@ -45,11 +51,22 @@ def test_large_requests_take_fewer_turns() -> None:
     assert sum(place.tenant == "small" for place in by_then) >= 12
 
 
+def test_leaving_and_coming_back_saves_nothing() -> None:
+    """A tenant that has nothing left to wait for takes its next turn with the others."""
+    waiting = line([Place(0, "busy", float(i), 10) for i in range(9)], 10)
+    gone = Place(0, "guest", 0.5, 10)
+    waiting.add(gone)
+    for _ in range(6):
+        waiting.take(next(iter(waiting)))
+    waiting.add(Place(0, "guest", 20.0, 10))
+    assert [place.tenant for place in waiting] == ["busy", "guest", "busy", "busy", "busy"]
+
+
 @settings(deadline=None)
 @given(PLACES, st.integers(5, 50))
 def test_the_order_is_what_taking_one_by_one_gives(places: list[Place], quantum: int) -> None:
     """Nobody is lost, and asking again after each departure does not change the order."""
-    assert drain(places, quantum) == order(places, lambda place: place, Turns(), quantum)
+    assert drain(places, quantum) == list(line(places, quantum))
 
 
 @settings(deadline=None)
@@ -58,12 +75,91 @@ def test_waiting_tenants_are_served_alike(places: list[Place], quantum: int) -> 
     """While two tenants of a class wait, their work differs by a quantum and a request at most."""
     waiting = list(places)
     done: dict[tuple[int, str], int] = {}
-    everyone = {(place.priority, place.tenant) for place in places}
     for place in drain(places, quantum):
         waiting.remove(place)
         key = place.priority, place.tenant
         done[key] = done.get(key, 0) + place.cost
-        active = {(p.priority, p.tenant) for p in waiting} & everyone
+        active = {(p.priority, p.tenant) for p in waiting}
         work = [done.get(k, 0) for k in active if k[0] == place.priority]
         if work:
             assert max(work) - min(work) <= quantum + 40
+
+
+class Histories(RuleBasedStateMachine):
+    """Random lives of a line, against an account that sorts everything each time it is asked."""
+
+    @initialize(quantum=st.integers(5, 50))
+    def begin(self, quantum: int) -> None:
+        self.quantum = quantum
+        self.line = line([], quantum)
+        self.waiting: list[Place] = []
+        self.rounds: dict[int, int] = {}
+        self.spent: dict[tuple[int, str], int] = {}
+
+    @rule(
+        rows=st.lists(
+            st.tuples(
+                st.integers(-1, 1), st.sampled_from("abcd"), st.integers(0, 9), st.integers(0, 40)
+            ),
+            max_size=6,
+        )
+    )
+    def add(self, rows: list[tuple[int, str, int, int]]) -> None:
+        for row in rows:
+            place = Place(*row)
+            started = self.rounds.get(place.priority, 0) * self.quantum
+            self.spent.setdefault((place.priority, place.tenant), started)
+            self.waiting.append(place)
+            self.line.add(place)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), leaves=st.sampled_from(["first", "any", "cancelled"]))
+    def leave(self, data: st.DataObject, leaves: str) -> None:
+        item = next(iter(self.line))
+        if leaves != "first":
+            item = data.draw(st.sampled_from(self.waiting))
+        (self.line.remove if leaves == "cancelled" else self.line.take)(item)
+        self.forget(item, pays=leaves != "cancelled")
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def some_leave_as_they_come(self, data: st.DataObject) -> None:
+        seen = []
+        before = list(self.line)
+        for item in self.line:
+            seen.append(item)
+            if data.draw(st.booleans()):
+                self.line.take(item)
+                self.forget(item, pays=True)
+        assert seen == before
+
+    def forget(self, item: Place, *, pays: bool) -> None:
+        self.waiting = [other for other in self.waiting if other is not item]
+        key = item.priority, item.tenant
+        if pays:
+            self.spent[key] += item.cost
+            now = -(-self.spent[key] // self.quantum)
+            self.rounds[item.priority] = max(self.rounds.get(item.priority, 0), now)
+        active = {(place.priority, place.tenant) for place in self.waiting}
+        self.spent = {k: spent for k, spent in self.spent.items() if k in active}
+        classes = {priority for priority, _ in active}
+        self.rounds = {priority: n for priority, n in self.rounds.items() if priority in classes}
+
+    @invariant()
+    def order_is_the_accounts(self) -> None:
+        if not hasattr(self, "line"):
+            return
+        spent = dict(self.spent)
+        keyed = []
+        for index, place in sorted(enumerate(self.waiting), key=lambda entry: entry[1].arrival):
+            key = place.priority, place.tenant
+            spent[key] += place.cost
+            turn = -(-spent[key] // self.quantum)
+            keyed.append((place.priority, turn, place.arrival, index, place))
+        expected = [place for *_, place in sorted(keyed)]
+        assert len(self.line) == len(expected)
+        assert all(a is b for a, b in zip(self.line, expected, strict=True))
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)

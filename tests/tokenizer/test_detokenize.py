@@ -43,6 +43,21 @@ def test_ids_one_by_one_equal_the_whole_text_cut_at_the_stop(
     assert (text, scanned.stop is not None) == (expected, stopped)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(ids=st.lists(st.integers(0, 420), max_size=30), cut=st.integers(0, 30))
+def test_ids_after_the_stop_are_counted(byte_level: Tokenizer, ids: list[int], cut: int) -> None:
+    """However many ids come at once, as many are used as one by one."""
+    used = TextSequence(Pieces.of(byte_level), ["e", "qu"])
+    num_used = next((n for n, i in enumerate(ids, 1) if used.push([i]).stop), None)
+    sequence = TextSequence(Pieces.of(byte_level), ["e", "qu"])
+    first = sequence.push(ids[:cut])
+    if first.stop is None:
+        cut, first = len(ids), sequence.push(ids[cut:])
+    assert (num_used is not None) == (first.stop is not None)
+    if num_used is not None:
+        assert len(ids[:cut]) - first.num_unused == num_used
+
+
 def test_endlessly_broken_output_does_not_pile_up(byte_level: Tokenizer) -> None:
     """A byte that cannot begin a character is replaced at once, so no window ever grows."""
     pieces = Pieces.of(byte_level)
@@ -61,19 +76,19 @@ def test_a_stopped_sequence_is_not_created_again(byte_level: Tokenizer) -> None:
     """What comes late for it is ignored, up to its final message, which frees the name."""
     detokenizer = Detokenizer(Pieces.of(byte_level))
     ids = encode(byte_level, "the fox")
-    assert detokenizer.push("s", ids, stop=["fox"]) == ("the ", "fox")
+    assert detokenizer.push("s", ids, stop=["fox"]) == ("the ", "fox", 0)
     assert len(detokenizer) == 0
-    assert detokenizer.push("s", ids) == ("", None)
-    assert detokenizer.push("s", ids, final=True) == ("", None)
+    assert detokenizer.push("s", ids) == ("", None, 0)
+    assert detokenizer.push("s", ids, final=True) == ("", None, 0)
     assert repr(detokenizer) == "<Detokenizer live=0 stopped=0>"
-    assert detokenizer.push("s", ids, final=True) == ("the fox", None)
+    assert detokenizer.push("s", ids, final=True) == ("the fox", None, 0)
 
 
 def test_final_flushes_and_forgets(byte_level: Tokenizer) -> None:
     """What might have begun a stop string comes out at the end."""
     detokenizer = Detokenizer(Pieces.of(byte_level))
-    assert detokenizer.push("s", encode(byte_level, "so f"), stop=["fox"]) == ("so ", None)
-    assert detokenizer.push("s", [], final=True) == ("f", None)
+    assert detokenizer.push("s", encode(byte_level, "so f"), stop=["fox"]) == ("so ", None, 0)
+    assert detokenizer.push("s", [], final=True) == ("f", None, 0)
     assert len(detokenizer) == 0
 
 
@@ -82,7 +97,7 @@ def test_a_stop_string_may_end_in_the_flush(byte_level: Tokenizer) -> None:
     pieces = Pieces.of(byte_level)
     detokenizer = Detokenizer(pieces)
     ids = [pieces_id(pieces, b"\xf0")]
-    assert detokenizer.push("s", ids, stop=["\ufffd"], final=True) == ("", "\ufffd")
+    assert detokenizer.push("s", ids, stop=["\ufffd"], final=True) == ("", "\ufffd", 0)
 
 
 def test_sequences_do_not_mix(byte_level: Tokenizer) -> None:

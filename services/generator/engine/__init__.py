@@ -5,6 +5,7 @@ from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import (
     EngineConfigError,
+    EngineFaultError,
     FieldError,
     ParamError,
     QueueFullError,
@@ -13,18 +14,20 @@ from services.generator.engine.errors import (
 from services.generator.engine.fork import sequence_id, sequence_seed
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.step_output import StepOutput
+from services.generator.engine.step_output import Refusal, StepOutput
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 __all__ = [
     "Engine",
     "EngineConfig",
     "EngineConfigError",
+    "EngineFaultError",
     "EngineStats",
     "FieldError",
     "FinishReason",
     "ParamError",
     "QueueFullError",
+    "Refusal",
     "RequestError",
     "SamplingParams",
     "StepOutput",

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 
 from services.generator.engine.chunk import Chunk
 from services.generator.model.pages import Pages
 
+_END = operator.attrgetter("end")
+_POSITION = operator.itemgetter(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`chunks` in the order of their rows: decodes by falling length, then prompt chunks."""
+    """Decodes by falling length, then prompt chunks; so are the rows.
+
+    A draft's row is that of a decode: it is computed by the very operations that would compute it
+    in a later step.
+    """
 
     chunks: list[Chunk]
     token_ids: torch.Tensor  # [T] int64
     positions: torch.Tensor  # [T] int64
-    sample_rows: torch.Tensor  # [S] int64, the last row of each sampling chunk, once per draw
+    sample_rows: torch.Tensor  # [S] int64, the rows of all chunks' draws, in order
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     pages: Pages
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     """Lay the chunks out for one pass."""
-    decodes = sorted((c for c in chunks if c.num_tokens == 1), key=lambda c: c.end, reverse=True)
-    prompts = [chunk for chunk in chunks if chunk.num_tokens > 1]
-    ordered = decodes + prompts
-    ends = list(accumulate(chunk.num_tokens for chunk in ordered))
-    sample_rows = [end - 1 for c, end in zip(ordered, ends, strict=True) for _ in c.drawing]
-    score_rows = [
-        end - c.end + position
-        for c, end in zip(ordered, ends, strict=True)
-        for position in c.scored
+    decodes = [chunk for chunk in chunks if chunk.num_known == 1]
+    decodes.sort(key=_END, reverse=True)
+    prompts = [chunk for chunk in chunks if chunk.num_known > 1]
+    singles = [
+        (position, token_id, chunk)
+        for chunk in decodes
+        for position, token_id in enumerate(chunk.token_ids, chunk.start)
     ]
+    singles.sort(key=_POSITION, reverse=True)
+    rows = _rows_by_chunk(singles, prompts)
+    token_ids = [token_id for _, token_id, _ in singles]
+    positions = [position for position, _, _ in singles]
+    slots = [_slot(chunk, position, block_size) for position, _, chunk in singles]
+    for chunk in prompts:
+        token_ids += chunk.token_ids
+        positions += range(chunk.start, chunk.end)
+        slots += [_slot(chunk, p, block_size) for p in range(chunk.start, chunk.end)]
+    ends = [(position + 1, chunk) for position, _, chunk in singles]
+    ends += [(chunk.end, chunk) for chunk in prompts]
     pages = Pages(
-        torch.tensor([slot for chunk in ordered for slot in _slots(chunk, block_size)]),
-        [chunk.num_tokens for chunk in ordered],
-        [chunk.end for chunk in ordered],
-        [_blocks(chunk, block_size) for chunk in ordered],
+        torch.tensor(slots),
+        [1] * len(singles) + [chunk.num_tokens for chunk in prompts],
+        [end for end, _ in ends],
+        [chunk.request.block_ids[: -(-end // block_size)] for end, chunk in ends],
     )
+    ordered = decodes + prompts
+    sample_rows = [
+        row
+        for chunk in ordered
+        if chunk.samples
+        for row in (
+            *rows[id(chunk)][chunk.num_known - 1 :],
+            *(rows[id(chunk)][-1] for _ in chunk.forks),
+        )
+    ]
+    score_rows = [
+        rows[id(chunk)][position - chunk.start] for chunk in ordered for position in chunk.scored
+    ]
     return Batch(
         ordered,
-        torch.tensor([t for c in ordered for t in c.request.token_ids[c.start : c.end]]),
-        torch.tensor([p for c in ordered for p in range(c.start, c.end)]),
+        torch.tensor(token_ids),
+        torch.tensor(positions),
         torch.tensor(sample_rows, dtype=torch.int64),
         torch.tensor(score_rows, dtype=torch.int64),
         pages,
     )
 
 
-def _slots(chunk: Chunk, block_size: int) -> list[int]:
-    """Return the row of the cache for each of the chunk's tokens."""
-    block_ids = chunk.request.block_ids
-    return [
-        block_ids[position // block_size] * block_size + position % block_size
-        for position in range(chunk.start, chunk.end)
-    ]
+def _rows_by_chunk(
+    singles: Sequence[tuple[int, int, Chunk]], prompts: Sequence[Chunk]
+) -> dict[int, Sequence[int]]:
+    """Return the rows of each chunk in the order of its tokens, by the chunk's id()."""
+    of_decodes: dict[int, list[int]] = {}
+    # the latest position comes first
+    for row in range(len(singles) - 1, -1, -1):
+        of_decodes.setdefault(id(singles[row][2]), []).append(row)
+    rows: dict[int, Sequence[int]] = dict(of_decodes)
+    first = len(singles)
+    for chunk in prompts:
+        rows[id(chunk)] = range(first, first + chunk.num_tokens)
+        first += chunk.num_tokens
+    return rows
 
 
-def _blocks(chunk: Chunk, block_size: int) -> list[int]:
-    return chunk.request.block_ids[: -(-chunk.end // block_size)]
+def _slot(chunk: Chunk, position: int, block_size: int) -> int:
+    """Return the row of the cache for one of the chunk's tokens."""
+    return chunk.request.block_ids[position // block_size] * block_size + position % block_size

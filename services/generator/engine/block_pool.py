@@ -90,6 +90,14 @@ class BlockPool:
         self._tainted.difference_update(idle)
         return idle
 
+    def reset(self) -> None:
+        """Take back and taint every block that is neither free nor idle, whoever holds it."""
+        idle = {*self._free, *self._cached}
+        suspects = [block_id for block_id in range(self.num_blocks) if block_id not in idle]
+        self._num_holders = [0] * self.num_blocks
+        self.taint(suspects)
+        self._free += suspects
+
     def pin(self, block_hashes: Sequence[bytes]) -> None:
         """Evict these contents last, whether they exist already or not."""
         self.prefix_cache.pin(block_hashes)

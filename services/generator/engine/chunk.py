@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.generator.engine.beam_search import Candidate
+from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute `num_tokens` known tokens of `request`, beginning at position `start`.
+    """Compute `num_tokens` tokens of `request`, beginning at position `start`.
 
-    The request's blocks already cover the chunk's last position.
+    The last of them may be `drafts`: guesses of what follows the known tokens, computed to learn in
+    one step what would be drawn after each. The request's blocks cover the chunk's last position.
     """
 
     request: Request
     start: int
     num_tokens: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -28,16 +31,41 @@ class Chunk:
         return self.start + self.num_tokens
 
     @property
-    def samples(self) -> bool:
-        """True when the chunk reaches the last known token, so that a new one must be drawn."""
-        return self.end == self.request.num_tokens
+    def num_known(self) -> int:
+        """The chunk's tokens that are no drafts, at least one."""
+        return self.num_tokens - len(self.drafts)
 
     @property
-    def drawing(self) -> list[Request]:
-        """Those that draw from the last row: the request, and the forks that go on from it."""
+    def token_ids(self) -> Sequence[int]:
+        """The tokens to compute, drafts included."""
+        known = self.request.token_ids[self.start : self.start + self.num_known]
+        return [*known, *self.drafts] if self.drafts else known
+
+    @property
+    def samples(self) -> bool:
+        """True when the chunk reaches the last known token, so that a new one must be drawn."""
+        return self.start + self.num_known == self.request.num_tokens
+
+    @property
+    def draws(self) -> list[Draw]:
+        """What is drawn: after the last known token and each draft, then for the forks."""
         if not self.samples:
             return []
-        return [self.request] if self.request.beams else [self.request, *self.request.forks]
+        if not self.drafts:
+            return [Draw(self.request), *map(Draw, self.forks)]
+        return [Draw(self.request, self.drafts[:count]) for count in range(len(self.drafts) + 1)]
+
+    @property
+    def num_context_tokens(self) -> int:
+        """Cached tokens that attention reads: a prompt's chunk once, of a decode each row anew."""
+        if self.num_known > 1:
+            return self.end
+        return self.num_tokens * (self.start + 1 + self.end) // 2
+
+    @property
+    def forks(self) -> Sequence[Request]:
+        """Those that go on from the request's prompt and draw from the same last row."""
+        return self.request.forks if self.samples and self.request.beams is None else ()
 
     @property
     def scored(self) -> range:
@@ -49,16 +77,16 @@ class Chunk:
 
 
 class ChunkResult(NamedTuple):
-    """What became of a chunk: a drawn token, nothing (more chunks follow), or a failure.
+    """What became of a chunk: drawn tokens, nothing (more chunks follow), or a failure.
 
-    `logprobs` describes the drawn token; `prompt_logprobs` the tokens after the scored positions.
-    `forks` has what each fork of the request drew from the same row; `candidates` are a beam's,
-    best first.
+    `token_ids` are the drafts that were drawn too and one token more. `logprobs`, where asked for,
+    describes each; `prompt_logprobs` the tokens after the scored positions. `forks` has what each
+    fork of the request drew from the same row; `candidates` are a beam's, best first.
     """
 
-    token_id: int | None = None
+    token_ids: tuple[int, ...] = ()
     failed: bool = False
-    logprobs: TokenLogprobs | None = None
+    logprobs: Sequence[TokenLogprobs] = ()
     prompt_logprobs: Sequence[TokenLogprobs] = ()
     forks: Sequence[ChunkResult] = ()
     candidates: Sequence[Candidate] = ()

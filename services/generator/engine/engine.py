@@ -18,9 +18,9 @@ from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
-from services.generator.engine.errors import RequestError
+from services.generator.engine.errors import EngineConfigError, EngineFaultError, RequestError
 from services.generator.engine.fork import plan_forks, sequence_id, sequence_seed
-from services.generator.engine.memory import plan_num_blocks
+from services.generator.engine.memory import is_out_of_memory, plan_num_blocks
 from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.runner import Runner
@@ -28,7 +28,12 @@ from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.scheduler import Scheduler
 from services.generator.engine.step_output import StepOutput
 from services.generator.model import KVCache, ModelConfig, load_model
+from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.kv_cache import block_bytes
+from services.generator.model.loader import compute_dtype
+
+# so many faults without a good step between them say that the machine is at fault
+MAX_FAULTS_IN_A_ROW = 3
 
 logger = logging.getLogger(__name__)
 
@@ -71,30 +76,43 @@ class Engine:
             max_queued_requests=config.max_queued_requests,
             max_queued_tokens=config.max_queued_tokens,
             target_step_s=config.target_step_s,
+            speculative_tokens=config.speculative_tokens,
         )
         self._pool = pool
         self._clock = clock
         self._random = random.Random(config.seed)
         self._requests: dict[str, Request] = {}
         self._num_steps = 0
+        self._num_faults = 0
+        self._num_faults_in_a_row = 0
         self._num_computed_tokens = 0
-        self._num_generated_tokens = 0
         self._last_step_tokens = 0
         self._last_step_s = 0.0
 
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
-        """Read the model and allocate the cache.
+        """Read the model and allocate the cache, once it is known that both fit into the memory.
 
         Raises ModelError for the folder's faults and EngineConfigError for the options'.
         """
         started_s = time.monotonic()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        model = load_model(config.model, config.dtype, config.attention)
-        bytes_per_block = block_bytes(model.config, config.block_size, model.dtype)
-        num_blocks = plan_num_blocks(config, model.config.context_length, bytes_per_block)
-        cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
+        shape = ModelConfig.read(config.model)
+        dtype = compute_dtype(shape, config.dtype)
+        num_blocks = plan_num_blocks(
+            config,
+            shape.context_length,
+            block_bytes(shape, config.block_size, dtype),
+            Checkpoint(config.model).num_parameters * dtype.itemsize,
+        )
+        try:
+            model = load_model(config.model, config.dtype, config.attention)
+            cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EngineConfigError("model", "does not fit into the memory that is left") from error
         engine = cls(
             config, model.config, Runner(model, cache), BlockPool(num_blocks, config.block_size)
         )
@@ -189,26 +207,37 @@ class Engine:
         self, request_id: str, reason: FinishReason = FinishReason.ABORT
     ) -> StepOutput | None:
         """End a request now and free its blocks; None if it is not live (any more)."""
-        request = self._requests.pop(request_id, None)
+        request = self._requests.get(request_id)
         if request is None:
             return None
-        return self._scheduler.finish(request, reason, self._clock())
+        output = self._scheduler.finish(request, reason, self._clock())
+        del self._requests[request_id]
+        return output
 
     def step(self) -> list[StepOutput]:
-        """Run one iteration; return an output for each request that progressed or ended."""
-        started_s = self._clock()
-        self._runner.clear(self._pool.take_tainted())
-        outputs = self._scheduler.expire(started_s)
-        chunks = self._scheduler.schedule(started_s)
-        self._runner.copy(self._scheduler.take_copies())
-        if chunks:
-            results = self._execute(chunks)
-            _note_logprobs(chunks, results)
-            outputs += self._scheduler.commit(chunks, results, self._clock())
-            self._count(chunks, results, self._clock() - started_s)
-        for output in outputs:
-            if output.finish_reason is not None:
-                del self._requests[output.request_id]
+        """Run one iteration; return an output for each request that progressed or ended.
+
+        A fault that no single request is to blame for ends them all, see `recover`.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            return self.recover(error)
+
+    def recover(self, fault: Exception) -> list[StepOutput]:
+        """End all live requests with ERROR after a fault, and take back all blocks.
+
+        Raises EngineFaultError for the third fault without a good step between them.
+        """
+        self._num_faults += 1
+        self._num_faults_in_a_row += 1
+        logger.error("a fault ends %d requests: %r", len(self._requests), self, exc_info=fault)
+        if self._num_faults_in_a_row == MAX_FAULTS_IN_A_ROW:
+            raise EngineFaultError(f"{MAX_FAULTS_IN_A_ROW} faults in a row") from fault
+        outputs = self._scheduler.reset(self._requests.values(), self._clock())
+        self._requests.clear()
+        # what cannot be mended must not go on
+        self.check()
         return outputs
 
     def stats(self) -> EngineStats:
@@ -218,6 +247,7 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
+            num_deferred=scheduler.num_deferred,
             drain_tokens_per_s=scheduler.drain_rate.tokens_per_s,
             expected_wait_s=scheduler.expected_wait_s(),
             num_blocks_total=pool.num_blocks,
@@ -228,6 +258,7 @@ class Engine:
             last_step_s=self._last_step_s,
             last_step_tokens=self._last_step_tokens,
             num_steps=self._num_steps,
+            num_faults=self._num_faults,
             num_admissions=scheduler.num_admissions,
             num_refusals=scheduler.num_refusals,
             outcomes=dict(scheduler.outcomes),
@@ -235,10 +266,14 @@ class Engine:
             num_preempted_blocks=scheduler.num_preempted_blocks,
             num_preempted_tokens=scheduler.num_preempted_tokens,
             num_computed_tokens=self._num_computed_tokens,
-            num_generated_tokens=self._num_generated_tokens,
+            num_generated_tokens=scheduler.num_generated_tokens,
             num_prefix_hit_tokens=scheduler.num_prefix_hit_tokens,
             num_prefix_query_tokens=scheduler.num_prefix_query_tokens,
             num_prefix_waits=scheduler.num_prefix_waits,
+            num_drafts=scheduler.speculation.num_drafts,
+            num_draft_tokens=scheduler.speculation.num_draft_tokens,
+            num_accepted_tokens=scheduler.speculation.num_accepted_tokens,
+            num_accepted_tokens_per_pos=tuple(scheduler.speculation.num_accepted_tokens_per_pos),
         )
 
     def check(self) -> None:
@@ -247,6 +282,31 @@ class Engine:
         live = [*self._scheduler.running, *self._scheduler.waiting]
         num_live = sum(request is request.owner for request in live)
         assert num_live == len(self._requests), "live requests differ. This is a bug."
+
+    def _step(self) -> list[StepOutput]:
+        started_s = self._clock()
+        self._clear_tainted()
+        outputs = self._scheduler.expire(started_s)
+        chunks = self._scheduler.schedule(started_s)
+        self._runner.copy(self._scheduler.take_copies())
+        if chunks:
+            results = self._execute(chunks)
+            _note_logprobs(chunks, results)
+            outputs += self._scheduler.commit(chunks, results, self._clock())
+            self._count(chunks, self._clock() - started_s)
+            self._num_faults_in_a_row = 0
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._requests[output.request_id]
+        return outputs
+
+    def _clear_tainted(self) -> None:
+        block_ids = self._pool.take_tainted()
+        try:
+            self._runner.clear(block_ids)
+        except Exception:
+            self._pool.taint(block_ids)
+            raise
 
     def _validate_sequences(self, num_prompt_tokens: int, params: SamplingParams) -> None:
         field = "beam_width" if params.beam_width else "n"
@@ -281,23 +341,24 @@ class Engine:
     def _execute(self, chunks: list[Chunk]) -> list[ChunkResult]:
         """Run the batch; if that raises, run each chunk alone so that only its own request fails.
 
-        Raises the last error when every one of several chunks fails: then it is not confined.
+        Raises the last error when every one of several chunks fails, unless for want of memory:
+        then it is not confined.
         """
         try:
             return self._runner.execute(chunks)
         except Exception:
             logger.exception("a batch of %d failed, isolating the cause", len(chunks))
-        results = [self._execute_alone(chunk) for chunk in chunks]
-        if len(results) > 1 and all(result.failed for result in results):
-            raise RuntimeError(f"all {len(results)} requests of a step failed, each on its own")
+        results, faults = [], []
+        for chunk in chunks:
+            try:
+                results += self._runner.execute([chunk])
+            except Exception as fault:
+                logger.exception("%r failed", chunk.request)
+                results.append(ChunkResult(failed=True))
+                faults.append(fault)
+        if 1 < len(chunks) == len(faults) and not all(map(is_out_of_memory, faults)):
+            raise EngineFaultError(f"all {len(chunks)} requests of a step failed") from faults[-1]
         return results
-
-    def _execute_alone(self, chunk: Chunk) -> ChunkResult:
-        try:
-            return self._runner.execute([chunk])[0]
-        except Exception:
-            logger.exception("%r failed", chunk.request)
-            return ChunkResult(failed=True)
 
     def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
         if params.ignore_eos:
@@ -306,18 +367,12 @@ class Engine:
         eos_token_ids = (i for i in self.model_config.eos_token_ids if i in vocab)
         return frozenset(params.stop_token_ids).union(eos_token_ids)
 
-    def _count(
-        self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], step_s: float
-    ) -> None:
+    def _count(self, chunks: Sequence[Chunk], step_s: float) -> None:
         self._num_steps += 1
         self._last_step_s = step_s
         self._scheduler.observe_step(chunks, step_s)
         self._last_step_tokens = sum(chunk.num_tokens for chunk in chunks)
         self._num_computed_tokens += self._last_step_tokens
-        self._num_generated_tokens += sum(
-            bool(result.candidates) + (result.token_id is not None) + len(result.forks)
-            for result in results
-        )
 
     def __repr__(self) -> str:
         return f"Engine(step {self._num_steps}, {self._scheduler!r}, {self._runner!r})"
@@ -327,9 +382,7 @@ def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> N
     """Keep what was told of the chunks' tokens until their requests' next outputs."""
     for chunk, result in zip(chunks, results, strict=True):
         request = chunk.request
-        drawn = zip((request, *request.forks), (result, *result.forks), strict=False)
-        for drawer, own in drawn:
-            if own.logprobs is not None:
-                drawer.new_logprobs.append(own.logprobs)
+        for drawer, own in zip((request, *request.forks), (result, *result.forks), strict=False):
+            drawer.new_logprobs += own.logprobs
         request.new_prompt_logprobs += result.prompt_logprobs
         request.num_scored_tokens += len(result.prompt_logprobs)

@@ -8,6 +8,8 @@ from pathlib import Path
 from services.generator.engine.errors import EngineConfigError
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE
 
+MAX_SPECULATIVE_TOKENS = 15
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -21,6 +23,7 @@ class EngineConfig:
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
     `target_step_s` is how long a step may take, as predicted, while streams decode; 0 sets none.
+    `speculative_tokens` is how many guessed tokens a decode may try in one step; 0 tries none.
     """
 
     model: Path
@@ -36,6 +39,7 @@ class EngineConfig:
     max_queued_tokens: int | None = None
     target_step_s: float = 0.0
     attention: str = "auto"
+    speculative_tokens: int = 0
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -43,6 +47,9 @@ class EngineConfig:
                 raise EngineConfigError(field, "must be at least 1")
         if self.max_batched_tokens < self.max_num_seqs:
             raise EngineConfigError("max_batched_tokens", "must be at least max_num_seqs")
+        if not 0 <= self.speculative_tokens <= MAX_SPECULATIVE_TOKENS:
+            message = f"must be within [0, {MAX_SPECULATIVE_TOKENS}]"
+            raise EngineConfigError("speculative_tokens", message)
         if self.attention not in ("auto", "torch"):
             raise EngineConfigError("attention", "must be auto or torch")
         if self.target_step_s < 0.0:

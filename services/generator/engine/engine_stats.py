@@ -12,13 +12,17 @@ from services.generator.engine.request import FinishReason
 class EngineStats:
     """Gauges first, then totals since the start. Times are in seconds.
 
+    `num_deferred` of those that wait were passed over for a prefix that is being computed.
     `num_preempted_tokens` were computed and will be computed again. `kv_waste` is the share of the
-    token slots in used blocks that hold nothing.
+    token slots in used blocks that hold nothing. `num_drafts` counts the runs of guessed tokens
+    that were tried, `num_draft_tokens` their tokens, and `num_accepted_tokens_per_pos` for each
+    place in a run how often the guess was right.
     """
 
     num_running: int
     num_waiting: int
     num_waiting_tokens: int
+    num_deferred: int
     drain_tokens_per_s: float
     expected_wait_s: float
     num_blocks_total: int
@@ -29,6 +33,7 @@ class EngineStats:
     last_step_s: float
     last_step_tokens: int
     num_steps: int
+    num_faults: int
     num_admissions: int
     num_refusals: int
     outcomes: Mapping[FinishReason, int]
@@ -40,3 +45,7 @@ class EngineStats:
     num_prefix_hit_tokens: int
     num_prefix_query_tokens: int
     num_prefix_waits: int
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_accepted_tokens_per_pos: tuple[int, ...]

@@ -34,3 +34,7 @@ class QueueFullError(Exception):
         super().__init__(f"{limit}: the queue is full, try again in {expected_wait_s:.1f} s")
         self.limit = limit
         self.expected_wait_s = expected_wait_s
+
+
+class EngineFaultError(Exception):
+    """A failure that no single request is to blame for."""

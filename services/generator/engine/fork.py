@@ -44,11 +44,11 @@ def part(request: Request) -> None:
 
 
 def fork(source: Request, target: Request, pool: BlockPool) -> None:
-    """Let `target` know and hold all that `source` does; what it held itself is let go."""
+    """Let `target` know and hold what `source` has computed; what it held itself is let go."""
     pool.share(source.block_ids, target.priority)
     pool.release(target.block_ids)
     target.source = None
-    target.token_ids = list(source.token_ids)
+    target.token_ids = source.token_ids[: source.num_computed_tokens]
     target.block_ids = list(source.block_ids)
     target.block_hashes = list(source.block_hashes)
     target.num_computed_tokens = source.num_computed_tokens

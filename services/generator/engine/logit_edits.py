@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_counts import TokenCounts
@@ -24,20 +25,20 @@ class LogitEdits:
         self._vocabularies: WeakKeyDictionary[Request, _VocabularyEdit] = WeakKeyDictionary()
         self._counts: WeakKeyDictionary[Request, TokenCounts] = WeakKeyDictionary()
 
-    def apply(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-        """Return `logits` [S, vocab] with every request's edits, in place where they are float32.
+    def apply(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+        """Return `logits` [S, vocab] with every draw's edits, in place where they are float32.
 
         Narrower logits are widened first, because a small penalty would be lost in their rounding.
         """
-        edited = [row for row, request in enumerate(requests) if _is_edited(request)]
+        edited = [row for row, draw in enumerate(draws) if _is_edited(draw)]
         if not edited:
             return logits
         logits = logits.float()
         for row in edited:
-            if requests[row].params.edits_vocabulary:
-                self._vocabulary(requests[row]).apply_(logits[row])
-        _hold_back_stops(logits, requests)
-        self._penalize(logits, [row for row in edited if requests[row].params.penalizes], requests)
+            if draws[row].params.edits_vocabulary:
+                self._vocabulary(draws[row].request).apply_(logits[row])
+        _hold_back_stops(logits, draws)
+        self._penalize(logits, [row for row in edited if draws[row].params.penalizes], draws)
         return logits
 
     def _vocabulary(self, request: Request) -> _VocabularyEdit:
@@ -46,16 +47,14 @@ class LogitEdits:
             edit = self._vocabularies[request] = _VocabularyEdit(request.params)
         return edit
 
-    def _penalize(
-        self, logits: torch.Tensor, rows: Sequence[int], requests: Sequence[Request]
-    ) -> None:
+    def _penalize(self, logits: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> None:
         if not rows:
             return
-        seen = [self._counted(requests[row]) for row in rows]
-        sizes = torch.tensor([len(counts) for counts in seen])
-        columns = torch.cat([counts.ids for counts in seen])
-        counts = torch.cat([counts.counts for counts in seen])
-        params = [requests[row].params for row in rows]
+        seen = [self._counted(draws[row].request).after(draws[row].drafts) for row in rows]
+        sizes = torch.tensor([len(ids) for ids, _ in seen])
+        columns = torch.cat([ids for ids, _ in seen])
+        counts = torch.cat([counts for _, counts in seen])
+        params = [draws[row].params for row in rows]
 
         def spread(values: list[float]) -> torch.Tensor:
             return torch.tensor(values).repeat_interleave(sizes)
@@ -116,21 +115,22 @@ class _VocabularyEdit:
         logits[self._banned] = float("-inf")
 
 
-def _is_edited(request: Request) -> bool:
-    params = request.params
-    return params.edits_vocabulary or params.penalizes or _holds_back_stops(request)
+def _is_edited(draw: Draw) -> bool:
+    params = draw.params
+    return params.edits_vocabulary or params.penalizes or _holds_back_stops(draw)
 
 
-def _holds_back_stops(request: Request) -> bool:
-    return request.num_output_tokens < request.params.min_tokens
+def _holds_back_stops(draw: Draw) -> bool:
+    return draw.output_index < draw.params.min_tokens
 
 
-def _hold_back_stops(logits: torch.Tensor, requests: Sequence[Request]) -> None:
+def _hold_back_stops(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
     rows: list[int] = []
     columns: list[int] = []
-    for row, request in enumerate(requests):
-        if _holds_back_stops(request):
-            columns += request.stop_token_ids
-            rows += [row] * len(request.stop_token_ids)
+    for row, draw in enumerate(draws):
+        if _holds_back_stops(draw):
+            stop_token_ids = draw.request.stop_token_ids
+            columns += stop_token_ids
+            rows += [row] * len(stop_token_ids)
     if rows:
         logits[rows, columns] = float("-inf")

@@ -83,7 +83,7 @@ class Request:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Sort key of every list: a lower priority number first, then first come first served."""
+        """Sort key of those that run: a lower priority number first, then the earlier arrival."""
         return self.priority, self.arrival_index, self.branch
 
     @property

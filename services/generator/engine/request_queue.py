@@ -1,4 +1,4 @@
-"""Requests kept in scheduling order: by priority, then by arrival."""
+"""Running requests in scheduling order: by priority, then by arrival."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class RequestQueue:
 
     def __init__(self) -> None:
         self._requests: list[Request] = []
-        self.num_prompt_tokens = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -33,13 +32,11 @@ class RequestQueue:
     def add(self, request: Request) -> None:
         """Insert at the place that `request.order` gives."""
         insort(self._requests, request, key=_BY_ORDER)
-        self.num_prompt_tokens += request.num_prompt_tokens
 
     def remove(self, request: Request) -> None:
         """Take out a request that is in the queue."""
         index = bisect_left(self._requests, request.order, key=_BY_ORDER)
         removed = self._requests.pop(index)
-        self.num_prompt_tokens -= request.num_prompt_tokens
         assert removed is request, f"{request!r} is not in this queue. This is a bug."
 
     def __repr__(self) -> str:

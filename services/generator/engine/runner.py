@@ -6,16 +6,17 @@ What it remembers of a request (token counts for penalties) follows from the req
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
 from services.generator.engine.batch import build_batch
 from services.generator.engine.beam_candidates import beam_candidates
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.draw import kept_tokens
 from services.generator.engine.logit_edits import LogitEdits
 from services.generator.engine.logprobs import token_logprobs
-from services.generator.engine.request import Request
 from services.generator.engine.sampler import sample
 from services.generator.engine.token_logprobs import TokenLogprobs
 from services.generator.model import Decoder, KVCache
@@ -33,7 +34,7 @@ class Runner:
     def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Compute the chunks in one pass; return a result for each, in their order.
 
-        A chunk that does not reach its request's last token yields neither token nor failure.
+        A chunk that does not reach its request's last token yields neither tokens nor failure.
         """
         batch = build_batch(chunks, self._cache.block_size)
         rows = torch.cat((batch.sample_rows, batch.score_rows))
@@ -41,12 +42,11 @@ class Runner:
             batch.token_ids, batch.positions, batch.pages, self._cache, rows
         )
         num_samples = len(batch.sample_rows)
-        sampled = [request for chunk in batch.chunks for request in chunk.drawing]
         scores = _prompt_scores(logits[num_samples:], batch.chunks)
-        drawn = self._draw(logits[:num_samples], sampled)
-        by_request = dict(zip(map(id, sampled), drawn, strict=True))
+        sampling = [chunk for chunk in batch.chunks if chunk.samples]
+        drawn = self._draw(logits[:num_samples], sampling)
         return [
-            _result([by_request[id(r)] for r in c.drawing], scores.get(id(c.request), ()))
+            _result(drawn.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
             for c in chunks
         ]
 
@@ -60,28 +60,38 @@ class Runner:
         """Copy the KV memory of each pair's first block to its second; all are read first."""
         self._cache.copy(pairs)
 
-    def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[ChunkResult]:
-        """Return a token per row of `logits` [S, vocab], described where its request asks."""
-        asking = [row for row, r in enumerate(requests) if r.params.logprobs is not None]
+    def _draw(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> dict[int, ChunkResult]:
+        """Return what was drawn from the chunks' rows [S, vocab], by the id() of their request."""
+        draws = [draw for chunk in chunks for draw in chunk.draws]
+        asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
-        searching = [row for row, r in enumerate(requests) if r.beams is not None]
+        searching = [row for row, draw in enumerate(draws) if draw.request.beams is not None]
         totals = logits[searching].float().logsumexp(dim=1, keepdim=True) if searching else None
-        logits = self._edits.apply(logits, requests)
-        token_ids = sample(logits, requests)
-        results = [ChunkResult(token_id, failed=token_id is None) for token_id in token_ids]
+        logits = self._edits.apply(logits, draws)
+        token_ids = sample(logits, draws)
+        described: Iterator[TokenLogprobs] = iter(())
         if raw is not None:
-            counts = [requests[row].params.logprobs or 0 for row in asking]
-            described = token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts)
-            for row, logprobs in zip(asking, described, strict=True):
-                if not results[row].failed:
-                    results[row] = results[row]._replace(logprobs=logprobs)
+            counts = [draws[row].params.logprobs or 0 for row in asking]
+            described = iter(token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts))
+        results: dict[int, ChunkResult] = {}
+        drawn = iter(token_ids)
+        for chunk in chunks:
+            told = []
+            asks = chunk.request.params.logprobs is not None
+            for drafts in (chunk.drafts, *(() for _ in chunk.forks)):
+                num_draws = len(drafts) + 1
+                kept = kept_tokens(drafts, list(islice(drawn, num_draws)))
+                logprobs = list(islice(described, num_draws))[: len(kept)] if asks else ()
+                told.append(ChunkResult(kept, failed=not kept, logprobs=logprobs))
+            results[id(chunk.request)] = told[0]._replace(forks=told[1:])
         if totals is not None:
-            beams = [requests[row] for row in searching]
+            beams = [draws[row].request for row in searching]
             counts = [beam.params.beam_width + len(beam.stop_token_ids) for beam in beams]
-            candidates = beam_candidates(logits[searching], totals, counts)
-            for row, found in zip(searching, candidates, strict=True):
-                results[row] = ChunkResult(failed=results[row].failed, candidates=found)
+            found = beam_candidates(logits[searching], totals, counts)
+            for beam, candidates in zip(beams, found, strict=True):
+                failed = results[id(beam)].failed
+                results[id(beam)] = ChunkResult(failed=failed, candidates=candidates)
         return results
 
     def __repr__(self) -> str:
@@ -101,12 +111,8 @@ def _prompt_scores(
     return {id(c.request): [next(described) for _ in c.scored] for c in scoring}
 
 
-def _result(drawn: Sequence[ChunkResult], scores: Sequence[TokenLogprobs]) -> ChunkResult:
-    """Put together what was drawn from the last row and the prompt's scores.
-
-    A prompt whose logits are not finite fails.
-    """
+def _result(drawn: ChunkResult, scores: Sequence[TokenLogprobs]) -> ChunkResult:
+    """Put both halves together; a prompt whose logits are not finite fails."""
     if not all(math.isfinite(score.logprob) for score in scores):
         return ChunkResult(failed=True)
-    own = drawn[0] if drawn else ChunkResult()
-    return own._replace(prompt_logprobs=scores, forks=drawn[1:])
+    return drawn._replace(prompt_logprobs=scores)

@@ -1,9 +1,9 @@
-"""Draws one token per row of logits. A draw depends on the row, its request's seed and position.
+"""Draws one token per row of logits. It depends on the row, its request's seed and its position.
 
 Each draw uses one uniform number from a counter-based generator, so that it is the same alone,
-in a batch, and again after a preemption. Order of the filters: temperature, min_p, top_k, top_p as
-in vLLM, then typical_p, which comes last in transformers; each is a share of what the ones before
-it left. `logit_edits` has changed the logits before.
+in a batch, after drafts, and again after a preemption. Order of the filters: temperature, min_p,
+top_k, top_p as in vLLM, then typical_p, which comes last in transformers; each is a share of what
+the ones before it left. `logit_edits` has changed the logits before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import torch
 
-from services.generator.engine.request import Request
+from services.generator.engine.draw import Draw
 from services.generator.engine.sampling_params import SamplingParams
 
 # How many of the best candidates are looked at. A row that may keep more costs a full sort. The
@@ -22,13 +22,13 @@ _WIDTHS = (64, 256)
 _FAILED = -1
 
 
-def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[int | None]:
+def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
     """Return a token id per row of `logits` [S, vocab], None where the row is not finite."""
     # max is several times faster than argmax here, and its value tells of NaN and infinity.
     best, tokens = logits.max(dim=-1)
-    rows = [row for row, request in enumerate(requests) if not request.params.is_greedy]
+    rows = [row for row, draw in enumerate(draws) if not draw.params.is_greedy]
     if rows:
-        drawn = _draw(logits[rows], best[rows], [requests[row] for row in rows])
+        drawn = _draw(logits[rows], best[rows], [draws[row] for row in rows])
         tokens[rows] = drawn
     # The step's only transfer from tensors to Python.
     checked = tokens.where(best.isfinite(), _FAILED).tolist()
@@ -42,14 +42,14 @@ def uniform(seed: int, index: int) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
-def _draw(logits: torch.Tensor, best: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+def _draw(logits: torch.Tensor, best: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Return int64 tokens [R] for rows that are not greedy."""
-    temperatures = torch.tensor([request.params.temperature for request in requests])
+    temperatures = torch.tensor([draw.params.temperature for draw in draws])
     # Relative to the best, so that exp never overflows however low the temperature.
     scaled = (logits.float() - best.float().unsqueeze(1)) / temperatures.unsqueeze(1)
-    tokens = torch.empty(len(requests), dtype=torch.int64)
-    for width, rows in _by_width(requests, scaled.shape[1]).items():
-        kept = [requests[row] for row in rows]
+    tokens = torch.empty(len(draws), dtype=torch.int64)
+    for width, rows in _by_width(draws, scaled.shape[1]).items():
+        kept = [draws[row] for row in rows]
         if width is None:
             tokens[rows] = _pick(scaled[rows].exp_(), _uniforms(kept))
         else:
@@ -57,11 +57,11 @@ def _draw(logits: torch.Tensor, best: torch.Tensor, requests: Sequence[Request])
     return tokens
 
 
-def _by_width(requests: Sequence[Request], vocab_size: int) -> dict[int | None, list[int]]:
+def _by_width(draws: Sequence[Draw], vocab_size: int) -> dict[int | None, list[int]]:
     """Return the rows by how many candidates they look at; None for all, in any order."""
     groups: dict[int | None, list[int]] = {}
-    for row, request in enumerate(requests):
-        groups.setdefault(_width(request.params, vocab_size), []).append(row)
+    for row, draw in enumerate(draws):
+        groups.setdefault(_width(draw.params, vocab_size), []).append(row)
     return groups
 
 
@@ -78,12 +78,12 @@ def _width(params: SamplingParams, vocab_size: int) -> int | None:
     return next(fitting, vocab_size)
 
 
-def _draw_truncated(scaled: torch.Tensor, requests: Sequence[Request], width: int) -> torch.Tensor:
+def _draw_truncated(scaled: torch.Tensor, draws: Sequence[Draw], width: int) -> torch.Tensor:
     """Draw among the `width` best; rows that keep more are drawn again among all."""
     vocab_size = scaled.shape[1]
-    top_k = _column([r.params.top_k or vocab_size for r in requests])
-    top_p = _column([r.params.top_p for r in requests])
-    min_p = _column([r.params.min_p for r in requests])
+    top_k = _column([draw.params.top_k or vocab_size for draw in draws])
+    top_p = _column([draw.params.top_p for draw in draws])
+    min_p = _column([draw.params.min_p for draw in draws])
     values, candidates = scaled.topk(width)
     # relative to the best candidate's, so that min_p is a plain bound
     weights = values.exp_()
@@ -94,12 +94,12 @@ def _draw_truncated(scaled: torch.Tensor, requests: Sequence[Request], width: in
     totals = torch.where(is_open, _mass(scaled, min_p), kept) if is_open.any() else kept
     nucleus = top_p * totals
     weights.masked_fill_(cumulative - weights >= nucleus, 0.0)
-    _keep_typical_(weights, requests)
-    ranks = _pick(weights, _uniforms(requests))
+    _keep_typical_(weights, draws)
+    ranks = _pick(weights, _uniforms(draws))
     tokens = candidates.gather(1, ranks.unsqueeze(1)).squeeze(1)
     short = (is_open & (kept < nucleus)).squeeze(1).nonzero().flatten()
     if len(short):
-        wider = [requests[row] for row in short.tolist()]
+        wider = [draws[row] for row in short.tolist()]
         tokens[short] = _draw_truncated(scaled[short], wider, vocab_size)
     return tokens
 
@@ -114,16 +114,16 @@ def _mass(scaled: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
     return weights.sum(1, keepdim=True, dtype=torch.float64).float()
 
 
-def _keep_typical_(weights: torch.Tensor, requests: Sequence[Request]) -> None:
+def _keep_typical_(weights: torch.Tensor, draws: Sequence[Draw]) -> None:
     """Zero in place what typical_p drops of each row.
 
     Locally typical sampling (Meister et al. 2023, arXiv:2202.00666): of the tokens whose surprise
     is nearest to the distribution's entropy, the fewest that make up the share.
     """
-    rows = [row for row, request in enumerate(requests) if request.params.typical_p < 1.0]
+    rows = [row for row, draw in enumerate(draws) if draw.params.typical_p < 1.0]
     if not rows:
         return
-    typical_p = _column([requests[row].params.typical_p for row in rows])
+    typical_p = _column([draws[row].params.typical_p for row in rows])
     probabilities = weights[rows] / weights[rows].sum(1, keepdim=True)
     surprises = -probabilities.log()
     entropies = torch.special.entr(probabilities).sum(1, keepdim=True)
@@ -139,8 +139,8 @@ def _column(values: list[float]) -> torch.Tensor:
     return torch.tensor(values).unsqueeze(1)
 
 
-def _uniforms(requests: Sequence[Request]) -> torch.Tensor:
-    return torch.tensor([uniform(r.seed, r.num_output_tokens) for r in requests])
+def _uniforms(draws: Sequence[Draw]) -> torch.Tensor:
+    return torch.tensor([uniform(draw.request.seed, draw.output_index) for draw in draws])
 
 
 def _pick(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

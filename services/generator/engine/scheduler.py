@@ -1,7 +1,8 @@
 """Decides each step which requests compute how many tokens, and applies what came of it.
 
 Policy only: no tensors, no text, no clock. Running requests come before waiting ones; a decode
-never waits for a prefill chunk, because each running decode keeps one token of the budget.
+never waits for a prefill chunk, because each running decode keeps one token of the budget. Drafts
+take what prompts leave, and blocks that nobody else needs now.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from mesh import policy
-from mesh.policy import Turns
 from services.generator.engine import fork
 from services.generator.engine.admission import Admission
 from services.generator.engine.beam_group import BeamGroup
@@ -27,9 +26,11 @@ from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
+from services.generator.engine.speculation import Speculation
 from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, beams_told, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
+from services.generator.engine.waiting_queue import WaitingQueue
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,11 @@ class Scheduler:
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
         target_step_s: float = 0.0,
+        speculative_tokens: int = 0,
     ) -> None:
         assert 1 <= max_num_seqs <= max_batched_tokens, "each decode needs a token of the budget"
         self.pool = pool
-        self.waiting = RequestQueue()
+        self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self.drain_rate = DrainRate()
         self.num_admissions = 0
@@ -59,9 +61,11 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_preempted_blocks = 0
         self.num_preempted_tokens = 0
+        self.num_generated_tokens = 0
         self.num_prefix_hit_tokens = 0
         self.num_prefix_query_tokens = 0
         self.num_prefix_waits = 0
+        self.num_deferred = 0
         self._pending = PendingBlocks()
         self._copies = CopyOnWrite(pool)
         self._lengths = OutputLengths(output_quantile)
@@ -72,7 +76,7 @@ class Scheduler:
         self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
-        self._turns = Turns()
+        self.speculation = Speculation(speculative_tokens, self.step_times.fit_decodes)
         self._backlog_since_s: float | None = None
         self._deadlines: list[tuple[float, int, int, Request]] = []
 
@@ -99,6 +103,7 @@ class Scheduler:
                 self.pool.taint(sequence.block_ids)
         self._release(request)
         fork.part(request)
+        self.speculation.drop(request)
         (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
@@ -106,6 +111,30 @@ class Scheduler:
         if reason in (FinishReason.STOP, FinishReason.LENGTH) and request.beams is None:
             self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
+
+    def reset(self, live: Iterable[Request], now_s: float) -> list[StepOutput]:
+        """End all live requests with ERROR after a fault that left the accounts in any state.
+
+        One that had ended in the faulty step ends with ERROR too: its last output was lost.
+        """
+        self.pool.reset()
+        self.waiting = WaitingQueue()
+        self.running = RequestQueue()
+        self._pending = PendingBlocks()
+        self._copies = CopyOnWrite(self.pool)
+        self._deadlines.clear()
+        self._backlog_since_s = None
+        outputs = []
+        for request in live:
+            if request.finish_reason is not None:
+                self.outcomes[request.finish_reason] -= 1
+            self.speculation.drop(request)
+            request.block_ids = []
+            request.status = RequestStatus.FINISHED
+            request.finish_reason = FinishReason.ERROR
+            self.outcomes[FinishReason.ERROR] += 1
+            outputs.append(conclusion(request, (), now_s))
+        return outputs
 
     def expire(self, now_s: float) -> list[StepOutput]:
         """End every live request whose deadline has passed."""
@@ -119,11 +148,13 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
+        self.num_deferred = 0
         budget = self._prompt_budget()
         chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
         if self.num_preemptions == num_preemptions:
             admitted = self._admit_waiting(budget, now_s)
+            chunks = self._with_drafts(chunks, budget)
         self._observe_drain(admitted, now_s)
         # a group of beams falls as a whole, those included that had a chunk already
         chunks = [chunk for chunk in chunks if chunk.request.status is RequestStatus.RUNNING]
@@ -136,8 +167,8 @@ class Scheduler:
     def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Learn how long a step of these chunks took."""
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_tokens > 1)
-        num_context_tokens = sum(chunk.end for chunk in chunks)
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_known > 1)
+        num_context_tokens = sum(chunk.num_context_tokens for chunk in chunks)
         self.step_times.observe(num_tokens, num_context_tokens, num_prompt_tokens, step_s)
 
     def expected_wait_s(self) -> float:
@@ -156,13 +187,13 @@ class Scheduler:
             if result.failed:
                 outputs.append(self.finish(request.owner, FinishReason.ERROR, now_s))
                 continue
-            request.num_computed_tokens = chunk.end
+            token_ids = self._advance(chunk, result.token_ids)
             self._publish_blocks(request, chunk.start // self.pool.block_size)
             if request.beams is not None and chunk.samples:
                 outputs += self._extend_beams(request, request.beams, result.candidates, now_s)
-            if result.token_id is not None:
+            if token_ids:
                 outputs += self._fork(request, result.forks, now_s)
-                outputs.append(self._append(request, result.token_id, now_s))
+                outputs.append(self._deliver(request, token_ids, now_s))
         return outputs
 
     def kv_waste(self) -> float:
@@ -186,9 +217,10 @@ class Scheduler:
         )
         assert self._num_seats() <= self._max_num_seqs, "too many requests run"
         self._pending.check(list(self.running))
+        self.speculation.check(live)
         for request in self.running:
-            num_slots = len(request.block_ids) * self.pool.block_size
-            assert request.num_computed_tokens <= num_slots, f"{request!r} outgrew its blocks"
+            num_blocks = self.pool.num_blocks_for(request.num_computed_tokens)
+            assert len(request.block_ids) == num_blocks, f"{request!r} holds other blocks"
             assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
 
     def _refuse_if_full(self, requests: Sequence[Request]) -> None:
@@ -217,7 +249,7 @@ class Scheduler:
         if (
             self._target_step_s > 0.0
             and decodes
-            and len(decodes) < len(self.running) + len(self.waiting)
+            and (self.speculation.is_on or len(decodes) < len(self.running) + len(self.waiting))
         ):
             time = self.step_times.fit()
             decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
@@ -242,6 +274,24 @@ class Scheduler:
                     budget.take(start, num_tokens)
             index += 1
         return chunks
+
+    def _with_drafts(self, chunks: list[Chunk], budget: StepBudget) -> list[Chunk]:
+        """Return the chunks, decodes extended by drafts from what prompts left of the budget."""
+        decodes = [c.request for c in chunks if _may_speculate(c)]
+        drafts = self.speculation.propose(decodes, budget.num_tokens, budget.left_s)
+        if not drafts:
+            return chunks
+        return [self._extended(chunk, drafts.get(chunk.request, ())) for chunk in chunks]
+
+    def _extended(self, chunk: Chunk, drafts: tuple[int, ...]) -> Chunk:
+        """Add as many drafts as there are blocks for; nobody gives way to a guess."""
+        request = chunk.request
+        num_missing = self.pool.num_blocks_for(chunk.end + len(drafts)) - len(request.block_ids)
+        num_missing = min(num_missing, self.pool.num_available)
+        if num_missing > 0:
+            request.block_ids += self.pool.allocate(num_missing, request.priority)
+        drafts = drafts[: len(request.block_ids) * self.pool.block_size - chunk.end]
+        return Chunk(request, chunk.start, chunk.num_tokens + len(drafts), drafts)
 
     def _cover(self, request: Request, num_tokens: int) -> bool:
         """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
@@ -295,13 +345,14 @@ class Scheduler:
     def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
         num_free_seats = self._max_num_seqs - self._num_seats()
-        for request in policy.order(self.waiting, _place, self._turns):
+        for request in self.waiting:
             if request.source is not None:
                 continue
             if budget.num_tokens == 0 or request.num_seats > num_free_seats:
                 break
             hits = self._find_hits(request)
             if hits is None:
+                self.num_deferred += 1
                 continue
             start = len(hits) * self.pool.block_size
             num_tokens = budget.offer(start, request.num_tokens - start)
@@ -343,8 +394,7 @@ class Scheduler:
         return sum(request.num_seats for request in self.running)
 
     def _seat(self, request: Request) -> None:
-        self.waiting.remove(request)
-        self._turns = policy.taken(request.place, map(_place, self.waiting), self._turns)
+        self.waiting.take(request)
         self.running.add(request)
         request.status = RequestStatus.RUNNING
 
@@ -390,10 +440,11 @@ class Scheduler:
         for follower, result in zip(followers, results, strict=True):
             fork.fork(source, follower, self.pool)
             self._seat(follower)
-            if result.token_id is None:
+            if result.failed:
                 outputs.append(self.finish(follower, FinishReason.ERROR, now_s))
             else:
-                outputs.append(self._append(follower, result.token_id, now_s))
+                token_ids = self._append(follower, result.token_ids)
+                outputs.append(self._deliver(follower, token_ids, now_s))
         return outputs
 
     def _extend_beams(
@@ -402,24 +453,55 @@ class Scheduler:
         """Note how one beam could go on; with the last one of the step all of them go on or end."""
         if beam.first_token_s is None:
             beam.first_token_s = now_s
+        self.num_generated_tokens += 1
         if not group.tell(beam, candidates) or group.advance(self.pool, self.running):
             return []
         reason, found = group.end()
         return [beams_told(self.finish(group.leader, reason, now_s), found)]
 
-    def _append(self, request: Request, token_id: int, now_s: float) -> StepOutput:
-        request.token_ids.append(token_id)
+    def _advance(self, chunk: Chunk, drawn: tuple[int, ...]) -> tuple[int, ...]:
+        """Count the chunk as computed and append what was drawn; return the appended tokens.
+
+        The drafts among them are computed too. Those that were not drawn leave no trace.
+        """
+        request = chunk.request
+        token_ids = self._append(request, drawn)
+        request.num_computed_tokens = chunk.start + chunk.num_known + max(0, len(token_ids) - 1)
+        if chunk.drafts:
+            self.speculation.observe(request, len(chunk.drafts), len(drawn) - 1)
+            num_blocks = self.pool.num_blocks_for(request.num_computed_tokens)
+            self.pool.release(request.block_ids[num_blocks:])
+            del request.block_ids[num_blocks:]
+        return token_ids
+
+    def _append(self, request: Request, drawn: tuple[int, ...]) -> tuple[int, ...]:
+        token_ids = _up_to_stop(drawn, request.stop_token_ids)
+        request.token_ids += token_ids
+        self.num_generated_tokens += len(token_ids)
+        return token_ids
+
+    def _deliver(self, request: Request, token_ids: tuple[int, ...], now_s: float) -> StepOutput:
+        """Tell of the tokens just appended, and end the request if they end it."""
         if request.first_token_s is None:
             request.first_token_s = now_s
-        if token_id in request.stop_token_ids:
-            return self.finish(request, FinishReason.STOP, now_s)
+        if token_ids[-1] in request.stop_token_ids:
+            return self.finish(request, FinishReason.STOP, now_s, token_ids[:-1])
         if request.num_output_tokens >= request.params.max_tokens:
-            return self.finish(request, FinishReason.LENGTH, now_s, (token_id,))
-        return progress(request, token_id)
+            return self.finish(request, FinishReason.LENGTH, now_s, token_ids)
+        return progress(request, token_ids)
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
 
 
-def _place(request: Request) -> policy.Place:
-    return request.place
+def _may_speculate(chunk: Chunk) -> bool:
+    """Whether the chunk is a decode of a sequence that shares its rows with no other."""
+    request = chunk.request
+    return chunk.num_tokens == 1 and chunk.samples and not request.forks and not request.beams
+
+
+def _up_to_stop(token_ids: tuple[int, ...], stop_token_ids: frozenset[int]) -> tuple[int, ...]:
+    for index, token_id in enumerate(token_ids):
+        if token_id in stop_token_ids:
+            return token_ids[: index + 1]
+    return token_ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from services.generator.engine.step_time import StepTime
 
 # prompts always get so much of a step, however slow it is, so that they end
@@ -24,6 +26,11 @@ class StepBudget:
         self._left_s, self._time = left_s, time
         self.num_tokens = min(self.num_tokens, max(MIN_PROMPT_TOKENS, _GROWTH * max_seen_tokens))
         self._num_promised = min(self.num_tokens, MIN_PROMPT_TOKENS)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the step may still take; infinite where its time is not limited."""
+        return math.inf if self._left_s is None else self._left_s
 
     def offer(self, start: int, num_wanted: int) -> int:
         """Return how many of the wanted tokens, beginning at position `start`, may be computed."""

@@ -11,6 +11,13 @@ from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
+class Refusal(NamedTuple):
+    """Which limit of the queue kept a request out, and how many seconds a place takes to come."""
+
+    reason: str
+    expected_wait_s: float
+
+
 class Beam(NamedTuple):
     """A sequence that a beam search found, and why it ends there: STOP or LENGTH."""
 
@@ -25,8 +32,9 @@ class StepOutput:
     `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
     what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
     asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
-    token but the first. The three durations are seconds, zero until the final output. A beam search
-    has one output, with the best sequence; `other_beams` are the next best.
+    token but the first. The three durations are seconds, zero until the final output, as is the
+    number of preemptions. `refusal` comes with REJECTED alone. A beam search has one output, with
+    the best sequence; `other_beams` are the next best.
     """
 
     request_id: str
@@ -40,19 +48,21 @@ class StepOutput:
     decode_s: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    num_preemptions: int = 0
+    refusal: Refusal | None = None
     other_beams: tuple[Beam, ...] = ()
 
 
-def progress(request: Request, token_id: int) -> StepOutput:
-    """Describe one more delivered token of a request that goes on."""
+def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
+    """Describe the next delivered tokens of a request that goes on."""
     return StepOutput(
         request.request_id,
-        (token_id,),
+        token_ids,
         None,
         request.num_prompt_tokens,
         request.num_output_tokens,
         request.num_cached_tokens or 0,
-        logprobs=_told(request.new_logprobs, 1),
+        logprobs=_told(request.new_logprobs, len(token_ids)),
         prompt_logprobs=_told(request.new_prompt_logprobs),
     )
 
@@ -76,6 +86,7 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         prompt_logprobs=_told(
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
+        num_preemptions=request.num_preemptions,
     )
 
 

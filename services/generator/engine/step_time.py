@@ -25,8 +25,8 @@ class StepTimeModel:
     """Non-negative least squares over decayed sums; recent steps count more.
 
     Steps with and without prompt chunks are summed apart and each forgets only its own past: hours
-    of decoding alone must not make it forget what prompt tokens cost. A chunk reads its context
-    once, so its end counts, not each of its tokens' contexts.
+    of decoding alone must not make it forget what prompt tokens cost. What a chunk reads of its
+    context is `Chunk.num_context_tokens`.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,24 @@ class StepTimeModel:
 
     def fit(self) -> StepTime:
         """Return the coefficients as known now; all zero before the first step."""
+        return self._fit(1.0)
+
+    def fit_decodes(self) -> StepTime:
+        """Return the coefficients for steps without prompts, whose tokens may cost more.
+
+        Prompts count as much as one decode more or less in one step would: they settle how the time
+        divides as long as all decoding steps were of one size, or that is long ago.
+        """
+        squares = self._prompts.matrix[1][1]
+        return self._fit(1.0 / squares if squares else 0.0)
+
+    def _fit(self, prompt_weight: float) -> StepTime:
+        decodes, prompts = self._decodes, self._prompts
         matrix = [
-            [self._decodes.matrix[i][j] + self._prompts.matrix[i][j] for j in range(3)]
+            [decodes.matrix[i][j] + prompt_weight * prompts.matrix[i][j] for j in range(3)]
             for i in range(3)
         ]
-        vector = [self._decodes.vector[i] + self._prompts.vector[i] for i in range(3)]
+        vector = [decodes.vector[i] + prompt_weight * prompts.vector[i] for i in range(3)]
         return StepTime(*_non_negative(matrix, vector))
 
     def __repr__(self) -> str:

@@ -44,6 +44,21 @@ class TokenCounts:
             self._counts[self._slot(token_ids[index])] += 1.0
             self._num_counted += 1
 
+    def after(self, drafts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `ids` and `counts` as they would be with these tokens in the output too."""
+        if not drafts:
+            return self.ids, self.counts
+        counts = self.counts.clone()
+        new: dict[int, float] = {}
+        for token_id in drafts:
+            slot = self._slots.get(token_id)
+            if slot is None:
+                new[token_id] = new.get(token_id, 0.0) + 1.0
+            else:
+                counts[slot] += 1.0
+        ids = torch.cat((self.ids, torch.tensor(list(new), dtype=torch.int64)))
+        return ids, torch.cat((counts, torch.tensor(list(new.values()))))
+
     def _slot(self, token_id: int) -> int:
         slot = self._slots.get(token_id)
         if slot is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,22 @@ class Checkpoint:
             raise WeightError(name, f"has shape {tuple(tensor.shape)}, expected {shape}")
         return tensor
 
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors, from the files' headers."""
+        shapes = (
+            self._open(shard).get_slice(name).get_shape()
+            for name, shard in self._shard_by_name.items()
+        )
+        return sum(map(math.prod, shapes))
+
     def _read_index(self) -> dict[str, str]:
         if (self._folder / _INDEX).is_file():
-            weight_map = json.loads((self._folder / _INDEX).read_text())["weight_map"]
-            return {str(name): str(shard) for name, shard in weight_map.items()}
+            try:
+                weight_map = json.loads((self._folder / _INDEX).read_text())["weight_map"]
+                return {str(name): str(shard) for name, shard in weight_map.items()}
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise WeightError(_INDEX, "has no usable weight_map") from error
         return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
 
     def _open(self, shard: str) -> Any:

@@ -5,8 +5,7 @@ Knows no torch: the dtype is a name, the rotary scaling a set of numbers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.families import FAMILIES, Family
 from services.generator.model.fields import Fields
+from services.generator.model.generation_config import GenerationConfig
+from services.generator.model.json_file import read_object
 from services.generator.model.layer_config import LayerConfig, parse_layers
 from services.generator.model.rope_config import RopeConfig
 
@@ -82,14 +83,13 @@ class ModelConfig:
 
         Raises ModelConfigError naming the first missing or unsupported field.
         """
-        raw = _read_json(folder / "config.json")
+        raw = read_object(folder / "config.json")
         if raw is None:
             raise ModelConfigError("config.json", f"not found in {folder}")
-        generation = _read_json(folder / "generation_config.json") or {}
-        return cls.parse(raw, eos_token_id=generation.get("eos_token_id"))
+        return cls.parse(raw, eos_token_id=GenerationConfig.read(folder).eos_token_ids)
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any], eos_token_id: int | list[int] | None) -> ModelConfig:
+    def parse(cls, raw: Mapping[str, Any], eos_token_id: Sequence[int] | None) -> ModelConfig:
         """Check and translate; `eos_token_id` wins over the one inside `raw`."""
         family = _family(raw)
         fields = Fields(raw, family)
@@ -128,18 +128,6 @@ class ModelConfig:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelConfigError(path.name, f"is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelConfigError(path.name, "must hold one JSON object")
-    return content
-
-
 def _family(raw: Mapping[str, Any]) -> Family:
     architectures = raw.get("architectures") or ["(none)"]
     known = [FAMILIES[name] for name in architectures if name in FAMILIES]
@@ -172,7 +160,7 @@ def _dtype(fields: Fields) -> str:
     return name
 
 
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
+def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)

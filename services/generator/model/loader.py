@@ -42,11 +42,16 @@ def load_model(folder: Path, dtype: str | None = None, attention_backend: str = 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
     """
     config = ModelConfig.read(folder)
+    compute = compute_dtype(config, dtype)
+    return _Loader(config, Checkpoint(folder), compute, attention_backend).decoder()
+
+
+def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
+    """Return the dtype of weights and cache; ModelConfigError for one that is not supported."""
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")
-    compute = _COMPUTE_DTYPES[name]
-    return _Loader(config, Checkpoint(folder), compute, attention_backend).decoder()
+    return _COMPUTE_DTYPES[name]
 
 
 class _Loader:

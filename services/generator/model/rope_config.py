@@ -19,7 +19,7 @@ class RopeConfig:
     """`dim` of each head's dimensions are rotated; the rest matters for some kinds only.
 
     The cosines and sines are multiplied by `attention_factor`. `divisors` are longrope's, one per
-    frequency.
+    frequency, for sequences of every length (arXiv:2402.13753).
     """
 
     dim: int
@@ -117,14 +117,21 @@ class _Section:
         )
 
     def _longrope(self, dim: int, theta: float) -> RopeConfig:
-        """One set of divisors serves all lengths: a switch would invalidate the cached keys."""
+        """Take the long divisors if more than the original context is served, else the short ones.
+
+        As in vLLM, the set does not depend on a sequence's length. transformers changes to the long
+        set when a sequence outgrows the original context, and leaves the keys that it cached before
+        as they were; so the two agree where nothing longer is served, and on long prompts.
+        """
         original = self._original_length()
         served = self._fields.positive("max_position_embeddings")
         stretch = self._stretch()
         attention_factor = 1.0
         if stretch > 1.0:
             attention_factor = math.sqrt(1 + math.log(stretch) / math.log(original))
-        field = "long_factor" if served > original else "short_factor"
+        length = "long" if served > original else "short"
+        attention_factor = self.number(f"{length}_mscale", attention_factor)
+        field = f"{length}_factor"
         divisors = self._values.get(field)
         if not isinstance(divisors, list) or len(divisors) != dim // 2:
             raise ModelConfigError(f"{self._name}.{field}", f"must be a list of {dim // 2} numbers")

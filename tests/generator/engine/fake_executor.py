@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from services.generator.engine.beam_search import BeamSearch, Candidate, Row
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.draw import kept_tokens
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
@@ -21,8 +22,9 @@ class FakeExecutor:
     reads hold exactly its request's tokens.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, next_token: Callable[[Sequence[int]], int] | None = None):
         self.block_size = block_size
+        self._next_token = next_token or hashed_token
         self.written: dict[tuple[int, int], tuple[int, int]] = {}
         self.cleared: list[int] = []
         self.copied: list[tuple[int, int]] = []
@@ -52,38 +54,62 @@ class FakeExecutor:
 
     def _write(self, chunk: Chunk) -> None:
         assert chunk.num_tokens > 0
-        for position in range(chunk.start, chunk.end):
-            token_id = chunk.request.token_ids[position]
+        for position, token_id in enumerate(chunk.token_ids, chunk.start):
             self.written[self._slot(chunk.request, position)] = (position, token_id)
 
     def _result(self, chunk: Chunk) -> ChunkResult:
         request = chunk.request
-        for position in range(chunk.end):
-            expected = (position, request.token_ids[position])
-            assert self.written[self._slot(request, position)] == expected, f"{request!r}"
+        for expected in enumerate([*request.token_ids[: chunk.start], *chunk.token_ids]):
+            assert self.written[self._slot(request, expected[0])] == expected, f"{request!r}"
         if self.fails(chunk):
             return ChunkResult(failed=True)
         scores = [TokenLogprobs(request.token_ids[i + 1], -1.0, 1) for i in chunk.scored]
         if chunk.samples and request.beams is not None:
             return ChunkResult(candidates=candidates(request.token_ids))
-        drawn = [ChunkResult(next_token(r.token_ids, r.branch)) for r in chunk.drawing]
-        own = drawn[0] if drawn else ChunkResult()
-        return own._replace(prompt_logprobs=scores, forks=drawn[1:])
+        drawn = [
+            drawn_token(self._next_token, [*r.token_ids, *drafts], r.branch)
+            for r, drafts in chunk.draws
+        ]
+        num_own = len(chunk.drafts) + 1
+        kept = kept_tokens(chunk.drafts, drawn[:num_own])
+        asks = request.params.logprobs is not None
+        logprobs = [TokenLogprobs(token_id, -1.0, 1) for token_id in kept] if asks else ()
+        forks = [ChunkResult((token_id,)) for token_id in drawn[num_own:]]
+        return ChunkResult(kept, logprobs=logprobs, prompt_logprobs=scores, forks=forks)
 
     def _slot(self, request: Request, position: int) -> tuple[int, int]:
         return request.block_ids[position // self.block_size], position % self.block_size
 
 
-def next_token(token_ids: Sequence[int], branch: int = 0) -> int:
-    """Return the token that the fake executor draws after these for a request's sequence."""
-    return zlib.crc32(bytes(token_ids), branch) % VOCAB_SIZE
+def hashed_token(token_ids: Sequence[int]) -> int:
+    """Return a token that follows from all before it and is hard to guess."""
+    return zlib.crc32(bytes(token_ids)) % VOCAB_SIZE
 
 
-def continuation(prompt: Sequence[int], count: int, branch: int = 0) -> list[int]:
+def repeating_token(token_ids: Sequence[int]) -> int:
+    """Return a token that mostly follows from the one before it: texts repeat themselves."""
+    if len(token_ids) % 11 == 0:
+        return hashed_token(token_ids)
+    return zlib.crc32(bytes(token_ids[-1:])) % VOCAB_SIZE
+
+
+def drawn_token(
+    next_token: Callable[[Sequence[int]], int], token_ids: Sequence[int], branch: int
+) -> int:
+    """Return what a request's sequence of that number draws: each has a fixed shift of its own."""
+    return (next_token(token_ids) + branch) % VOCAB_SIZE
+
+
+def continuation(
+    prompt: Sequence[int],
+    count: int,
+    next_token: Callable[[Sequence[int]], int] = hashed_token,
+    branch: int = 0,
+) -> list[int]:
     """Return the `count` tokens that the fake executor draws after a prompt."""
     token_ids = list(prompt)
     for _ in range(count):
-        token_ids.append(next_token(token_ids, branch))
+        token_ids.append(drawn_token(next_token, token_ids, branch))
     return token_ids[len(prompt) :]
 
 

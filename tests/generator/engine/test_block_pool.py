@@ -219,6 +219,19 @@ def test_tainted_blocks_lose_their_name_and_wait_for_clearing() -> None:
     assert (pool.num_free, pool.num_cached) == (2, 0)
 
 
+def test_a_reset_takes_back_what_was_held() -> None:
+    """Held blocks are free, nameless and tainted after it, lost ones too; idle content stays."""
+    pool = BlockPool(6, 16)
+    idle, held = named(pool, 1), named(pool, 2)
+    pool.release(idle)
+    lost = pool._free.pop()
+    pool.reset()
+    pool.check([])
+    assert (pool.num_free, pool.num_cached) == (5, 1)
+    assert sorted(pool.take_tainted()) == sorted([*held, lost])
+    assert pool.prefix_cache.match([b"hash of %d" % idle[0]]) == idle
+
+
 def test_releasing_twice_is_a_bug() -> None:
     """A double release stops at once instead of corrupting the accounts."""
     pool = BlockPool(1, 16)

@@ -149,17 +149,6 @@ def test_an_exception_ends_only_its_request(engine: Engine, executor: FakeExecut
         assert tokens == continuation([len(request_id)], 4)
 
 
-def test_an_exception_in_every_request_is_not_confined(
-    engine: Engine, executor: FakeExecutor
-) -> None:
-    """When all fail alone as well, the engine raises instead of blaming its callers."""
-    executor.raises = lambda chunk: True
-    engine.add("a", [1], GREEDY)
-    engine.add("b", [2], GREEDY)
-    with pytest.raises(RuntimeError, match="all 2 requests"):
-        engine.step()
-
-
 def test_failed_blocks_are_cleared_before_reuse(engine: Engine, executor: FakeExecutor) -> None:
     """The memory of a failed request is cleared before the next step schedules."""
     executor.fails = lambda chunk: chunk.request.request_id == "bad"

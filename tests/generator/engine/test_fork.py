@@ -66,7 +66,7 @@ def test_the_prompt_is_computed_once(executor: FakeExecutor) -> None:
     assert engine.stats().num_computed_tokens == 10 + 4 * 5
     names = ["a", "a/1", "a/2", "a/3"]
     assert {name: tokens(outputs[name]) for name in names} == {
-        name: continuation(range(10), 6, branch) for branch, name in enumerate(names)
+        name: continuation(range(10), 6, branch=branch) for branch, name in enumerate(names)
     }
     assert engine.stats().outcomes == {FinishReason.LENGTH: 4}
 
@@ -109,7 +109,7 @@ def test_one_sequence_may_be_aborted(executor: FakeExecutor, name: str, num_step
         outputs.setdefault(other, []).extend(told)
     for branch, other in enumerate(["a", "a/1", "a/2", "a/3"]):
         if other != name:
-            assert tokens(outputs[other]) == continuation(range(20), 6, branch)
+            assert tokens(outputs[other]) == continuation(range(20), 6, branch=branch)
     assert engine.stats().outcomes == {FinishReason.ABORT: 1, FinishReason.LENGTH: 3}
 
 
@@ -121,7 +121,7 @@ def test_preempted_sequences_tell_the_same(executor: FakeExecutor) -> None:
     outputs = run(engine)
     assert engine.stats().num_preemptions > 0
     for branch, name in enumerate(["a", "a/1", "a/2", "a/3"]):
-        assert tokens(outputs[name]) == continuation(range(10), 12, branch)
+        assert tokens(outputs[name]) == continuation(range(10), 12, branch=branch)
 
 
 def test_a_failed_sequence_ends_alone(executor: FakeExecutor) -> None:
@@ -131,7 +131,7 @@ def test_a_failed_sequence_ends_alone(executor: FakeExecutor) -> None:
     engine.add("a", range(10), FOUR)
     outputs = run(engine)
     assert outputs["a/1"][-1].finish_reason is FinishReason.ERROR
-    assert tokens(outputs["a/3"]) == continuation(range(10), 6, 3)
+    assert tokens(outputs["a/3"]) == continuation(range(10), 6, branch=3)
 
 
 def test_a_request_whose_prompt_fails_leaves_its_followers(executor: FakeExecutor) -> None:
@@ -141,7 +141,7 @@ def test_a_request_whose_prompt_fails_leaves_its_followers(executor: FakeExecuto
     engine.add("a", range(10), FOUR)
     outputs = run(engine)
     assert outputs["a"][-1].finish_reason is FinishReason.ERROR
-    assert tokens(outputs["a/3"]) == continuation(range(10), 6, 3)
+    assert tokens(outputs["a/3"]) == continuation(range(10), 6, branch=3)
 
 
 def test_prompt_logprobs_come_with_every_sequence(executor: FakeExecutor) -> None:

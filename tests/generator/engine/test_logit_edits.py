@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.generator.engine import SamplingParams
+from services.generator.engine.draw import Draw
 from services.generator.engine.logit_edits import LogitEdits
 from services.generator.engine.request import Request
 from services.generator.engine.token_counts import TokenCounts
@@ -87,7 +88,9 @@ def test_a_batch_equals_a_naive_reference(
         due = [
             expected(row, request) for row, request in zip(logits.tolist(), requests, strict=True)
         ]
-        torch.testing.assert_close(edits.apply(logits, requests), torch.tensor(due))
+        torch.testing.assert_close(
+            edits.apply(logits, list(map(Draw, requests))), torch.tensor(due)
+        )
         for request, token_id in zip(requests, step or (), strict=False):
             request.token_ids.append(token_id)
 
@@ -106,10 +109,33 @@ def test_counts_grow_with_the_output(prompt: list[int], output: list[int]) -> No
     assert len(counts) == len(found)
 
 
+@PATIENT
+@given(
+    row=options(),
+    tokens=st.lists(TOKENS, min_size=1, max_size=12),
+    cuts=st.tuples(st.integers(1, 12), st.integers(0, 6)),
+)
+def test_a_draw_after_drafts_sees_them_in_the_output(
+    make_request: MakeRequest, row: SamplingParams, tokens: list[int], cuts: tuple[int, int]
+) -> None:
+    """Its row is edited as the request's will be when the drafts are tokens, and then again."""
+    prompt, output = tokens[: cuts[0]], tokens[cuts[0] :]
+    known, drafts = output[: cuts[1]], tuple(output[cuts[1] :])
+    request = make_request(prompt, params=row, stop_token_ids=STOPS)
+    request.token_ids += known
+    later = make_request(prompt, params=row, stop_token_ids=STOPS)
+    later.token_ids += output
+    edits, logits = LogitEdits(), torch.randn(2, VOCAB)
+    draws = [Draw(request), Draw(request, drafts)]
+    for _ in range(2):
+        due = [expected(logits[0].tolist(), request), expected(logits[1].tolist(), later)]
+        torch.testing.assert_close(edits.apply(logits.clone(), draws), torch.tensor(due))
+
+
 def test_rows_without_edits_are_left_alone(make_request: MakeRequest) -> None:
     """Where nobody asks for anything, the very tensor comes back, in its own dtype."""
     logits = torch.randn(3, VOCAB).bfloat16()
-    assert LogitEdits().apply(logits, [make_request() for _ in range(3)]) is logits
+    assert LogitEdits().apply(logits, [Draw(make_request()) for _ in range(3)]) is logits
 
 
 def test_a_small_penalty_survives_bfloat16(make_request: MakeRequest) -> None:
@@ -117,7 +143,7 @@ def test_a_small_penalty_survives_bfloat16(make_request: MakeRequest) -> None:
     request = make_request([0], params=SamplingParams(presence_penalty=0.01))
     request.token_ids.append(3)
     logits = torch.full((1, 4), 20.0).bfloat16()
-    edited = LogitEdits().apply(logits, [request])
+    edited = LogitEdits().apply(logits, [Draw(request)])
     assert edited[0, 3].item() == pytest.approx(19.99, abs=1e-5)
 
 
@@ -126,9 +152,9 @@ def test_stops_are_held_back_until_min_tokens(make_request: MakeRequest) -> None
     params = SamplingParams(max_tokens=9, min_tokens=2, temperature=0)
     request = make_request(params=params, stop_token_ids=frozenset({1, 2}))
     edits, logits = LogitEdits(), torch.tensor([[1.0, 3.0, 2.0]])
-    assert edits.apply(logits.clone(), [request]).argmax() == 0
+    assert edits.apply(logits.clone(), [Draw(request)]).argmax() == 0
     request.token_ids += [0, 0]
-    assert edits.apply(logits.clone(), [request]).argmax() == 1
+    assert edits.apply(logits.clone(), [Draw(request)]).argmax() == 1
 
 
 def test_what_is_remembered_ends_with_the_request(make_request: MakeRequest) -> None:
@@ -136,7 +162,7 @@ def test_what_is_remembered_ends_with_the_request(make_request: MakeRequest) -> 
     edits = LogitEdits()
     params = SamplingParams(repetition_penalty=1.2, bad_token_ids=(1,))
     request = make_request(params=params)
-    edits.apply(torch.zeros(1, VOCAB), [request])
+    edits.apply(torch.zeros(1, VOCAB), [Draw(request)])
     assert len(edits._counts) == len(edits._vocabularies) == 1
     del request
     gc.collect()

@@ -4,8 +4,9 @@ import logging
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from services.generator.engine import EngineConfig, EngineConfigError
+from services.generator.engine import Engine, EngineConfig, EngineConfigError, engine, memory
 from services.generator.engine.memory import available_memory_bytes, plan_num_blocks
 
 
@@ -36,3 +37,59 @@ def test_a_size_below_one_block_is_refused() -> None:
     config = EngineConfig(Path("unused"), kv_cache_bytes=100)
     with pytest.raises(EngineConfigError, match="kv_cache_bytes"):
         plan_num_blocks(config, context_length=64, block_bytes=101)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    """Before anything is loaded, and the refusal tells what there is."""
+    config = EngineConfig(Path("unused"))
+    with pytest.raises(EngineConfigError, match=r"model: its weights take .* are free"):
+        plan_num_blocks(config, 64, 64, weight_bytes=2 * available_memory_bytes())
+
+
+def test_a_cache_that_does_not_fit_beside_the_weights_is_refused() -> None:
+    """A chosen size must leave room for the weights; the refusal names the option."""
+    size = int(0.7 * available_memory_bytes())
+    config = EngineConfig(Path("unused"), kv_cache_bytes=size)
+    assert plan_num_blocks(config, 64, 64) == size // 64
+    with pytest.raises(EngineConfigError, match=r"kv_cache_bytes: .* do not fit"):
+        plan_num_blocks(config, 64, 64, weight_bytes=size)
+
+
+def test_a_container_bounds_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit counts where it is less than the machine's; its cached files count as free."""
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    machine_bytes = available_memory_bytes()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes() == pytest.approx(machine_bytes, rel=0.2)
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("active_file 7\ninactive_file 500\n")
+    assert available_memory_bytes() == 2500
+
+
+def test_a_model_that_does_not_fit_is_not_read(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal comes before the first weight, by the sizes in the files' headers."""
+    num_bytes = 4 * sum(t.numel() for t in load_file(checkpoint / "model.safetensors").values())
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes - 1)
+    monkeypatch.setattr(engine, "load_model", lambda *_: pytest.fail("the model was read"))
+    with pytest.raises(EngineConfigError, match="model: its weights"):
+        Engine.load(EngineConfig(checkpoint))
+
+
+def test_memory_that_is_gone_while_loading_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allocation that fails all the same names the model; other faults stay what they are."""
+
+    def burn(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(engine, "load_model", burn)
+    text = "DefaultCPUAllocator: can't allocate memory"
+    with pytest.raises(EngineConfigError, match="model: does not fit"):
+        Engine.load(EngineConfig(checkpoint))
+    text = "another fault"
+    with pytest.raises(RuntimeError, match="another fault"):
+        Engine.load(EngineConfig(checkpoint))

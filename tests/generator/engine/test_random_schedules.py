@@ -27,7 +27,13 @@ from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.fork import sequence_id
 from services.generator.engine.prefix_cache import chain_hash, root_hash
-from tests.generator.engine.fake_executor import FakeExecutor, best_beams, next_token
+from tests.generator.engine.fake_executor import (
+    FakeExecutor,
+    best_beams,
+    drawn_token,
+    hashed_token,
+    repeating_token,
+)
 from tests.generator.shape import shape
 
 MODEL = shape(vocab_size=50, max_position_embeddings=40, eos_token_id=7)
@@ -44,10 +50,20 @@ class Schedules(RuleBasedStateMachine):
         max_queued_requests=st.none() | st.integers(1, 4),
         max_queued_tokens=st.none() | st.integers(8, 40),
         target_step_s=st.sampled_from([0.0, 0.5, 1.5, 4.0]),
+        speculative_tokens=st.sampled_from([0, 1, 3, 7]),
+        repeats=st.booleans(),
     )
-    def start(self, num_blocks: int, max_num_seqs: int, spare_budget: int, **options: Any) -> None:
+    def start(
+        self,
+        num_blocks: int,
+        max_num_seqs: int,
+        spare_budget: int,
+        repeats: bool,
+        **options: Any,
+    ) -> None:
         self.now_s = 0.0
-        self.executor = FakeExecutor(4)
+        self.next_token = repeating_token if repeats else hashed_token
+        self.executor = FakeExecutor(4, self.next_token)
         config = EngineConfig(
             Path("unused"),
             max_num_seqs=max_num_seqs,
@@ -61,6 +77,7 @@ class Schedules(RuleBasedStateMachine):
         self.ids = itertools.count()
         self.live: dict[str, tuple[list[int], SamplingParams, int, list[int]]] = {}
         self.failing: set[str] = set()
+        self.is_broken = False
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
         self.num_ended = 0
         self.num_refused = 0
@@ -70,7 +87,11 @@ class Schedules(RuleBasedStateMachine):
 
     def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Compute as the fake executor does, in time that grows with the tokens."""
-        self.now_s += 0.1 + 0.05 * sum(chunk.num_tokens for chunk in chunks)
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        assert num_tokens <= self.engine.config.max_batched_tokens
+        self.now_s += 0.1 + 0.05 * num_tokens
+        if self.is_broken:
+            raise RuntimeError("the machine burns")
         return self.executor.execute(chunks)
 
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -157,6 +178,20 @@ class Schedules(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         self.failing.add(data.draw(st.sampled_from(sorted(self.live))))
 
+    @rule(in_commit=st.booleans())
+    def fault(self, in_commit: bool) -> None:
+        """Break a step, or lose what it did; a good step follows, so that it is forgiven."""
+        scheduler = self.engine._scheduler
+        commit = scheduler.commit
+        self.is_broken = not in_commit
+        if in_commit:
+            scheduler.commit = lambda *args: [commit(*args), 1 / 0]  # type: ignore[method-assign]
+        self.step(1)
+        self.is_broken = False
+        scheduler.commit = commit  # type: ignore[method-assign]
+        self.step(1)
+        self.engine._num_faults_in_a_row = 0
+
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
@@ -186,7 +221,7 @@ class Schedules(RuleBasedStateMachine):
             return best_beams(prompt, params, () if params.ignore_eos else (7,))[0]
         token_ids = list(prompt)
         while len(token_ids) < len(prompt) + params.max_tokens:
-            token_id = next_token(token_ids, branch)
+            token_id = drawn_token(self.next_token, token_ids, branch)
             if token_id == 7 and not params.ignore_eos:
                 break
             token_ids.append(token_id)

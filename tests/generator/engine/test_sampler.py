@@ -8,23 +8,24 @@ import pytest
 import torch
 
 from services.generator.engine import SamplingParams
+from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
 from services.generator.engine.sampler import sample, uniform
 
 MakeRequest = Callable[..., Request]
 
 
-def warm(make_request: MakeRequest, seed: int = 0, **params: Any) -> Request:
-    """Make a request that samples."""
-    return make_request(seed=seed, params=SamplingParams(max_tokens=64, **params))
+def warm(make_request: MakeRequest, seed: int = 0, **params: Any) -> Draw:
+    """Make a request that samples; return the draw of its next token."""
+    return Draw(make_request(seed=seed, params=SamplingParams(max_tokens=64, **params)))
 
 
 def draw_many(
     make_request: MakeRequest, logits: torch.Tensor, count: int, **params: Any
 ) -> torch.Tensor:
     """Draw `count` tokens from one row of logits with different seeds; return their counts."""
-    requests = [warm(make_request, seed, **params) for seed in range(count)]
-    tokens = sample(logits.repeat(count, 1), requests)
+    draws = [warm(make_request, seed, **params) for seed in range(count)]
+    tokens = sample(logits.repeat(count, 1), draws)
     return torch.bincount(torch.tensor(tokens), minlength=logits.shape[-1])
 
 
@@ -32,8 +33,8 @@ def draw_many(
 def test_greedy_takes_the_most_likely(make_request: MakeRequest, dtype: torch.dtype) -> None:
     """Temperature 0 is argmax in any dtype."""
     logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).to(dtype)
-    requests = [make_request(params=SamplingParams(temperature=0)) for _ in range(5)]
-    assert sample(logits, requests) == logits.argmax(-1).tolist()
+    draws = [Draw(make_request(params=SamplingParams(temperature=0))) for _ in range(5)]
+    assert sample(logits, draws) == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("params", [{}, {"top_p": 0.999999}, {"top_k": 20}, {"temperature": 2.0}])
@@ -74,8 +75,8 @@ def test_a_wide_nucleus_is_not_cut(make_request: MakeRequest) -> None:
     logits = torch.zeros(4000)
     logits[:1000] += 1e-3
     rows = logits.repeat(600, 1)
-    requests = [warm(make_request, seed, top_p=0.5) for seed in range(600)]
-    tokens = torch.tensor(sample(rows, requests))
+    draws = [warm(make_request, seed, top_p=0.5) for seed in range(600)]
+    tokens = torch.tensor(sample(rows, draws))
     assert len(tokens.unique()) > 500
     assert (tokens >= 1000).any()
 
@@ -92,23 +93,35 @@ def test_a_seed_draws_alike_alone_and_in_a_batch(make_request: MakeRequest) -> N
     kinds: list[dict[str, Any]] = [{}, {"top_k": 9}, {"top_p": 0.7}, {"temperature": 0.0}] + [
         {}
     ] * 2
-    requests = [warm(make_request, seed, **kind) for seed, kind in enumerate(kinds)]
-    together = sample(logits.clone(), requests)
-    alone = [sample(logits[i : i + 1].clone(), [requests[i]])[0] for i in range(6)]
+    draws = [warm(make_request, seed, **kind) for seed, kind in enumerate(kinds)]
+    together = sample(logits.clone(), draws)
+    alone = [sample(logits[i : i + 1].clone(), [draws[i]])[0] for i in range(6)]
     assert together == alone
 
 
 def test_draws_differ_by_position(make_request: MakeRequest) -> None:
     """The same seed gives another number at another position of the output."""
     logits = torch.zeros(1, 1000)
-    request = warm(make_request, seed=5)
-    drawn = []
+    draw = warm(make_request, seed=5)
+    drawn: list[int] = []
     for _ in range(20):
-        token_id = sample(logits.clone(), [request])[0]
+        token_id = sample(logits.clone(), [draw])[0]
         assert token_id is not None
         drawn.append(token_id)
-        request.token_ids.append(token_id)
+        draw.request.token_ids.append(token_id)
     assert len(set(drawn)) > 15
+
+
+def test_a_draw_after_drafts_is_the_later_one(make_request: MakeRequest) -> None:
+    """After drafts the token is drawn as it would be if they were in the output already."""
+    logits = torch.zeros(1, 1000)
+    draw = warm(make_request, seed=5)
+    ahead = [sample(logits.clone(), [Draw(draw.request, (1, 2, 3)[:n])])[0] for n in range(4)]
+    later = []
+    for _ in range(4):
+        later.append(sample(logits.clone(), [draw])[0])
+        draw.request.token_ids.append(0)
+    assert ahead == later
 
 
 def test_uniform_is_a_stream_per_seed() -> None:
@@ -126,8 +139,8 @@ def test_a_row_that_is_not_finite_fails_alone(make_request: MakeRequest, value: 
     logits = torch.zeros(4, 10)
     logits[:, 3] = 1e6
     logits[[1, 2], 7] = value
-    requests = [warm(make_request, temperature=t) for t in (0.0, 0.0, 1.0, 1.0)]
-    assert sample(logits, requests) == [3, None, None, 3]
+    draws = [warm(make_request, temperature=t) for t in (0.0, 0.0, 1.0, 1.0)]
+    assert sample(logits, draws) == [3, None, None, 3]
 
 
 def allowed_by(probabilities: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -203,6 +216,6 @@ def test_ties_fall_alike_alone_and_in_a_batch(make_request: MakeRequest) -> None
     """Which of equal tokens are candidates does not depend on the neighbours' options."""
     logits = torch.randint(0, 4, (64, 600), generator=torch.Generator().manual_seed(5)).float()
     kinds: list[dict[str, Any]] = [{"top_k": 5}, {"top_k": 90}, {"top_p": 0.3}, {"min_p": 0.9}]
-    requests = [warm(make_request, seed, **kinds[seed % 4]) for seed in range(64)]
-    together = sample(logits, requests)
-    assert together == [sample(logits[i : i + 1], [r])[0] for i, r in enumerate(requests)]
+    draws = [warm(make_request, seed, **kinds[seed % 4]) for seed in range(64)]
+    together = sample(logits, draws)
+    assert together == [sample(logits[i : i + 1], [draw])[0] for i, draw in enumerate(draws)]

@@ -30,7 +30,7 @@ class TimedExecutor(FakeExecutor):
         tokens = sum(chunk.num_tokens for chunk in chunks)
         step_s = TRUTH.predict(tokens, sum(chunk.end for chunk in chunks))
         self.now_s += step_s * self._rng.uniform(0.95, 1.05)
-        return [ChunkResult(1 if chunk.samples else None) for chunk in chunks]
+        return [ChunkResult((1,) if chunk.samples else ()) for chunk in chunks]
 
 
 def longest_gap(target_step_s: float) -> tuple[float, int]:

@@ -79,4 +79,4 @@ def _draw(chunk: Chunk, ends: dict[str, int]) -> ChunkResult:
         return ChunkResult()
     request = chunk.request
     is_last = request.num_output_tokens + 1 == ends[request.request_id]
-    return ChunkResult(STOP if is_last else 1)
+    return ChunkResult((STOP if is_last else 1,))

@@ -135,5 +135,13 @@ SAMPLES = {
             "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 16},
         },
     ),
+    "phi3_long_unused": Sample(
+        "Phi3Config",
+        "Phi3ForCausalLM",
+        {
+            "original_max_position_embeddings": 256,
+            "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 256},
+        },
+    ),
     "gpt2": Sample("GPT2Config", "GPT2LMHeadModel"),
 }  # fmt: skip

@@ -37,7 +37,62 @@ def test_shards_hold_what_one_file_held(make_llama: Callable) -> None:
     assert "model.norm.weight" in checkpoint
     for name, tensor in single.items():
         assert torch.equal(checkpoint.tensor(name, *tensor.shape), tensor)
-    load_model(folder)
+
+
+def test_shards_of_transformers_give_the_same_logits(make_llama: Callable, tmp_path: Path) -> None:
+    """A checkpoint that transformers cut into shards computes bit for bit what one file does."""
+    model, folder = make_llama()
+    token_ids = [5, 6, 7, 8]
+    whole = last_logits(load_model(folder), token_ids, (4,))
+    sharded = tmp_path / "sharded"
+    model.save_pretrained(sharded, max_shard_size="60KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    assert not (sharded / "model.safetensors").exists()
+    assert torch.equal(last_logits(load_model(sharded), token_ids, (4,)), whole)
+
+
+def test_a_missing_shard_is_named(make_llama: Callable) -> None:
+    """An interrupted download is refused with the name of the file that is not there."""
+    _, folder = make_llama()
+    split(folder)
+    (folder / "two.safetensors").unlink()
+    with pytest.raises(WeightError, match="cannot be read") as caught:
+        load_model(folder)
+    assert caught.value.field == "two.safetensors"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"weight_map": [1]}'])
+def test_an_unusable_index_is_named(make_llama: Callable, content: str) -> None:
+    """A cut or foreign index is refused by its name."""
+    _, folder = make_llama()
+    split(folder)
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightError) as caught:
+        load_model(folder)
+    assert caught.value.field == "model.safetensors.index.json"
+
+
+def test_tensors_are_mapped_not_copied(make_llama: Callable) -> None:
+    """The pages of a tensor are the file's: no second copy of the weights is in memory."""
+    _, folder = make_llama()
+    name = "model.embed_tokens.weight"
+    first = Checkpoint(folder).tensor(name, 89, 48)
+    with (folder / "model.safetensors").open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        start = json.loads(file.read(size))[name]["data_offsets"][0]
+        file.seek(8 + size + start)
+        file.write(torch.tensor([123.0]).numpy().tobytes())
+    assert first[0, 0] == 123.0
+
+
+def test_float16_files_are_read_exactly(make_llama: Callable) -> None:
+    """Half-precision weights give the logits of their float32 image, from the same tokens."""
+    model, folder = make_llama()
+    model.half().save_pretrained(folder)
+    assert load_file(folder / "model.safetensors")["model.norm.weight"].dtype is torch.float16
+    half = last_logits(load_model(folder), [5, 6, 7], (3,))
+    model.float().save_pretrained(folder)
+    assert torch.equal(half, last_logits(load_model(folder), [5, 6, 7], (3,)))
 
 
 def test_a_missing_tensor_is_named(make_llama: Callable) -> None:
