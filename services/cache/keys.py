@@ -14,7 +14,7 @@ from mesh.pb.cache_pb2 import CacheKey
 from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
-VERSION = 2
+VERSION = 3
 # C's unsigned type of four bytes on this machine
 ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 
@@ -51,7 +51,7 @@ def encode(key: CacheKey) -> bytes:
 def _sampling(sampling: SamplingParams) -> bytes:
     """Absent parameters and an absent message are their proto defaults."""
     numbers = struct.pack(
-        "<IIfIf?fffff",
+        "<IIfIf?fffffII",
         sampling.max_tokens,
         sampling.min_tokens,
         sampling.temperature + 0.0,  # -0.0 is 0.0
@@ -63,11 +63,15 @@ def _sampling(sampling: SamplingParams) -> bytes:
         sampling.repetition_penalty + 0.0,
         sampling.frequency_penalty + 0.0,
         sampling.presence_penalty + 0.0,
+        sampling.n,
+        sampling.beam_width,
     )
     optional = [
         _framed([struct.pack("<Q", getattr(sampling, name))] if sampling.HasField(name) else [])
         for name in ("seed", "logprobs", "prompt_logprobs")
     ]
+    penalty = struct.pack("<f", sampling.length_penalty + 0.0)
+    optional.append(_framed([penalty] if sampling.HasField("length_penalty") else []))
     bias = [struct.pack("<If", i, b + 0.0) for i, b in sorted(sampling.logit_bias.items())]
     ids = (sampling.stop_token_ids, sampling.allowed_token_ids, sampling.bad_token_ids)
     return _framed([numbers, *optional, b"".join(bias), *map(_ids, ids)])

@@ -221,6 +221,9 @@ def sampling_message(sampling: Sampling) -> common_pb2.SamplingParams:
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
+        n=sampling.n,
+        beam_width=sampling.beam_width,
+        length_penalty=sampling.length_penalty,
     )
 
 

@@ -132,19 +132,22 @@ def sampling(
     if options.min_tokens > max_tokens:
         raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
     _check_named_ids(options, model)
+    beams = options.beams
     temperature = _given(options.temperature, defaults.temperature)
     top_k = _given(options.top_k, defaults.top_k)
-    greedy = temperature == 0
+    greedy = temperature == 0 or beams is not None
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=options.min_tokens,
-        temperature=temperature,
+        temperature=0.0 if greedy else temperature,
         # these change nothing in a greedy answer: equal answers get equal cache keys
         top_k=0 if greedy or top_k >= model.vocab_size else top_k,
         top_p=1.0 if greedy else _given(options.top_p, defaults.top_p),
         min_p=0.0 if greedy else _given(options.min_p, defaults.min_p),
         typical_p=1.0 if greedy else options.typical_p,
-        repetition_penalty=_given(options.repetition_penalty, defaults.repetition_penalty),
+        repetition_penalty=1.0
+        if beams is not None
+        else _given(options.repetition_penalty, defaults.repetition_penalty),
         frequency_penalty=options.frequency_penalty,
         presence_penalty=options.presence_penalty,
         logit_bias=options.logit_bias,
@@ -155,9 +158,12 @@ def sampling(
         ignore_eos=options.ignore_eos,
         # the best of several are told by their log-probabilities
         logprobs=0
-        if options.logprobs is None and options.best_of > options.n
+        if options.logprobs is None and options.best_of > options.n and beams is None
         else options.logprobs,
         prompt_logprobs=_prompt_logprobs(options),
+        n=1 if beams is None else options.n,
+        beam_width=0 if beams is None else options.best_of,
+        length_penalty=None if beams is None else beams.length_penalty,
     )
 
 

@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from prometheus_client import Counter, Gauge
 
@@ -62,6 +63,8 @@ class _Sequence:
     num_told: int = 0
     fault: MeshError | None = None
     end: events_pb2.SequenceDelta | None = None
+    num_beams: int = 1
+    num_told_beams: int = 0
 
     def tell(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
         """Takes the log-probabilities of the answer's tokens up to there."""
@@ -128,7 +131,8 @@ class Fleet:
                 while sequence.texts:
                     delta = sequence.texts.popleft()
                     yield delta
-                    if delta.finish_reason is not None:
+                    sequence.num_told_beams += delta.finish_reason is not None
+                    if sequence.num_told_beams == sequence.num_beams:
                         return
                 if sequence.fault is not None:
                     raise sequence.fault
@@ -142,7 +146,7 @@ class Fleet:
             id=uuid.uuid4().hex,
             model=request.model,
             num_prompt_tokens=len(request.prompt_token_ids),
-            max_tokens=request.sampling.max_tokens,
+            max_tokens=request.sampling.max_tokens * max(1, request.sampling.beam_width),
             arrived=time.monotonic(),
             tenant=request.tenant,
             priority=request.priority,
@@ -162,7 +166,8 @@ class Fleet:
         """Ends a sequence for whatever reason; its replica is told if it still works on it."""
         job_id = sequence.job.id
         self._sequences.pop(job_id, None)
-        self._detokenizer.forget(job_id)
+        for index in range(sequence.num_beams):
+            self._detokenizer.forget(_beam_id(job_id, index))
         replica_id = self._dispatcher.withdraw(job_id)
         if replica_id is not None and sequence.end is None:
             command = events_pb2.Command(cancel=events_pb2.Cancel(job_id=job_id))
@@ -273,8 +278,18 @@ class Fleet:
         self._do(self._dispatcher.ended(delta.job_id))
         if reason in _FINISH:
             self._detokenizer.feed(delta.job_id, delta.token_ids, final=True)
+            self._tell_other_beams(sequence, delta)
         else:
             sequence.fail(_failure(reason))
+
+    def _tell_other_beams(self, sequence: _Sequence, delta: events_pb2.SequenceDelta) -> None:
+        request = sequence.request
+        sequence.num_beams += len(delta.other_beams)
+        for index, beam in enumerate(delta.other_beams, 1):
+            beam_id = _beam_id(delta.job_id, index)
+            sink = partial(_add_beam_text, sequence, index, _FINISH[beam.finish_reason])
+            self._detokenizer.open(beam_id, request.stop, request.include_stop, sink)
+            self._detokenizer.feed(beam_id, beam.token_ids, final=True)
 
 
 _FINISH = {
@@ -311,6 +326,21 @@ def _add_text(sequence: _Sequence, text: Text) -> None:
         timings = Timings(end.timings.queue_s, end.timings.prefill_s, end.timings.decode_s)
         reason = _FINISH[end.finish_reason]
         delta = replace(delta, finish_reason=reason, usage=usage, timings=timings)
+    sequence.texts.append(delta)
+    sequence.news.set()
+
+
+def _beam_id(job_id: str, index: int) -> str:
+    """What the detokenizer knows a job's results by; the first has the job's own id."""
+    return job_id if index == 0 else f"{job_id}/{index}"
+
+
+def _add_beam_text(sequence: _Sequence, index: int, reason: str, text: Text) -> None:
+    """Text of a further result of a beam search; its tokens are in the first one's usage."""
+    delta = TextDelta(text.text, text.num_tokens, sequence=index)
+    if text.final:
+        reason = "stop" if text.stopped else reason
+        delta = replace(delta, finish_reason=reason, usage=Usage(0, 0))
     sequence.texts.append(delta)
     sequence.news.set()
 

@@ -57,6 +57,9 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    n: int = 1
+    beam_width: int = 0
+    length_penalty: float | None = None
 
     @property
     def asks_logprobs(self) -> bool:
@@ -66,7 +69,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `stop` strings end it; their text is kept with `include_stop`."""
+    """One sequence to generate, or the `sampling.n` best that a beam search finds.
+
+    `stop` strings end a sequence; their text is kept with `include_stop`. A beam search does not
+    look at them: they cut what it found.
+    """
 
     model: Model
     prompt_token_ids: tuple[int, ...]
@@ -112,6 +119,8 @@ class TokenLogprobs:
 class TextDelta:
     """New text of a sequence; the last one carries `finish_reason` ("stop" or "length").
 
+    `sequence` counts the results of a beam search, best first; the first has the usage of all.
+
     Where asked for, `logprobs` describes the tokens of this text, and the first delta brings
     `prompt_logprobs` for all prompt tokens but the first.
     """
@@ -123,6 +132,7 @@ class TextDelta:
     timings: Timings | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    sequence: int = 0
 
 
 class TextGenerator(Protocol):

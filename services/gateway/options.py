@@ -18,12 +18,27 @@ MAX_STOP_IDS = 256
 MAX_NAMED_IDS = 4096
 MAX_BIAS = 100
 MAX_REPETITION_PENALTY = 10
+MAX_LENGTH_PENALTY = 10
 MAX_PRIORITY = 100
 MAX_TOKENS = 2**31 - 1
 MAX_TOKEN_ID = 2**32 - 1
 # a float32 on the wire: anything smaller would arrive as a division by nothing
 GREEDY_BELOW = 1e-5
 MIN_SHARE = 1e-6
+
+# what a beam search does not heed may only have these values beside it
+WITH_BEAMS: dict[str, tuple[float | None, ...]] = {
+    "temperature": (None, 0.0, 1.0),
+    "top_p": (None, 1.0),
+    "top_k": (None, 0),
+    "min_p": (None, 0.0),
+    "typical_p": (1.0,),
+    "repetition_penalty": (None, 1.0),
+    "frequency_penalty": (0.0,),
+    "presence_penalty": (0.0,),
+    "logprobs": (None,),
+    "prompt_logprobs": (None,),
+}
 
 # accepted with any value: they change nothing in the answer
 HARMLESS = (
@@ -52,13 +67,20 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Beams:
+    """A beam search instead of draws; its width is the request's `best_of`."""
+
+    length_penalty: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What chat and completion requests share; absent values are None, lengths in tokens.
 
     `logprobs` and `prompt_logprobs` count the alternatives beside each token's own. `best_of`
-    sequences are drawn per prompt, of which the `n` best are answered. `echo` repeats the prompt.
-    A lower `priority` goes first.
+    sequences are drawn per prompt, or searched with `beams`, of which the `n` best are answered.
+    `echo` repeats the prompt. A lower `priority` goes first.
     """
 
     model: str
@@ -90,6 +112,7 @@ class Options:
     stream: bool
     include_usage: bool
     no_store: bool
+    beams: Beams | None
 
 
 def options(read: Fields, *, chat: bool) -> Options:
@@ -101,10 +124,11 @@ def options(read: Fields, *, chat: bool) -> Options:
     seed = read.integer("seed", -(2**63), 2**64 - 1)
     stream, include_usage = _streaming(read)
     n = read.integer("n", 1, MAX_N) or 1
+    beams = _beams(read, stream=stream)
     taken = Options(
         model=fields.text("model", read.required("model"), low=1),
         n=n,
-        best_of=n if chat else _best_of(read, n, stream=stream),
+        best_of=n if chat and beams is None else _best_of(read, n, stream=stream),
         echo=False if chat else read.boolean("echo"),
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
@@ -133,7 +157,10 @@ def options(read: Fields, *, chat: bool) -> Options:
         stream=stream,
         include_usage=include_usage,
         no_store=read.choice("cache", ("use", "no-store")) == "no-store",
+        beams=beams,
     )
+    if beams is not None:
+        _check_beams(taken)
     if chat:
         read.neutral("echo", False)
         read.neutral("best_of", 1)
@@ -214,6 +241,32 @@ def _best_of(read: Fields, n: int, *, stream: bool) -> int:
     if best_of > n and stream:
         raise invalid("best_of", "best_of must be n with `stream: true`.")
     return best_of
+
+
+def _beams(read: Fields, *, stream: bool) -> Beams | None:
+    wanted = read.boolean("use_beam_search")
+    penalty = read.number("length_penalty", -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
+    read.neutral("early_stopping", False)
+    if not wanted:
+        if penalty not in (None, 1):
+            raise invalid(
+                "length_penalty", "length_penalty is only allowed with `use_beam_search: true`."
+            )
+        return None
+    if stream:
+        raise invalid("stream", "stream is not allowed with `use_beam_search: true`.")
+    return Beams(1.0 if penalty is None else penalty)
+
+
+def _check_beams(options: Options) -> None:
+    """Refuses what a beam search would not heed, and a search that is none."""
+    if options.best_of < 2:
+        raise invalid(
+            "best_of", "best_of or n must be at least 2 with `use_beam_search: true`: the width."
+        )
+    for field, allowed in WITH_BEAMS.items():
+        if getattr(options, field) not in allowed:
+            raise invalid(field, f"{field} is not allowed with `use_beam_search: true`.")
 
 
 def _chat_logprobs(read: Fields) -> int | None:

@@ -51,7 +51,8 @@ class Limits:
 class Plan:
     """A request ready to run: one sequence per choice, or the cached answer to the only one.
 
-    Each prompt has `drawn_per_prompt` sequences, of which `choices_per_prompt` are answered.
+    Each prompt has `drawn_per_prompt` sequences, of which `choices_per_prompt` are answered. The
+    choices of a beam search all have its request as their sequence.
     `passages` are those in the prompt, in its order; None where none were asked for. `echoes`
     holds the text of each prompt where it is to be repeated.
     """
@@ -73,6 +74,11 @@ class Plan:
     def model(self) -> Model:
         """The model of all sequences."""
         return self.sequences[0].model
+
+    @property
+    def choices_per_run(self) -> int:
+        """How many choices come of one run of a sequence."""
+        return self.sequences[0].sampling.n
 
 
 class Pipeline:
@@ -154,16 +160,16 @@ class Pipeline:
             yield 0, _whole(plan.cached)
             return
         parts: list[str] = []
-        streams = [self._generator.stream(sequence, context) for sequence in plan.sequences]
+        runs = plan.sequences[:: plan.choices_per_run]
+        streams = [self._generator.stream(sequence, context) for sequence in runs]
         async with aclosing(merged(streams)) as entries:
-            async for entry in entries:
-                delta = entry[1]
+            async for run, delta in entries:
                 if plan.store:
                     parts.append(delta.text)
                     if delta.finish_reason is not None and delta.usage is not None:
                         answer = Answer("".join(parts), delta.finish_reason, delta.usage)
                         self._answers.keep(plan.sequences[0], answer, context.request_id)
-                yield entry
+                yield run * plan.choices_per_run + delta.sequence, delta
 
     def _model(self, name: str) -> Model:
         models = self._generator.models()
@@ -197,11 +203,12 @@ class Pipeline:
         only_text = not any(sequence.sampling.asks_logprobs for sequence in held)
         deterministic = held[0].sampling.temperature == 0 and len(held) == 1 and only_text
         store = policy.store and deterministic
+        num_drawn = options.best_of if options.beams is None else options.n
         if not (policy.lookup and deterministic):
             outcome = self._answers.counted(Outcome.BYPASS)
-            return Plan(held, options.best_of, options.n, outcome, store)
+            return Plan(held, num_drawn, options.n, outcome, store)
         outcome, answer = await self._answers.lookup(held[0], context)
-        return Plan(held, options.best_of, options.n, outcome, outcome is Outcome.MISS, answer)
+        return Plan(held, num_drawn, options.n, outcome, outcome is Outcome.MISS, answer)
 
 
 def total(plan: Plan, usages: dict[int, Usage]) -> Usage:
@@ -234,7 +241,15 @@ def _whole(answer: Answer) -> TextDelta:
 def _choices(
     options: Options, model: Model, prompt: tuple[int, ...], sampling: Sampling, tenant: str
 ) -> list[GenerationRequest]:
-    """One sequence per draw; seeded draws count on from the seed, so that they differ."""
+    """One sequence per draw; seeded draws count on from the seed, so that they differ.
+
+    A beam search is one request, which comes once per choice.
+    """
+    if options.beams is not None:
+        search = GenerationRequest(
+            model, prompt, sampling, options.stop, options.include_stop, tenant
+        )
+        return [search] * options.n
     choices = []
     for i in range(options.best_of):
         seed = None if sampling.seed is None else (sampling.seed + i) % 2**64

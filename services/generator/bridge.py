@@ -22,6 +22,7 @@ from services.generator.engine import (
     RequestError,
     SamplingParams,
     StepOutput,
+    sequence_id,
 )
 from services.generator.engine_thread import EngineThread
 from services.generator.metrics import EngineMetrics
@@ -38,7 +39,7 @@ UNKNOWN_WAIT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A sequence for the engine; `deadline` is on the monotonic clock, in seconds."""
+    """A request for the engine; `deadline` is on the monotonic clock, in seconds."""
 
     request_id: str
     prompt_token_ids: Sequence[int]
@@ -47,6 +48,13 @@ class Submission:
     cache_salt: str = ""
     priority: int = 0
     tenant: str = ""
+
+    @property
+    def sequence_ids(self) -> tuple[str, ...]:
+        """The ids under which its outputs come, each with an outcome."""
+        return tuple(
+            sequence_id(self.request_id, index) for index in range(self.params.num_outcomes)
+        )
 
 
 class Listener(Protocol):
@@ -124,16 +132,17 @@ class EngineBridge:
         return self.stats().expected_wait_s or UNKNOWN_WAIT_S
 
     def submit(self, submission: Submission, listener: Listener) -> bool:
-        """Hands a sequence to the engine; False when there is no room.
+        """Hands a request to the engine; False when there is no room for all its sequences.
 
         Raises what `Engine.validate` raises.
         """
         self.engine.validate(submission.prompt_token_ids, submission.params)
-        if self.room() == 0:
+        if self.room() < len(submission.sequence_ids):
             self.metrics.refused("no_room")
             return False
-        self.metrics.arrived(submission.request_id, submission.params.max_tokens)
-        self._listeners[submission.request_id] = listener
+        for one_id in submission.sequence_ids:
+            self.metrics.arrived(one_id, submission.params.max_tokens)
+            self._listeners[one_id] = listener
         self._idle.clear()
         self._commands.put(lambda: self._add(submission))
         return True
@@ -197,7 +206,7 @@ class EngineBridge:
             waiting = False
 
     def _add(self, submission: Submission) -> list[StepOutput]:
-        """Returns the only output of a sequence that the engine does not take."""
+        """Returns the only outputs of sequences that the engine does not take."""
         try:
             self.engine.add(
                 submission.request_id,
@@ -210,12 +219,12 @@ class EngineBridge:
             )
         except QueueFullError as error:
             log.warning("refused %s: %s", submission.request_id, error)
-            return [_refused(submission, Refusal(error.limit, error.expected_wait_s))]
+            return _refused(submission, Refusal(error.limit, error.expected_wait_s))
         except RequestError as error:
             log.warning("refused %s: %s", submission.request_id, error)
-            return [_failed(submission)]
+            return _failed(submission)
         except Exception as fault:
-            return [_failed(submission), *self.engine.recover(fault)]
+            return [*_failed(submission), *self.engine.recover(fault)]
         return []
 
     def _abort(self, request_id: str) -> list[StepOutput]:
@@ -243,12 +252,17 @@ class EngineBridge:
             listener.receive(own)
 
 
-def _refused(submission: Submission, refusal: Refusal) -> StepOutput:
+def _refused(submission: Submission, refusal: Refusal) -> list[StepOutput]:
     num_prompt_tokens = len(submission.prompt_token_ids)
-    reason = FinishReason.REJECTED
-    return StepOutput(submission.request_id, (), reason, num_prompt_tokens, 0, 0, refusal=refusal)
+    return [
+        StepOutput(one_id, (), FinishReason.REJECTED, num_prompt_tokens, 0, 0, refusal=refusal)
+        for one_id in submission.sequence_ids
+    ]
 
 
-def _failed(submission: Submission) -> StepOutput:
+def _failed(submission: Submission) -> list[StepOutput]:
     num_prompt_tokens = len(submission.prompt_token_ids)
-    return StepOutput(submission.request_id, (), FinishReason.ERROR, num_prompt_tokens, 0, 0)
+    return [
+        StepOutput(one_id, (), FinishReason.ERROR, num_prompt_tokens, 0, 0)
+        for one_id in submission.sequence_ids
+    ]

@@ -43,52 +43,52 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generator_pb2.GenerateResponse]:
-        """One response per engine step; leaving the call ends the sequence."""
-        inbox, request_id = _Inbox(), uuid.uuid4().hex
-        if not self._submit(request_id, request, context, inbox):
+        """A response per sequence and engine step; leaving the call ends the sequences."""
+        inbox, submission = _Inbox(), self._submission(request, context)
+        if not self._submit(submission, inbox):
             raise MeshError(
                 Code.RESOURCE_EXHAUSTED,
                 "This replica has no room.",
                 retry_after_s=self._bridge.expected_wait_s(),
             )
+        left = {one_id: index for index, one_id in enumerate(submission.sequence_ids)}
         try:
-            while True:
+            while left:
                 for output in await inbox.take():
-                    yield _response(output)
+                    yield _response(output, left[output.request_id])
                     if output.finish_reason is not None:
-                        return
+                        del left[output.request_id]
         finally:
-            self._bridge.abort(request_id)
+            for one_id in left:
+                self._bridge.abort(one_id)
 
-    def _submit(
-        self,
-        request_id: str,
-        request: generator_pb2.GenerateRequest,
-        context: Context,
-        inbox: "_Inbox",
-    ) -> bool:
+    def _submission(self, request: generator_pb2.GenerateRequest, context: Context) -> Submission:
         asks = request.HasField("sampling")
         sampling = request.sampling if asks else self._model.default_sampling
         try:
-            submission = Submission(
-                request_id=request_id,
-                prompt_token_ids=tuple(request.prompt_token_ids),
-                params=wire.sampling_params(sampling),
-                deadline=rpc.request_context(context).deadline,
-                cache_salt=request.cache_salt,
-                priority=request.priority,
-                tenant=request.tenant,
-            )
+            params = wire.sampling_params(sampling)
+        except MeshError:
+            self._bridge.metrics.refused("invalid")
+            raise
+        return Submission(
+            request_id=uuid.uuid4().hex,
+            prompt_token_ids=tuple(request.prompt_token_ids),
+            params=params,
+            deadline=rpc.request_context(context).deadline,
+            cache_salt=request.cache_salt,
+            priority=request.priority,
+            tenant=request.tenant,
+        )
+
+    def _submit(self, submission: Submission, inbox: "_Inbox") -> bool:
+        try:
             return self._bridge.submit(submission, inbox)
         except RequestError as error:
             self._bridge.metrics.refused("invalid")
             raise wire.refused(error) from error
-        except MeshError:
-            self._bridge.metrics.refused("invalid")
-            raise
 
 
-def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
+def _response(output: StepOutput, sequence: int) -> generator_pb2.GenerateResponse:
     if output.finish_reason in _FAULTS:
         wait_s = None if output.refusal is None else output.refusal.expected_wait_s
         raise MeshError(*_FAULTS[output.finish_reason], retry_after_s=wait_s)
@@ -96,6 +96,8 @@ def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
         token_ids=output.token_ids,
         logprobs=wire.logprobs(output.logprobs),
         prompt_logprobs=wire.logprobs(output.prompt_logprobs),
+        sequence=sequence,
+        other_beams=wire.other_beams(output),
     )
     if output.finish_reason is not None:
         response.finish_reason = wire.finish_reason(output)
@@ -105,7 +107,7 @@ def _response(output: StepOutput) -> generator_pb2.GenerateResponse:
 
 
 class _Inbox:
-    """Outputs of one call; bounded by the sequence's max_tokens."""
+    """Outputs of one call; bounded by its sequences' max_tokens."""
 
     def __init__(self) -> None:
         self._outputs: list[StepOutput] = []

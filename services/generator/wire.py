@@ -56,6 +56,9 @@ def sampling_params(message: common_pb2.SamplingParams) -> SamplingParams:
             prompt_logprobs=(
                 message.prompt_logprobs if message.HasField("prompt_logprobs") else None
             ),
+            n=message.n or 1,
+            beam_width=message.beam_width,
+            length_penalty=message.length_penalty if message.HasField("length_penalty") else 1.0,
         )
     except ParamError as error:
         raise refused(error) from error
@@ -84,6 +87,14 @@ def usage(output: StepOutput) -> common_pb2.Usage:
 def logprobs(told: Iterable[TokenLogprobs]) -> list[common_pb2.TokenLogprobs]:
     """How likely the model held each of some tokens."""
     return [common_pb2.TokenLogprobs(**one._asdict()) for one in told]
+
+
+def other_beams(output: StepOutput) -> list[common_pb2.Beam]:
+    """What a beam search found beside the best."""
+    return [
+        common_pb2.Beam(token_ids=beam.token_ids, finish_reason=_REASONS[beam.finish_reason])
+        for beam in output.other_beams
+    ]
 
 
 def timings(output: StepOutput) -> common_pb2.Timings:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mesh import bus as subjects
 from mesh.bus import Bus
-from mesh.errors import MeshError
+from mesh.errors import MeshError, invalid
 from mesh.pb import common_pb2, events_pb2
 from mesh.telemetry import extract, past_span
 from services.generator import wire
@@ -123,6 +123,8 @@ class Worker:
                 priority=job.priority,
                 tenant=job.tenant,
             )
+            if len(submission.sequence_ids) > 1:
+                raise invalid("n", "a job has one sequence, or one beam search")
             taken = self._bridge.submit(submission, link)
         except (MeshError, ParamError, RequestError) as error:
             log.warning("refused job %s: %s", job.job_id, error)
@@ -176,6 +178,7 @@ class _Link:
                 token_ids=output.token_ids,
                 logprobs=wire.logprobs(output.logprobs),
                 prompt_logprobs=wire.logprobs(output.prompt_logprobs),
+                other_beams=wire.other_beams(output),
             )
             if output.finish_reason is not None:
                 delta.finish_reason = wire.finish_reason(output)

@@ -117,8 +117,12 @@ def test_a_completion_streams(client: openai.OpenAI, model: str) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
 
 
-def test_greedy_text_is_that_of_transformers(client: openai.OpenAI, model: str) -> None:
-    """Through HTTP, gRPC and the bus comes what transformers generates from the same folder."""
+@pytest.mark.parametrize("width", [1, 4])
+def test_text_is_that_of_transformers(client: openai.OpenAI, model: str, width: int) -> None:
+    """Through HTTP, gRPC and the bus comes what transformers generates from the same folder.
+
+    Greedily, and as the two best of a beam search.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -131,12 +135,23 @@ def test_greedy_text_is_that_of_transformers(client: openai.OpenAI, model: str) 
         HELLO, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     with torch.inference_mode():
-        output = reference.generate(**ids, max_new_tokens=24, do_sample=False)
-    expected = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        outputs = reference.generate(
+            **ids, max_new_tokens=24, do_sample=False, num_beams=width,
+            num_return_sequences=min(2, width), early_stopping="never" if width > 1 else None,
+        )  # fmt: skip
+    starts = outputs[:, ids["input_ids"].shape[1] :]
+    search = {"use_beam_search": True, "best_of": width} if width > 1 else {}
     answer = client.chat.completions.create(
-        model=model, messages=HELLO, max_tokens=24, temperature=0, extra_body={"cache": "no-store"}
+        model=model,
+        messages=HELLO,
+        n=min(2, width),
+        max_tokens=24,
+        temperature=0,
+        extra_body={"cache": "no-store", **search},
     )
-    assert answer.choices[0].message.content == expected
+    assert [choice.message.content for choice in answer.choices] == tokenizer.batch_decode(
+        starts, skip_special_tokens=True
+    )
 
 
 @pytest.mark.parametrize("key", ["", "sk-wrong"])

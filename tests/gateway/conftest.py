@@ -77,6 +77,9 @@ class ScriptedGenerator:
                 yield TextDelta(word, 1, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
             usage = Usage(len(request.prompt_token_ids), spoken, 3)
             yield TextDelta("", 0, self.reason, usage)
+            for index in range(1, request.sampling.n):
+                text = f"beam {index}"
+                yield TextDelta(text, 2, "length", Usage(0, 0), sequence=index)
         finally:
             self.running -= 1
             if not self.running:

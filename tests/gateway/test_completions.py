@@ -208,3 +208,34 @@ def settings(settings: Any, request: pytest.FixtureRequest) -> Any:
     if "keep_alive" in request.node.name:
         return settings.model_copy(update={"keep_alive_s": 0.05})
     return settings
+
+
+async def test_a_beam_search_is_one_request_with_n_choices(stack: Any) -> None:
+    """Each prompt is sent once with the width, and its best sequences are answered in order."""
+    answer = await stack.client.completions.create(
+        model="tiny", prompt=["ab", "c"], n=2, best_of=3, echo=True,
+        extra_body={"use_beam_search": True, "length_penalty": 0.5},
+    )  # fmt: skip
+    texts = ["abHello you", "abbeam 1", "cHello you", "cbeam 1"]
+    assert [choice.text for choice in answer.choices] == texts
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"] * 2
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 6)
+    sampling = [request.sampling for request in stack.generator.requests]
+    assert [(s.n, s.beam_width, s.length_penalty) for s in sampling] == [(2, 3, 0.5)] * 2
+
+
+async def test_the_answer_of_a_beam_search_is_cached(stack: Any) -> None:
+    """Nothing in it is random, whatever the temperature says; another width is another answer."""
+    extra = {"use_beam_search": True, "temperature": 1}
+    outcomes = []
+    for width in (2, 2, 3):
+        _, headers, _ = await stack.chat(best_of=width, **extra)
+        outcomes.append(headers["x-infermesh-cache"])
+    assert outcomes == ["miss", "hit", "miss"]
+
+
+async def test_a_beam_search_does_not_stream(stack: Any) -> None:
+    """The refusal names the field."""
+    status, _, body = await stack.chat(use_beam_search=True, best_of=2, stream=True)
+    assert (status, body["error"]["param"]) == (400, "stream")

@@ -227,6 +227,35 @@ async def test_a_job_carries_the_whole_request(stage: Stage) -> None:
     assert (await reading.done()).last.finish_reason == "stop"
 
 
+async def test_all_results_of_a_beam_search_become_text(stage: Stage) -> None:
+    """One job and one delta give several sequences, of which the first has the usage."""
+    replica = await stage.replica("r1")
+    sampling = Sampling(20, temperature=0, n=3, beam_width=4, length_penalty=0.5)
+    asked = GenerationRequest(MODEL, (1, 2, 3), sampling, stop=("x",))
+    reading = Reading(stage.fleet.stream(asked, RequestContext.start(20)))
+    job = await replica.job()
+    wanted = job.sampling
+    assert (wanted.n, wanted.beam_width, wanted.length_penalty) == (3, 4, 0.5)
+    replica.job_ids.remove(job.job_id)
+    beams = [
+        common_pb2.Beam(token_ids=ids("bcd"), finish_reason=LENGTH),
+        common_pb2.Beam(token_ids=ids("exf"), finish_reason=LENGTH),
+    ]
+    usage = common_pb2.Usage(prompt_tokens=3, completion_tokens=9)
+    delta = events_pb2.SequenceDelta(
+        job_id=job.job_id, token_ids=ids("ab"), finish_reason=STOP, usage=usage, other_beams=beams
+    )
+    await replica.send([delta])
+    await reading.done()
+    assert reading.error is None
+    texts = {i: "".join(d.text for d in reading.deltas if d.sequence == i) for i in range(3)}
+    assert texts == {0: "ab", 1: "bcd", 2: "e"}
+    ends = {d.sequence: d for d in reading.deltas if d.finish_reason is not None}
+    assert {i: end.finish_reason for i, end in ends.items()} == {0: "stop", 1: "length", 2: "stop"}
+    used = [ends[i].usage for i in range(3)]
+    assert [u.completion_tokens for u in used if u is not None] == [9, 0, 0]
+
+
 async def test_an_unset_seed_stays_unset(stage: Stage) -> None:
     """Absent is not zero: the engine draws a seed of its own."""
     replica = await stage.replica("r1")

@@ -8,12 +8,32 @@ from hypothesis import strategies as st
 
 from mesh.errors import Code, MeshError
 from services.gateway import openai
-from services.gateway.options import NEUTRAL
+from services.gateway.options import NEUTRAL, Beams
 
 USER = {"role": "user", "content": "Hi"}
 CHAT = {"model": "tiny", "messages": [USER]}
 TEXT = {"model": "tiny", "prompt": "Hi"}
 SURROGATE = "\ud800"
+
+SEARCH = {"use_beam_search": True, "best_of": 3}
+BAD_WITH_BEAMS: list[tuple[dict[str, Any], str]] = [
+    ({"best_of": 1}, "best_of"),
+    ({"best_of": 17}, "best_of"),
+    ({"n": 4}, "best_of"),
+    ({"stream": True}, "stream"),
+    ({"length_penalty": 11}, "length_penalty"),
+    ({"length_penalty": "x"}, "length_penalty"),
+    ({"early_stopping": True}, "early_stopping"),
+    ({"temperature": 0.7}, "temperature"),
+    ({"top_p": 0.5}, "top_p"),
+    ({"top_k": 5}, "top_k"),
+    ({"min_p": 0.5}, "min_p"),
+    ({"typical_p": 0.5}, "typical_p"),
+    ({"repetition_penalty": 1.5}, "repetition_penalty"),
+    ({"frequency_penalty": 1}, "frequency_penalty"),
+    ({"presence_penalty": 1}, "presence_penalty"),
+    ({"prompt_logprobs": 0}, "prompt_logprobs"),
+]
 
 BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
@@ -131,6 +151,9 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs"),
     ({"echo": True}, "echo"),
     ({"best_of": 2}, "best_of"),
+    ({"use_beam_search": 1}, "use_beam_search"),
+    ({"length_penalty": 2}, "length_penalty"),
+    *[({**SEARCH, **change}, field) for change, field in BAD_WITH_BEAMS],
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
@@ -167,6 +190,8 @@ BAD_TEXT: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 17}, "best_of"),
     ({"best_of": 2, "n": 3}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
+    ({**SEARCH, "logprobs": 0}, "logprobs"),
+    *[({**SEARCH, **change}, field) for change, field in BAD_WITH_BEAMS],
     ({"prompt": ["a"] * 100, "best_of": 2}, "prompt"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
@@ -263,6 +288,17 @@ def test_defaults() -> None:
     assert (options.n, options.priority, options.frequency_penalty) == (1, 0, 0.0)
     assert options.max_tokens is None and not options.stream and options.stop == ()
     assert options.temperature is options.top_p is options.top_k is options.min_p is None
+
+
+def test_beam_search_in_both_endpoints() -> None:
+    """The width is best_of, or n; of a search that nobody asked for nothing is left."""
+    chat = openai.chat({**CHAT, "use_beam_search": True, "n": 2, "temperature": 0}).options
+    assert (chat.beams, chat.best_of, chat.n) == (Beams(1.0), 2, 2)
+    text = openai.completion({**TEXT, **SEARCH, "length_penalty": 0}).options
+    assert (text.beams, text.best_of, text.n) == (Beams(0.0), 3, 1)
+    assert (
+        openai.chat({**CHAT, "use_beam_search": False, "length_penalty": 1}).options.beams is None
+    )
 
 
 def test_bias_is_in_the_order_of_the_ids() -> None:

@@ -20,7 +20,7 @@ from mesh.pb import generator_pb2 as pb
 from mesh.pb import generator_pb2_grpc as pb_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge
-from services.generator.engine import QueueFullError
+from services.generator.engine import QueueFullError, sequence_seed
 from services.generator.servicer import GeneratorServicer
 from tests.generator.tiny import VOCAB, bridged
 from tests.waiting import until
@@ -83,6 +83,36 @@ async def test_tokens_stream_to_their_end(service: Service) -> None:
     assert replies[-1].timings.prefill_s > 0
 
 
+async def test_n_sequences_stream_side_by_side(service: Service) -> None:
+    """Each response says whose tokens it has; each sequence has its own end and usage."""
+    asked = request(6, temperature=1.0, seed=3, n=2)
+    replies = [reply async for reply in service.generate(asked)]
+    tokens = [[t for r in replies if r.sequence == i for t in r.token_ids] for i in (0, 1)]
+    assert [len(told) for told in tokens] == [6, 6]
+    assert tokens[0] != tokens[1]
+    ends = [(r.sequence, r.usage.completion_tokens) for r in replies if r.finish_reason]
+    assert sorted(ends) == [(0, 6), (1, 6)]
+    alone = request(6, temperature=1.0, seed=sequence_seed(3, 1))
+    assert [t async for r in service.generate(alone) for t in r.token_ids] == tokens[1]
+
+
+async def test_leaving_ends_all_sequences(service: Service) -> None:
+    """A caller that goes away lets go of all its places."""
+    async with aclosing(service.generate(request(200, n=2))) as replies:  # type: ignore[type-var]
+        await anext(replies)
+        assert service.bridge.room() == 0
+    await until(lambda: service.bridge.room() == 2)
+
+
+async def test_a_beam_search_answers_at_its_end(service: Service) -> None:
+    """One response with the best sequence and the next best ones."""
+    [reply] = [reply async for reply in service.generate(request(6, n=2, beam_width=3))]
+    assert reply.finish_reason == common_pb2.FINISH_REASON_LENGTH
+    assert [len(reply.token_ids), len(reply.other_beams)] == [6, 1]
+    assert reply.other_beams[0].token_ids != reply.token_ids
+    assert reply.usage.completion_tokens == 12
+
+
 async def test_no_sampling_means_the_models_own(service: Service) -> None:
     """A request that says nothing of sampling is one that spells out what Describe tells."""
     told = (await service.stub.Describe(pb.DescribeGeneratorRequest())).model.default_sampling
@@ -138,6 +168,9 @@ async def test_log_probabilities_stream_with_their_tokens(service: Service) -> N
         (request(4, (VOCAB,)), "prompt_token_ids"),
         (request(4, (1,) * 300), "prompt_token_ids"),
         (request(4, top_p=2), "top_p"),
+        (request(4, n=9), "n"),
+        (request(4, beam_width=9), "beam_width"),
+        (request(4, beam_width=2, logprobs=1), "logprobs"),
         (request(4, stop_token_ids=[VOCAB]), "stop_token_ids"),
         (request(4, logit_bias={VOCAB: 1.0}), "logit_bias"),
         (request(4, allowed_token_ids=[1], bad_token_ids=[1]), "allowed_token_ids"),

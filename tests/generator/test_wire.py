@@ -10,6 +10,7 @@ from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2
 from services.generator import wire
 from services.generator.engine import FinishReason, RequestError, SamplingParams, StepOutput
+from services.generator.engine.step_output import Beam
 from tests.generator.tiny import CONTEXT, EOS, VOCAB, load, write_checkpoint
 
 
@@ -41,6 +42,7 @@ def test_all_fields_pass() -> None:
         bad_token_ids=[2],
         logprobs=0,
         prompt_logprobs=20,
+        n=3,
     )
     assert {field.name for field in message.DESCRIPTOR.fields} == {
         field.name for field in dataclasses.fields(SamplingParams)
@@ -64,7 +66,27 @@ def test_all_fields_pass() -> None:
         ignore_eos=True,
         logprobs=0,
         prompt_logprobs=20,
+        n=3,
     )
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(None, 1.0), (0.0, 0.0), (2.0, 2.0)])
+def test_a_beam_searchs_fields_pass(sent: float | None, meant: float) -> None:
+    """An absent penalty is 1, which is not the same as 0."""
+    message = common_pb2.SamplingParams(max_tokens=4, n=2, beam_width=3, length_penalty=sent)
+    assert wire.sampling_params(message) == SamplingParams(
+        max_tokens=4, temperature=0.0, n=2, beam_width=3, length_penalty=meant
+    )
+
+
+def test_the_other_beams_are_told() -> None:
+    """Each with its tokens and its own reason."""
+    beams = (Beam((4, 5), FinishReason.STOP), Beam((6,), FinishReason.LENGTH))
+    output = StepOutput("a", (1,), FinishReason.STOP, 3, 2, 1, other_beams=beams)
+    assert wire.other_beams(output) == [
+        common_pb2.Beam(token_ids=[4, 5], finish_reason=common_pb2.FINISH_REASON_STOP),
+        common_pb2.Beam(token_ids=[6], finish_reason=common_pb2.FINISH_REASON_LENGTH),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +101,9 @@ def test_all_fields_pass() -> None:
         ({"min_p": -0.5}, "min_p"),
         ({"repetition_penalty": -1.0}, "repetition_penalty"),
         ({"logprobs": 21}, "logprobs"),
+        ({"beam_width": 1}, "beam_width"),
+        ({"beam_width": 2, "n": 3}, "n"),
+        ({"beam_width": 2, "top_k": 3}, "top_k"),
     ],
 )
 def test_a_bad_field_is_named(changes: dict[str, float], field: str) -> None:

@@ -376,3 +376,17 @@ async def test_what_is_no_command_is_dropped(replica: Replica) -> None:
     await gateway.job("a")
     await until(lambda: gateway.end("a"))
     assert not gateway.deltas("x")
+
+
+async def test_a_beam_search_is_one_job(replica: Replica) -> None:
+    """Its only delta has the best sequences; a job of several draws is refused."""
+    gateway = await replica.gateway()
+    search = common_pb2.SamplingParams(max_tokens=5, ignore_eos=True, beam_width=3, n=2)
+    draws = common_pb2.SamplingParams(max_tokens=5, ignore_eos=True, n=2)
+    await gateway.job("search", sampling=search)
+    await gateway.job("draws", sampling=draws)
+    await until(lambda: gateway.end("search") and gateway.end("draws"))
+    [delta] = gateway.deltas("search")
+    assert (delta.finish_reason, len(delta.token_ids)) == (LENGTH, 5)
+    assert [len(beam.token_ids) for beam in delta.other_beams] == [5]
+    assert gateway.end("draws") == ERROR

@@ -11,6 +11,7 @@ from services.generator.engine.errors import (
     QueueFullError,
     RequestError,
 )
+from services.generator.engine.fork import sequence_id, sequence_seed
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.step_output import Refusal, StepOutput
@@ -31,4 +32,6 @@ __all__ = [
     "SamplingParams",
     "StepOutput",
     "TokenLogprobs",
+    "sequence_id",
+    "sequence_seed",
 ]

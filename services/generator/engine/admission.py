@@ -37,16 +37,22 @@ class Admission:
         demands = []
         for remaining, request, block_ids in ends:
             num_charged = 0
-            for block_id in block_ids:
+            # a partly filled block that forks share is copied before any of them fills it
+            for block_id in block_ids[: (request.num_tokens - 1) // self._pool.block_size]:
                 if self._pool.num_holders(block_id) < 2 and block_id not in newcomer_hits:
                     break  # what is shared is a prefix of the table
                 num_charged += block_id in charged
                 charged.add(block_id)
             num_tokens = request.num_tokens - num_charged * self._pool.block_size
             demands.append(Demand(num_tokens, remaining))
+            own = Demand(request.num_tokens % self._pool.block_size, remaining)
+            demands += [own] * len(request.forks)
         return demands
 
     def _remaining(self, request: Request) -> int:
+        if request.beams is not None:
+            # seldom shorter, and costly to preempt
+            return request.params.max_tokens - request.num_output_tokens
         return self._lengths.expected_remaining(
             request.num_output_tokens, request.params.max_tokens
         )

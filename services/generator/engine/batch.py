@@ -60,7 +60,13 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     )
     ordered = decodes + prompts
     sample_rows = [
-        row for chunk in ordered if chunk.samples for row in rows[id(chunk)][chunk.num_known - 1 :]
+        row
+        for chunk in ordered
+        if chunk.samples
+        for row in (
+            *rows[id(chunk)][chunk.num_known - 1 :],
+            *(rows[id(chunk)][-1] for _ in chunk.forks),
+        )
     ]
     score_rows = [
         rows[id(chunk)][position - chunk.start] for chunk in ordered for position in chunk.scored

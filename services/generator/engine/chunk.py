@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.generator.engine.beam_search import Candidate
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import TokenLogprobs
@@ -47,11 +48,11 @@ class Chunk:
 
     @property
     def draws(self) -> list[Draw]:
-        """What is drawn from the chunk's last rows: after the last known token and each draft."""
+        """What is drawn: after the last known token and each draft, then for the forks."""
         if not self.samples:
             return []
         if not self.drafts:
-            return [Draw(self.request)]
+            return [Draw(self.request), *map(Draw, self.forks)]
         return [Draw(self.request, self.drafts[:count]) for count in range(len(self.drafts) + 1)]
 
     @property
@@ -60,6 +61,11 @@ class Chunk:
         if self.num_known > 1:
             return self.end
         return self.num_tokens * (self.start + 1 + self.end) // 2
+
+    @property
+    def forks(self) -> Sequence[Request]:
+        """Those that go on from the request's prompt and draw from the same last row."""
+        return self.request.forks if self.samples and self.request.beams is None else ()
 
     @property
     def scored(self) -> range:
@@ -74,10 +80,13 @@ class ChunkResult(NamedTuple):
     """What became of a chunk: drawn tokens, nothing (more chunks follow), or a failure.
 
     `token_ids` are the drafts that were drawn too and one token more. `logprobs`, where asked for,
-    describes each; `prompt_logprobs` the tokens after the scored positions.
+    describes each; `prompt_logprobs` the tokens after the scored positions. `forks` has what each
+    fork of the request drew from the same row; `candidates` are a beam's, best first.
     """
 
     token_ids: tuple[int, ...] = ()
     failed: bool = False
     logprobs: Sequence[TokenLogprobs] = ()
     prompt_logprobs: Sequence[TokenLogprobs] = ()
+    forks: Sequence[ChunkResult] = ()
+    candidates: Sequence[Candidate] = ()

@@ -13,11 +13,13 @@ from typing import Protocol
 
 import torch
 
+from services.generator.engine.beam_group import BeamGroup
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import EngineConfigError, EngineFaultError, RequestError
+from services.generator.engine.fork import plan_forks, sequence_id, sequence_seed
 from services.generator.engine.memory import is_out_of_memory, plan_num_blocks
 from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
@@ -45,6 +47,10 @@ class Executor(Protocol):
 
     def clear(self, block_ids: Sequence[int]) -> None:
         """Forget the content of these blocks."""
+        ...
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of each pair's first block to its second; all are read first."""
         ...
 
 
@@ -151,6 +157,7 @@ class Engine:
         if len(prompt_token_ids) + params.max_tokens > limit:
             room = limit - len(prompt_token_ids)
             raise RequestError("max_tokens", f"must be at most {room} after this prompt")
+        self._validate_sequences(len(prompt_token_ids), params)
         self._validate_token_ids(params)
 
     def add(
@@ -164,30 +171,45 @@ class Engine:
         deadline: float | None = None,
         tenant: str = "",
     ) -> None:
-        """Admit a request, which from then on ends with exactly one outcome.
+        """Admit a request, whose every sequence from then on ends with exactly one outcome.
+
+        Its sequences have the ids that `sequence_id` gives and the seeds of `sequence_seed`; those
+        of a beam search come together in the only output of `request_id`.
 
         A lower `priority` number goes first; `deadline` is a `time.monotonic` moment. Requests
         share cached prefixes only within one `cache_salt`, and tenants take turns. Raises
         RequestError as `validate` does, and for an id that is already live; QueueFullError.
         """
-        if request_id in self._requests:
-            raise RequestError("request_id", f"{request_id} is already live")
         self.validate(prompt_token_ids, params)
-        request = Request(
-            request_id=request_id,
-            token_ids=list(prompt_token_ids),
-            params=params,
-            seed=self._random.getrandbits(64) if params.seed is None else params.seed,
-            stop_token_ids=self._stop_token_ids(params),
-            root_hash=root_hash(cache_salt),
-            arrival_index=self._scheduler.num_admissions,
-            arrival_s=self._clock(),
-            priority=priority,
-            deadline_s=deadline,
-            tenant=tenant,
+        ids = [sequence_id(request_id, index) for index in range(params.num_sequences)]
+        if not self._requests.keys().isdisjoint(ids):
+            raise RequestError("request_id", f"{request_id} is already live")
+        seed = self._random.getrandbits(64) if params.seed is None else params.seed
+        first, *others = (
+            Request(
+                request_id=one_id,
+                token_ids=list(prompt_token_ids),
+                params=params,
+                seed=sequence_seed(seed, index),
+                stop_token_ids=self._stop_token_ids(params),
+                root_hash=root_hash(cache_salt),
+                arrival_index=self._scheduler.num_admissions,
+                arrival_s=self._clock(),
+                priority=priority,
+                deadline_s=deadline,
+                tenant=tenant,
+                branch=index,
+            )
+            for index, one_id in enumerate(ids)
         )
-        self._scheduler.add(request)
-        self._requests[request_id] = request
+        if params.beam_width:
+            BeamGroup(first, others)
+            admitted = [first]
+        else:
+            plan_forks(first, others)
+            admitted = [first, *others]
+        self._scheduler.add(*admitted)
+        self._requests |= {request.request_id: request for request in admitted}
 
     def abort(
         self, request_id: str, reason: FinishReason = FinishReason.ABORT
@@ -265,7 +287,8 @@ class Engine:
     def check(self) -> None:
         """Assert every account of the engine: blocks, holders, outcomes, live requests."""
         self._scheduler.check()
-        num_live = len(self._scheduler.running) + len(self._scheduler.waiting)
+        live = [*self._scheduler.running, *self._scheduler.waiting]
+        num_live = sum(request is request.owner for request in live)
         assert num_live == len(self._requests), "live requests differ. This is a bug."
 
     def _step(self) -> list[StepOutput]:
@@ -273,6 +296,7 @@ class Engine:
         self._clear_tainted()
         outputs = self._scheduler.expire(started_s)
         chunks = self._scheduler.schedule(started_s)
+        self._runner.copy(self._scheduler.take_copies())
         if chunks:
             results = self._execute(chunks)
             _note_logprobs(chunks, results)
@@ -291,6 +315,18 @@ class Engine:
         except Exception:
             self._pool.taint(block_ids)
             raise
+
+    def _validate_sequences(self, num_prompt_tokens: int, params: SamplingParams) -> None:
+        field = "beam_width" if params.beam_width else "n"
+        most = self.config.max_num_seqs
+        if params.num_sequences > most:
+            raise RequestError(field, f"must be at most {most}")
+        if params.beam_width:
+            # the beams must fit together, because none can go on without the others
+            num_shared = num_prompt_tokens // self._pool.block_size
+            num_own = self._pool.num_blocks_for(num_prompt_tokens + params.max_tokens) - num_shared
+            if num_shared + params.beam_width * num_own > self._pool.num_blocks:
+                raise RequestError(field, "has beams that do not fit into the KV cache together")
 
     def _validate_token_ids(self, params: SamplingParams) -> None:
         vocab_size = self.model_config.vocab_size
@@ -354,6 +390,7 @@ def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> N
     """Keep what was told of the chunks' tokens until their requests' next outputs."""
     for chunk, result in zip(chunks, results, strict=True):
         request = chunk.request
-        request.new_logprobs += result.logprobs
+        for drawer, own in zip((request, *request.forks), (result, *result.forks), strict=False):
+            drawer.new_logprobs += own.logprobs
         request.new_prompt_logprobs += result.prompt_logprobs
         request.num_scored_tokens += len(result.prompt_logprobs)

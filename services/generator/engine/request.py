@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mesh.policy import Place
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
+
+if TYPE_CHECKING:
+    from services.generator.engine.beam_group import BeamGroup
 
 
 class FinishReason(enum.Enum):
@@ -53,6 +57,7 @@ class Request:
     priority: int = 0
     deadline_s: float | None = None
     tenant: str = ""
+    branch: int = 0
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
@@ -61,6 +66,10 @@ class Request:
     waited_for_prefix: bool = False
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    # those that will go on from its computed prompt, and the one that this request waits for
+    forks: list[Request] = field(default_factory=list)
+    source: Request | None = None
+    beams: BeamGroup | None = None
     status: RequestStatus = RequestStatus.WAITING
     finish_reason: FinishReason | None = None
     first_scheduled_s: float | None = None
@@ -73,9 +82,24 @@ class Request:
         self.num_prompt_tokens = len(self.token_ids)
 
     @property
-    def order(self) -> tuple[int, int]:
+    def order(self) -> tuple[int, int, int]:
         """Sort key of those that run: a lower priority number first, then the earlier arrival."""
-        return self.priority, self.arrival_index
+        return self.priority, self.arrival_index, self.branch
+
+    @property
+    def owner(self) -> Request:
+        """The request whose outcome this sequence shares; a beam's is its group's leader."""
+        return self if self.beams is None else self.beams.leader
+
+    @property
+    def sequences(self) -> list[Request]:
+        """Those that hold blocks for it: itself, or the beams of its search."""
+        return [self] if self.beams is None else self.beams.members
+
+    @property
+    def num_seats(self) -> int:
+        """Running sequences that it is, or will be once its prompt is computed."""
+        return 1 + len(self.forks)
 
     @property
     def place(self) -> Place:

@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 
 from services.generator.engine.batch import build_batch
+from services.generator.engine.beam_candidates import beam_candidates
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import kept_tokens
 from services.generator.engine.logit_edits import LogitEdits
@@ -54,13 +55,21 @@ class Runner:
         """Zero the KV memory of these blocks."""
         self._cache.clear(block_ids)
 
+    @torch.inference_mode()
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy the KV memory of each pair's first block to its second; all are read first."""
+        self._cache.copy(pairs)
+
     def _draw(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> dict[int, ChunkResult]:
         """Return what was drawn from the chunks' rows [S, vocab], by the id() of their request."""
         draws = [draw for chunk in chunks for draw in chunk.draws]
         asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
-        token_ids = sample(self._edits.apply(logits, draws), draws)
+        searching = [row for row, draw in enumerate(draws) if draw.request.beams is not None]
+        totals = logits[searching].float().logsumexp(dim=1, keepdim=True) if searching else None
+        logits = self._edits.apply(logits, draws)
+        token_ids = sample(logits, draws)
         described: Iterator[TokenLogprobs] = iter(())
         if raw is not None:
             counts = [draws[row].params.logprobs or 0 for row in asking]
@@ -68,11 +77,21 @@ class Runner:
         results: dict[int, ChunkResult] = {}
         drawn = iter(token_ids)
         for chunk in chunks:
-            num_draws = len(chunk.drafts) + 1
-            kept = kept_tokens(chunk.drafts, list(islice(drawn, num_draws)))
+            told = []
             asks = chunk.request.params.logprobs is not None
-            logprobs = list(islice(described, num_draws))[: len(kept)] if asks else ()
-            results[id(chunk.request)] = ChunkResult(kept, failed=not kept, logprobs=logprobs)
+            for drafts in (chunk.drafts, *(() for _ in chunk.forks)):
+                num_draws = len(drafts) + 1
+                kept = kept_tokens(drafts, list(islice(drawn, num_draws)))
+                logprobs = list(islice(described, num_draws))[: len(kept)] if asks else ()
+                told.append(ChunkResult(kept, failed=not kept, logprobs=logprobs))
+            results[id(chunk.request)] = told[0]._replace(forks=told[1:])
+        if totals is not None:
+            beams = [draws[row].request for row in searching]
+            counts = [beam.params.beam_width + len(beam.stop_token_ids) for beam in beams]
+            found = beam_candidates(logits[searching], totals, counts)
+            for beam, candidates in zip(beams, found, strict=True):
+                failed = results[id(beam)].failed
+                results[id(beam)] = ChunkResult(failed=failed, candidates=candidates)
         return results
 
     def __repr__(self) -> str:

@@ -9,6 +9,18 @@ from services.generator.engine.errors import ParamError
 
 MAX_LOGPROBS = 20
 MAX_BIAS = 100.0
+_NOT_WITH_BEAMS = "cannot be combined with a beam search"
+_OFF_WITH_BEAMS: dict[str, float | None] = {
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "logprobs": None,
+    "prompt_logprobs": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +31,8 @@ class SamplingParams:
     the logits. `logit_edits` and `sampler` say in which order the options work. `min_tokens` holds
     back every stop id. `ignore_eos` drops the model's own end ids only; `stop_token_ids` still
     stop. `allowed_token_ids` empty allows all. `logprobs` and `prompt_logprobs` count the
-    alternatives told beside each token; None tells nothing.
+    alternatives told beside each token; None tells nothing. `n` sequences are answered. With a
+    `beam_width` they are the best of a beam search, which draws nothing at random; 0 is off.
     """
 
     max_tokens: int = 16
@@ -40,6 +53,9 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    n: int = 1
+    beam_width: int = 0
+    length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_length()
@@ -50,11 +66,18 @@ class SamplingParams:
             count = getattr(self, field)
             is_counted = count is None or 0 <= count <= MAX_LOGPROBS
             _require(is_counted, field, f"must be within [0, {MAX_LOGPROBS}]")
+        _require(self.n >= 1, "n", "must be at least 1")
+        self._check_beam_search()
 
     @property
     def is_greedy(self) -> bool:
-        """True when the most likely token always wins."""
-        return self.temperature == 0.0
+        """True when nothing is drawn at random."""
+        return self.temperature == 0.0 or self.beam_width > 0
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that run side by side once the prompt is computed."""
+        return max(self.n, self.beam_width)
 
     @property
     def truncates(self) -> bool:
@@ -76,6 +99,11 @@ class SamplingParams:
         """True when some tokens are allowed, banned or biased by themselves."""
         return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
 
+    @property
+    def num_outcomes(self) -> int:
+        """Sequences with an outcome of their own; a beam search has one for all."""
+        return 1 if self.beam_width else self.n
+
     def _check_length(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
         _require(self.min_tokens >= 0, "min_tokens", "must not be negative")
@@ -94,6 +122,17 @@ class SamplingParams:
         _require(is_factor, "repetition_penalty", "must be a finite number above 0")
         for field in ("frequency_penalty", "presence_penalty"):
             _require(-2.0 <= getattr(self, field) <= 2.0, field, "must be within [-2, 2]")
+
+    def _check_beam_search(self) -> None:
+        _require(math.isfinite(self.length_penalty), "length_penalty", "must be a finite number")
+        if self.beam_width == 0:
+            _require(self.length_penalty == 1.0, "length_penalty", "needs a beam_width")
+            return
+        _require(self.beam_width >= 2, "beam_width", "must be at least 2 (0 turns it off)")
+        _require(self.n <= self.beam_width, "n", "must not exceed beam_width")
+        _require(self.temperature in (0.0, 1.0), "temperature", _NOT_WITH_BEAMS)
+        for field, off in _OFF_WITH_BEAMS.items():
+            _require(getattr(self, field) == off, field, _NOT_WITH_BEAMS)
 
     def _check_token_ids(self) -> None:
         for field in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):

@@ -12,11 +12,15 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from services.generator.engine import fork
 from services.generator.engine.admission import Admission
+from services.generator.engine.beam_group import BeamGroup
+from services.generator.engine.beam_search import Candidate
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.drain_rate import DrainRate
 from services.generator.engine.errors import QueueFullError
+from services.generator.engine.fork import CopyOnWrite
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
 from services.generator.engine.pending_blocks import PendingBlocks
 from services.generator.engine.prefix_cache import chain_hash
@@ -24,7 +28,7 @@ from services.generator.engine.request import FinishReason, Request, RequestStat
 from services.generator.engine.request_queue import RequestQueue
 from services.generator.engine.speculation import Speculation
 from services.generator.engine.step_budget import StepBudget
-from services.generator.engine.step_output import StepOutput, conclusion, progress
+from services.generator.engine.step_output import StepOutput, beams_told, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
 from services.generator.engine.waiting_queue import WaitingQueue
 
@@ -64,6 +68,7 @@ class Scheduler:
         self.num_prefix_waits = 0
         self.num_deferred = 0
         self._pending = PendingBlocks()
+        self._copies = CopyOnWrite(pool)
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
@@ -75,19 +80,20 @@ class Scheduler:
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
         self._backlog_since_s: float | None = None
-        self._deadlines: list[tuple[float, int, Request]] = []
+        self._deadlines: list[tuple[float, int, int, Request]] = []
 
-    def add(self, request: Request) -> None:
-        """Admit a request; from here on it ends with exactly one outcome.
+    def add(self, *requests: Request) -> None:
+        """Admit a request, or all sequences of one; from here on each has exactly one outcome.
 
-        Raises QueueFullError; an empty queue takes a prompt of any length.
+        Raises QueueFullError; an empty queue takes a prompt of any length, as often as it likes.
         """
-        self._refuse_if_full(request.num_prompt_tokens)
-        self.num_admissions += 1
-        self.waiting.add(request)
-        if request.deadline_s is not None:
-            entry = (request.deadline_s, request.arrival_index, request)
-            heapq.heappush(self._deadlines, entry)
+        self._refuse_if_full(requests)
+        self.num_admissions += len(requests)
+        for request in requests:
+            self.waiting.add(request)
+            if request.deadline_s is not None:
+                entry = (request.deadline_s, request.arrival_index, request.branch, request)
+                heapq.heappush(self._deadlines, entry)
 
     def finish(
         self, request: Request, reason: FinishReason, now_s: float, token_ids: tuple[int, ...] = ()
@@ -95,14 +101,16 @@ class Scheduler:
         """End a live request: free its blocks at once and return its last output."""
         assert not request.is_finished, f"{request!r} ends twice. This is a bug."
         if reason is FinishReason.ERROR:
-            self.pool.taint(request.block_ids)
+            for sequence in request.sequences:
+                self.pool.taint(sequence.block_ids)
         self._release(request)
+        fork.part(request)
         self.speculation.drop(request)
         (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         self.outcomes[reason] += 1
-        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+        if reason in (FinishReason.STOP, FinishReason.LENGTH) and request.beams is None:
             self._lengths.observe(request.num_output_tokens)
         return conclusion(request, token_ids, now_s)
 
@@ -115,6 +123,7 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self._pending = PendingBlocks()
+        self._copies = CopyOnWrite(self.pool)
         self._deadlines.clear()
         self._backlog_since_s = None
         outputs = []
@@ -133,7 +142,7 @@ class Scheduler:
         """End every live request whose deadline has passed."""
         outputs = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, _, request = heapq.heappop(self._deadlines)
+            *_, request = heapq.heappop(self._deadlines)
             if not request.is_finished:
                 outputs.append(self.finish(request, FinishReason.DEADLINE, now_s))
         return outputs
@@ -149,7 +158,13 @@ class Scheduler:
             admitted = self._admit_waiting(budget, now_s)
             chunks = self._with_drafts(chunks, budget)
         self._observe_drain(admitted, now_s)
+        # a group of beams falls as a whole, those included that had a chunk already
+        chunks = [chunk for chunk in chunks if chunk.request.status is RequestStatus.RUNNING]
         return chunks + admitted
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """Return the blocks (from, to) to copy before the chunks just scheduled are computed."""
+        return self._copies.take()
 
     def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Learn how long a step of these chunks took."""
@@ -171,31 +186,40 @@ class Scheduler:
         outputs = []
         for chunk, result in zip(chunks, results, strict=True):
             request = chunk.request
+            if request.owner.is_finished:
+                continue
             if result.failed:
-                outputs.append(self.finish(request, FinishReason.ERROR, now_s))
+                outputs.append(self.finish(request.owner, FinishReason.ERROR, now_s))
                 continue
             token_ids = self._advance(chunk, result.token_ids)
             self._publish_blocks(request, chunk.start // self.pool.block_size)
+            if request.beams is not None and chunk.samples:
+                outputs += self._extend_beams(request, request.beams, result.candidates, now_s)
             if token_ids:
+                outputs += self._fork(request, result.forks, now_s)
                 outputs.append(self._deliver(request, token_ids, now_s))
         return outputs
 
     def kv_waste(self) -> float:
         """Return the share of the token slots in used blocks that hold nothing."""
         size = self.pool.block_size
-        num_empty = sum(len(r.block_ids) * size - r.num_computed_tokens for r in self.running)
-        return num_empty / max(1, self.pool.num_used * size)
+        # forks may share the last block
+        num_empty = {
+            r.block_ids[-1]: len(r.block_ids) * size - r.num_computed_tokens for r in self.running
+        }
+        return sum(num_empty.values()) / max(1, self.pool.num_used * size)
 
     def check(self) -> None:
         """Assert the accounts: blocks, holders, and one outcome per admission."""
         live = [*self.waiting, *self.running]
         self.pool.check(request.block_ids for request in live)
         num_ended = sum(self.outcomes.values())
-        assert self.num_admissions == num_ended + len(live), "outcomes differ from admissions"
+        num_live = sum(request is request.owner for request in live)
+        assert self.num_admissions == num_ended + num_live, "outcomes differ from admissions"
         assert all(not request.block_ids for request in self.waiting), (
             "a waiting request has blocks"
         )
-        assert len(self.running) <= self._max_num_seqs, "too many requests run"
+        assert self._num_seats() <= self._max_num_seqs, "too many requests run"
         self._pending.check(list(self.running))
         self.speculation.check(live)
         for request in self.running:
@@ -203,10 +227,11 @@ class Scheduler:
             assert len(request.block_ids) == num_blocks, f"{request!r} holds other blocks"
             assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
 
-    def _refuse_if_full(self, num_prompt_tokens: int) -> None:
-        num_tokens = self.waiting.num_prompt_tokens + num_prompt_tokens
+    def _refuse_if_full(self, requests: Sequence[Request]) -> None:
+        num_tokens = sum(r.num_prompt_tokens for r in requests) + self.waiting.num_prompt_tokens
+        num_requests = len(self.waiting) + len(requests)
         limits = (
-            ("max_queued_requests", self._max_queued_requests, len(self.waiting) + 1),
+            ("max_queued_requests", self._max_queued_requests, num_requests if self.waiting else 0),
             ("max_queued_tokens", self._max_queued_tokens, num_tokens if self.waiting else 0),
         )
         for name, limit, count in limits:
@@ -256,7 +281,7 @@ class Scheduler:
 
     def _with_drafts(self, chunks: list[Chunk], budget: StepBudget) -> list[Chunk]:
         """Return the chunks, decodes extended by drafts from what prompts left of the budget."""
-        decodes = [c.request for c in chunks if c.num_tokens == 1 and c.samples]
+        decodes = [c.request for c in chunks if _may_speculate(c)]
         drafts = self.speculation.propose(decodes, budget.num_tokens, budget.left_s)
         if not drafts:
             return chunks
@@ -275,20 +300,26 @@ class Scheduler:
     def _cover(self, request: Request, num_tokens: int) -> bool:
         """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
         num_missing = self.pool.num_blocks_for(num_tokens) - len(request.block_ids)
-        while num_missing > self.pool.num_available:
-            victim = self.running[-1]
-            self._preempt(victim, request, num_missing)
-            if victim is request:
+        while (num_taken := num_missing + self._copies.num_needed(request)) > (
+            self.pool.num_available
+        ):
+            victim = self.running[-1].owner
+            self._preempt(victim, request, num_taken)
+            if victim is request.owner:
                 return False
+        if self._copies.num_needed(request):
+            self._copies.detach(request)
         if num_missing > 0:
             request.block_ids += self.pool.allocate(num_missing, request.priority)
         return True
 
     def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
         """Take everything from the least urgent, latest request; it computes again later."""
+        num_blocks = sum(len(sequence.block_ids) for sequence in victim.sequences)
+        num_tokens = sum(sequence.num_computed_tokens for sequence in victim.sequences)
         self.num_preemptions += 1
-        self.num_preempted_blocks += len(victim.block_ids)
-        self.num_preempted_tokens += victim.num_computed_tokens
+        self.num_preempted_blocks += num_blocks
+        self.num_preempted_tokens += num_tokens
         victim.num_preemptions += 1
         logger.warning(
             "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
@@ -299,8 +330,8 @@ class Scheduler:
             taker.request_id,
             num_missing,
             self.pool.num_available,
-            len(victim.block_ids),
-            victim.num_computed_tokens,
+            num_blocks,
+            num_tokens,
         )
         self._release(victim)
         victim.num_computed_tokens = 0
@@ -310,13 +341,18 @@ class Scheduler:
 
     def _release(self, request: Request) -> None:
         self._pending.drop(request)
+        if request.beams is not None:
+            request.beams.restart(self.pool, self.running)
         self.pool.release(request.block_ids)
         request.block_ids = []
 
     def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []
+        num_free_seats = self._max_num_seqs - self._num_seats()
         for request in self.waiting:
-            if budget.num_tokens == 0 or len(self.running) == self._max_num_seqs:
+            if request.source is not None:
+                continue
+            if budget.num_tokens == 0 or request.num_seats > num_free_seats:
                 break
             hits = self._find_hits(request)
             if hits is None:
@@ -327,6 +363,7 @@ class Scheduler:
             if num_tokens == 0 or not self._reserve(request, hits, start + num_tokens):
                 break
             self._start(request, now_s)
+            num_free_seats -= request.num_seats
             chunks.append(Chunk(request, start, num_tokens))
             budget.take(start, num_tokens)
         return chunks
@@ -357,10 +394,16 @@ class Scheduler:
         request.num_computed_tokens = len(hits) * self.pool.block_size
         return True
 
-    def _start(self, request: Request, now_s: float) -> None:
+    def _num_seats(self) -> int:
+        return sum(request.num_seats for request in self.running)
+
+    def _seat(self, request: Request) -> None:
         self.waiting.take(request)
         self.running.add(request)
         request.status = RequestStatus.RUNNING
+
+    def _start(self, request: Request, now_s: float) -> None:
+        self._seat(request)
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
             request.num_cached_tokens = request.num_computed_tokens
@@ -397,21 +440,53 @@ class Scheduler:
             self.pool.prefix_cache.publish(block_hash, parent, request.block_ids[index])
             self._pending.computed(block_hash)
 
+    def _fork(
+        self, source: Request, results: Sequence[ChunkResult], now_s: float
+    ) -> list[StepOutput]:
+        """Let those go on from the source that waited for its prompt, each with its own token."""
+        outputs = []
+        followers, source.forks = source.forks, []
+        for follower, result in zip(followers, results, strict=True):
+            fork.fork(source, follower, self.pool)
+            self._seat(follower)
+            if result.failed:
+                outputs.append(self.finish(follower, FinishReason.ERROR, now_s))
+            else:
+                token_ids = self._append(follower, result.token_ids)
+                outputs.append(self._deliver(follower, token_ids, now_s))
+        return outputs
+
+    def _extend_beams(
+        self, beam: Request, group: BeamGroup, candidates: Sequence[Candidate], now_s: float
+    ) -> list[StepOutput]:
+        """Note how one beam could go on; with the last one of the step all of them go on or end."""
+        if beam.first_token_s is None:
+            beam.first_token_s = now_s
+        self.num_generated_tokens += 1
+        if not group.tell(beam, candidates) or group.advance(self.pool, self.running):
+            return []
+        reason, found = group.end()
+        return [beams_told(self.finish(group.leader, reason, now_s), found)]
+
     def _advance(self, chunk: Chunk, drawn: tuple[int, ...]) -> tuple[int, ...]:
         """Count the chunk as computed and append what was drawn; return the appended tokens.
 
         The drafts among them are computed too. Those that were not drawn leave no trace.
         """
         request = chunk.request
-        token_ids = _up_to_stop(drawn, request.stop_token_ids)
-        request.token_ids += token_ids
+        token_ids = self._append(request, drawn)
         request.num_computed_tokens = chunk.start + chunk.num_known + max(0, len(token_ids) - 1)
-        self.num_generated_tokens += len(token_ids)
         if chunk.drafts:
             self.speculation.observe(request, len(chunk.drafts), len(drawn) - 1)
             num_blocks = self.pool.num_blocks_for(request.num_computed_tokens)
             self.pool.release(request.block_ids[num_blocks:])
             del request.block_ids[num_blocks:]
+        return token_ids
+
+    def _append(self, request: Request, drawn: tuple[int, ...]) -> tuple[int, ...]:
+        token_ids = _up_to_stop(drawn, request.stop_token_ids)
+        request.token_ids += token_ids
+        self.num_generated_tokens += len(token_ids)
         return token_ids
 
     def _deliver(self, request: Request, token_ids: tuple[int, ...], now_s: float) -> StepOutput:
@@ -426,6 +501,12 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"Scheduler(running {len(self.running)}, waiting {len(self.waiting)}, {self.pool!r})"
+
+
+def _may_speculate(chunk: Chunk) -> bool:
+    """Whether the chunk is a decode of a sequence that shares its rows with no other."""
+    request = chunk.request
+    return chunk.num_tokens == 1 and chunk.samples and not request.forks and not request.beams
 
 
 def _up_to_stop(token_ids: tuple[int, ...], stop_token_ids: frozenset[int]) -> tuple[int, ...]:

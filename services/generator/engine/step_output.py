@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from services.generator.engine.beam_search import Hypothesis
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.token_logprobs import TokenLogprobs
 
@@ -16,6 +18,13 @@ class Refusal(NamedTuple):
     expected_wait_s: float
 
 
+class Beam(NamedTuple):
+    """A sequence that a beam search found, and why it ends there: STOP or LENGTH."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """New tokens of one request, and its outcome if this is its last output.
@@ -24,7 +33,8 @@ class StepOutput:
     what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
     asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
     token but the first. The three durations are seconds, zero until the final output, as is the
-    number of preemptions. `refusal` comes with REJECTED alone.
+    number of preemptions. `refusal` comes with REJECTED alone. A beam search has one output, with
+    the best sequence; `other_beams` are the next best.
     """
 
     request_id: str
@@ -40,6 +50,7 @@ class StepOutput:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     num_preemptions: int = 0
     refusal: Refusal | None = None
+    other_beams: tuple[Beam, ...] = ()
 
 
 def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
@@ -76,6 +87,21 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
         num_preemptions=request.num_preemptions,
+    )
+
+
+def beams_told(end: StepOutput, found: Sequence[Hypothesis]) -> StepOutput:
+    """Put the sequences that a beam search found, best first, into the output that ends it."""
+    if not found:
+        return end
+    best, *others = (
+        Beam(h.token_ids, FinishReason.STOP if h.is_stopped else FinishReason.LENGTH) for h in found
+    )
+    return replace(
+        end,
+        token_ids=best.token_ids,
+        num_output_tokens=sum(hypothesis.num_tokens for hypothesis in found),
+        other_beams=tuple(others),
     )
 
 

@@ -41,6 +41,15 @@ class KVCache:
         if block_ids:
             self._storage[:, torch.tensor(block_ids)] = 0
 
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of each pair's first block to its second, in every layer.
+
+        All are read before any is written; no block is written twice.
+        """
+        if pairs:
+            sources, targets = torch.tensor(pairs).unbind(1)
+            self._storage[:, targets] = self._storage[:, sources]
+
     def __repr__(self) -> str:
         shape, dtype = tuple(self._storage.shape), self._storage.dtype
         return f"KVCache({shape}, {dtype}, {self.num_bytes / 2**20:.0f} MiB)"

@@ -18,13 +18,21 @@ from services.generator.engine import (
     EngineConfig,
     FinishReason,
     QueueFullError,
+    RequestError,
     SamplingParams,
 )
 from services.generator.engine.block_events import BlockEventKind
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.fork import sequence_id
 from services.generator.engine.prefix_cache import chain_hash, root_hash
-from tests.generator.engine.fake_executor import FakeExecutor, hashed_token, repeating_token
+from tests.generator.engine.fake_executor import (
+    FakeExecutor,
+    best_beams,
+    drawn_token,
+    hashed_token,
+    repeating_token,
+)
 from tests.generator.shape import shape
 
 MODEL = shape(vocab_size=50, max_position_embeddings=40, eos_token_id=7)
@@ -67,7 +75,7 @@ class Schedules(RuleBasedStateMachine):
         self.engine = Engine(config, MODEL, self, pool, clock=lambda: self.now_s)
         self.pool = pool
         self.ids = itertools.count()
-        self.live: dict[str, tuple[list[int], SamplingParams, list[int]]] = {}
+        self.live: dict[str, tuple[list[int], SamplingParams, int, list[int]]] = {}
         self.failing: set[str] = set()
         self.is_broken = False
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
@@ -89,6 +97,9 @@ class Schedules(RuleBasedStateMachine):
     def clear(self, block_ids: Sequence[int]) -> None:
         self.executor.clear(block_ids)
 
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self.executor.copy(pairs)
+
     @rule(
         prefix=st.integers(0, 1),
         prefix_length=st.integers(0, 16),
@@ -101,16 +112,22 @@ class Schedules(RuleBasedStateMachine):
         tenant=st.sampled_from(["", "a", "b"]),
         salt=st.sampled_from(["", "", "", "salt"]),
         count=st.integers(1, 3),
+        n=st.sampled_from([1, 1, 2, 4]),
+        beam_width=st.sampled_from([0, 0, 0, 2, 4]),
     )
     def add(
         self, prefix: int, prefix_length: int, tail: list[int], max_tokens: int, **rest: Any
     ) -> None:
         prompt = [prefix] * prefix_length + tail
+        most = self.engine.config.max_num_seqs
+        beam_width = rest["beam_width"] if 2 <= rest["beam_width"] <= most else 0
         params = SamplingParams(
             max_tokens,
             temperature=0,
             ignore_eos=rest["ignore_eos"],
-            prompt_logprobs=rest["prompt_logprobs"],
+            prompt_logprobs=None if beam_width else rest["prompt_logprobs"],
+            n=min(rest["n"], beam_width or most),
+            beam_width=beam_width,
         )
         patience_s = rest["patience_s"]
         deadline = None if patience_s is None else self.now_s + patience_s
@@ -126,12 +143,15 @@ class Schedules(RuleBasedStateMachine):
                     deadline=deadline,
                     tenant=rest["tenant"],
                 )
+            except RequestError as error:
+                assert error.field == "beam_width"
             except QueueFullError as error:
                 assert 0.0 <= error.expected_wait_s <= 600.0
                 assert self.engine.stats().num_waiting > 0
                 self.num_refused += 1
             else:
-                self.live[request_id] = (prompt, params, [])
+                for branch in range(1 if beam_width else params.n):
+                    self.live[sequence_id(request_id, branch)] = (prompt, params, branch, [])
 
     @rule(prefix=st.integers(0, 1), num_blocks=st.integers(1, 4))
     def pin(self, prefix: int, num_blocks: int) -> None:
@@ -180,7 +200,7 @@ class Schedules(RuleBasedStateMachine):
             self.engine.check()
 
     def take(self, output: Any) -> None:
-        prompt, params, delivered = self.live[output.request_id]
+        prompt, params, branch, delivered = self.live[output.request_id]
         if output.prompt_logprobs or (output.token_ids and not delivered):
             # all of it with the first token and never again, whatever was preempted or cached
             scored = prompt[1:] if params.prompt_logprobs is not None else []
@@ -190,15 +210,18 @@ class Schedules(RuleBasedStateMachine):
             return
         del self.live[output.request_id]
         self.num_ended += 1
-        expected = self.expected(prompt, params)
+        expected = self.expected(prompt, params, branch)
         assert delivered == expected[: len(delivered)]
         if output.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             assert delivered == expected
+            assert len(output.other_beams) == (params.n - 1 if params.beam_width else 0)
 
-    def expected(self, prompt: list[int], params: SamplingParams) -> list[int]:
+    def expected(self, prompt: list[int], params: SamplingParams, branch: int) -> list[int]:
+        if params.beam_width:
+            return best_beams(prompt, params, () if params.ignore_eos else (7,))[0]
         token_ids = list(prompt)
         while len(token_ids) < len(prompt) + params.max_tokens:
-            token_id = self.next_token(token_ids)
+            token_id = drawn_token(self.next_token, token_ids, branch)
             if token_id == 7 and not params.ignore_eos:
                 break
             token_ids.append(token_id)
@@ -214,7 +237,9 @@ class Schedules(RuleBasedStateMachine):
             assert stats.num_waiting_tokens >= stats.num_waiting
             assert 0.0 <= stats.kv_waste <= 1.0
             assert sum(stats.outcomes.values()) == self.num_ended
-            assert stats.num_running + stats.num_waiting == len(self.live)
+            searching = sum(params.beam_width > 0 for _, params, _, _ in self.live.values())
+            num_extra = stats.num_running + stats.num_waiting - len(self.live)
+            assert 0 <= num_extra <= 3 * searching
 
     def follow_events(self) -> None:
         events = self.engine.prefix_cache.events_since(self.last_event)
