@@ -15,10 +15,10 @@ from services.generator.model.kv_cache import LayerCache
 from services.generator.model.pages import Pages
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
-# ROWS, DIM and LANES of the source: query rows that share a tile of keys, and heads that fit.
+# ROWS and DIM of the source: query rows that share a tile of keys, and heads that fit.
 _MAX_ROWS = 64
 _MAX_HEAD_DIM = 256
-_LANES = 16
+_HEAD_DIM_STEP = 16
 
 
 class _Arguments(ctypes.Structure):
@@ -58,7 +58,7 @@ class NativeAttention:
     @staticmethod
     def serves(config: ModelConfig, dtype: torch.dtype) -> bool:
         """Return whether the kernel takes this shape."""
-        fits = config.head_dim % _LANES == 0 and config.head_dim <= _MAX_HEAD_DIM
+        fits = config.head_dim % _HEAD_DIM_STEP == 0 and config.head_dim <= _MAX_HEAD_DIM
         return fits and config.num_heads <= _MAX_ROWS * config.num_kv_heads and dtype in _DTYPES
 
     def plan(self, pages: Pages, block_size: int) -> NativePlan:

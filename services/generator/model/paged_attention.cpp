@@ -20,9 +20,14 @@ namespace {
 
 constexpr int TILE = 64;  // keys between two rescalings
 constexpr int ROWS = 64;  // queries times heads that share a tile's keys
-constexpr int DIM = 256;  // the largest head; all are multiples of LANES
+constexpr int DIM = 256;  // the largest head; all are multiples of 16
 constexpr int STRIPES = TILE / LANES;
-constexpr int MICRO = 4;  // rows of a micro kernel: MICRO * 4 sums stay in registers
+constexpr int MICRO = 4;  // rows of a micro kernel, whose MICRO * SPREAD sums stay in registers
+#ifdef __AVX512F__
+constexpr int SPREAD = 4;
+#else
+constexpr int SPREAD = 2;
+#endif
 
 // Float32 products and sums, for tensors of either type.
 struct Singles {
@@ -107,25 +112,25 @@ inline Span seen(const Arguments& a, int position, int tile) {
     return {std::max(lowest - tile, 0), std::min(position + 1 - tile, TILE)};
 }
 
-// scores[i] = queries[i] keys, [N, width] by [STRIPES][width][LANES].
+// scores[i] = queries[i] keys, [N, width] by [SPREAD][width][LANES].
 template <class Arithmetic, int N>
-void score(const Word* queries, const Word* keys, int width, float (*scores)[TILE]) {
-    Vector sums[N][STRIPES] = {};
+void score(const Word* queries, const Word* keys, int width, float* scores) {
+    Vector sums[N][SPREAD] = {};
     for (int w = 0; w < width; ++w) {
-        Words column[STRIPES];
+        Words column[SPREAD];
 #pragma GCC unroll 4
-        for (int s = 0; s < STRIPES; ++s) column[s] = at(keys + (s * width + w) * LANES);
+        for (int s = 0; s < SPREAD; ++s) column[s] = at(keys + (s * width + w) * LANES);
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-            for (int s = 0; s < STRIPES; ++s)
+            for (int s = 0; s < SPREAD; ++s)
                 sums[i][s] =
                     Arithmetic::multiply_add(sums[i][s], queries[i * width + w], column[s]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-        for (int s = 0; s < STRIPES; ++s) at(scores[i] + s * LANES) = sums[i][s];
+        for (int s = 0; s < SPREAD; ++s) at(scores + i * TILE + s * LANES) = sums[i][s];
 }
 
 // outputs[i] = outputs[i] * shrink[i] + weights[i] values, for C vectors of N rows.
@@ -166,8 +171,8 @@ template <class Arithmetic, int N>
 void mix(const Word (*weights)[TILE], const Word* values, Span span, const float* shrink, int dim,
          float* outputs) {
     int d = 0;
-    for (; d + 4 * LANES <= dim; d += 4 * LANES)
-        mix<Arithmetic, N, 4>(weights, values + d, span, shrink, dim, outputs + d);
+    for (; d + SPREAD * LANES <= dim; d += SPREAD * LANES)
+        mix<Arithmetic, N, SPREAD>(weights, values + d, span, shrink, dim, outputs + d);
     for (; d < dim; d += LANES)
         mix<Arithmetic, N, 1>(weights, values + d, span, shrink, dim, outputs + d);
 }
@@ -185,7 +190,6 @@ inline void with_constant(int count, F f) {
 }
 
 const Word ZEROS[DIM] = {};
-const Integers LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // Attends with an item's queries, in the query heads that share one key head.
 template <class Arithmetic, typename T>
@@ -301,7 +305,9 @@ struct Attention {
     void visit(int tile, int begin, int end) {
         for (int row = begin; row < end; row += MICRO)
             with_constant(std::min(MICRO, end - row), [&](auto n) {
-                score<Arithmetic, n>(queries + row * width, keys, width, scores + row);
+                for (int s = 0; s < STRIPES; s += SPREAD)
+                    score<Arithmetic, n>(queries + row * width, keys + s * width * LANES, width,
+                                         scores[row] + s * LANES);
             });
         for (int row = begin; row < end; ++row) weigh(row, seen(a, position(row), tile));
         for (int row = begin, count; row < end; row += count) {
@@ -325,7 +331,7 @@ struct Attention {
                 part[s] = tanh(part[s] * (a.scale / a.soft_cap)) * a.soft_cap;
         if (span.first > 0 || span.last < TILE)
             for (int s = 0; s < STRIPES; ++s) {
-                const Integers t = LANE + s * LANES;
+                const Integers t = numbered() + s * LANES;
                 part[s] = (t >= span.first) & (t < span.last) ? part[s] : all(-FLT_MAX);
             }
         const float to_power = a.soft_cap > 0 ? log2e : a.scale * log2e;

@@ -1,4 +1,4 @@
-// Vectors of 16 lanes for the sources of this folder, on AVX-512 and, by the compiler, on anything.
+// Vectors of the width that the processor has, for the sources of this folder.
 //
 // Every function does the same operations in the same order wherever it is inlined, so long as the
 // compiler neither reassociates nor contracts.
@@ -8,13 +8,19 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), may_alias));
 typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
@@ -48,12 +54,19 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
 
 inline Vector all(float x) { return Vector{} + x; }
 inline Words all(Word x) { return Words{} + x; }
+inline Integers numbered() {
+    Integers x;
+    for (int i = 0; i < LANES; ++i) x[i] = i;
+    return x;
+}
 inline Vector& at(float* x) { return *reinterpret_cast<Vector*>(x); }
 inline const Words& at(const Word* x) { return *reinterpret_cast<const Words*>(x); }
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #ifdef __AVX512F__
     return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
 #else
     for (int i = 0; i < LANES; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
@@ -148,7 +161,7 @@ inline void transpose(const Word* const* rows, int width, Word* target) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Quad{__VA_ARGS__})
 #endif
 
-// Turns 16 rows of `width` words, a multiple of 4, into columns: target is [width][LANES].
+// Turns LANES rows of `width` words, a multiple of 4, into columns: target is [width][LANES].
 inline void transpose(const Word* const* rows, int width, Word* target) {
     for (int w = 0; w < width; w += 4)
         for (int i = 0; i < LANES; i += 4) {
