@@ -217,6 +217,7 @@ def test_the_repr_tells_the_state(engine: Engine) -> None:
         ("block_size", 0),
         ("kv_cache_bytes", 0),
         ("num_threads", 0),
+        ("quantization", "int4"),
     ],
 )
 def test_a_bad_option_names_its_field(field: str, value: Any) -> None:
