@@ -120,7 +120,7 @@ def parameter_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{layer}.mlp.up_proj.weight": (inner, hidden),
             f"{layer}.mlp.down_proj.weight": (hidden, inner),
         }
-        if config["model_type"] == "qwen3":
+        if config.get("model_type") == "qwen3":
             shapes |= {f"{layer}.self_attn.{part}_norm.weight": (head_dim,) for part in "qk"}
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (int(config["vocab_size"]), hidden)

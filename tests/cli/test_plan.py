@@ -188,3 +188,12 @@ def test_variables_that_no_service_knows_are_refused(options: Options) -> None:
         "INFERMESH_NATS_ULR",
         "INFERMESH_DRAIN_S",
     ]
+
+
+def test_quantization_is_told_to_the_generator(options: Options) -> None:
+    """The option goes before the environment; without it the environment decides."""
+    name = "INFERMESH_GENERATOR_QUANTIZATION"
+    assert name not in environ_of(plan(options, {}), "generator")
+    chosen = plan(replace(options, quantization="int8"), {})
+    assert environ_of(chosen, "generator")[name] == "int8"
+    assert environ_of(plan(options, {name: "int8"}), "generator")[name] == "int8"
