@@ -27,7 +27,7 @@ from services.generator.engine import Engine, EngineConfig, SamplingParams
 
 RESULT = Path(__file__).parent / "results" / "pace.json"
 CONTEXT = 8192
-STREAM_PROMPT = 128
+STREAM_PROMPT, STREAM_OUTPUT = 128, 1024
 IDLE_STEPS = 50
 TARGETS: dict[str, float | None] = {"own pace": None, "none": 0.0}
 
@@ -56,7 +56,7 @@ class Subject:
         """Decode alone for a while, then beside the prompt until its first token."""
         streams = [f"stream {index}" for index in range(num_streams)]
         for request_id in streams:
-            self._add(request_id, STREAM_PROMPT, CONTEXT - STREAM_PROMPT, rng)
+            self._add(request_id, STREAM_PROMPT, STREAM_OUTPUT, rng)
         while not set(streams) <= self._step().keys():
             pass
         told_s = self._step()

@@ -41,7 +41,9 @@ class TokenCounts:
     def catch_up(self, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         """Count the output tokens that came since the last call; calling twice changes nothing."""
         for index in range(num_prompt_tokens + self._num_counted, len(token_ids)):
-            self._counts[self._slot(token_ids[index])] += 1.0
+            # a statement of its own, because a new slot may replace the tensor
+            slot = self._slot(token_ids[index])
+            self._counts[slot] += 1.0
             self._num_counted += 1
 
     def after(self, drafts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

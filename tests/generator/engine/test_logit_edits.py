@@ -132,6 +132,14 @@ def test_a_draw_after_drafts_sees_them_in_the_output(
         torch.testing.assert_close(edits.apply(logits.clone(), draws), torch.tensor(due))
 
 
+def test_counts_outgrow_their_first_tensors() -> None:
+    """More distinct output tokens than there was room for at first are all counted."""
+    counts = TokenCounts([])
+    counts.catch_up([*range(200), *range(150)], 0)
+    assert counts.ids.tolist() == list(range(200))
+    assert counts.counts.tolist() == [2.0] * 150 + [1.0] * 50
+
+
 def test_rows_without_edits_are_left_alone(make_request: MakeRequest) -> None:
     """Where nobody asks for anything, the very tensor comes back, in its own dtype."""
     logits = torch.randn(3, VOCAB).bfloat16()
