@@ -63,4 +63,4 @@ def _started(rows: list[Row]) -> Iterator[str]:
     while chunks := scheduler.schedule(0.0):
         (chunk,) = chunks
         yield chunk.request.request_id
-        scheduler.commit(chunks, [ChunkResult(0)], 0.0)
+        scheduler.commit(chunks, [ChunkResult((0,))], 0.0)

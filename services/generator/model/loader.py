@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 
-from services.generator.model.activation import activation
+from services.generator.model.activation import Activation, activation
 from services.generator.model.attention import Attention, attention
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ModelConfig
 from services.generator.model.decoder import Decoder, Embedding, Layer
 from services.generator.model.errors import ModelConfigError
+from services.generator.model.gated_activation import gated_activation
 from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
 from services.generator.model.int8_linear import int8_linear
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.linear import Linear
-from services.generator.model.mlp import MLP, Branch, Expert, GatedMLP, Mixture, NormedLinear
+from services.generator.model.mlp import MLP, Branch, Expert, Mixture, NormedLinear
 from services.generator.model.norm import LayerNorm, Norm, OffsetRMSNorm, RMSNorm
 from services.generator.model.projection import Projection
 
@@ -49,8 +50,13 @@ def load_model(
     attentions = [
         attention(config, window, compute, attention_backend) for window in config.windows
     ]
-    checkpoint = Checkpoint(folder)
-    return _Loader(config, checkpoint, compute, attentions, quantization, batch_invariant).decoder()
+    act = activation(config.activation, batch_invariant)
+    if config.family.is_gated:
+        act = gated_activation(config.activation, compute, batch_invariant, attention_backend)
+    loader = _Loader(
+        config, Checkpoint(folder), compute, attentions, act, quantization, batch_invariant
+    )
+    return loader.decoder()
 
 
 def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
@@ -68,11 +74,13 @@ class _Loader:
         checkpoint: Checkpoint,
         dtype: torch.dtype,
         attentions: Sequence[Attention],
+        act: Activation,
         quantization: str | None,
         batch_invariant: bool,
     ) -> None:
         self._config = config
         self._attentions = attentions
+        self._act = act
         self._quantization = quantization
         self._batch_invariant = batch_invariant
         self._names = config.family.weights
@@ -153,20 +161,17 @@ class _Loader:
     def _mlp(self, prefix: str) -> Branch:
         config, names = self._config, self._names
         hidden, inner = config.hidden_size, config.intermediate_size
-        act = activation(config.activation, self._batch_invariant)
         up_names = [prefix + name for name in names.gate_up]
         up_sizes = (inner, inner) if config.family.is_gated else (inner,)
         up = self._linear(up_names, hidden, up_sizes, config.mlp_bias)
         down = self._linear([prefix + names.down], inner, (hidden,), config.mlp_bias)
         branch = self._branch(down, prefix, names.post_mlp_norm)
-        kind = GatedMLP if config.family.is_gated else MLP
-        return kind(up, branch, act)
+        return MLP(up, branch, self._act)
 
     def _mixture(self, prefix: str, experts: ExpertsConfig) -> Branch:
         names = self._names.experts
         assert names is not None, "experts without names. This is a bug."
         hidden, inner = self._config.hidden_size, experts.intermediate_size
-        act = activation(self._config.activation, self._batch_invariant)
         router = Linear(
             self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden),
             batch_invariant=self._batch_invariant,
@@ -176,7 +181,7 @@ class _Loader:
             up_names = [prefix + name.format(number) for name in names.gate_up]
             up = self._linear(up_names, hidden, (inner, inner), False)
             down = self._linear([prefix + names.down.format(number)], inner, (hidden,), False)
-            members.append(Expert(up, down, act))
+            members.append(Expert(up, down, self._act))
         return Mixture(router, members, experts.num_chosen, experts.normalizes)
 
     def _branch(self, linear: Projection, prefix: str, norm_name: str | None) -> Branch:

@@ -33,7 +33,7 @@ class NormedLinear:
 
 
 class MLP:
-    """`down(activation(up(x)))`."""
+    """`down(activation(up(x)))`; where gated, `up` is gate and up in one product."""
 
     def __init__(self, up: Projection, down: Branch, activation: Activation) -> None:
         self._up = up
@@ -43,20 +43,6 @@ class MLP:
     def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return `residual + self(x)`."""
         return self._down.add_to(self._activation(self._up(x)), residual)
-
-
-class GatedMLP:
-    """`down(activation(gate(x)) * up(x))` (arXiv:2002.05202), gate and up in one product."""
-
-    def __init__(self, gate_up: Projection, down: Branch, activation: Activation) -> None:
-        self._gate_up = gate_up
-        self._down = down
-        self._activation = activation
-
-    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Return `residual + self(x)`."""
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return self._down.add_to(self._activation(gate).mul_(up), residual)
 
 
 class Expert:
@@ -69,8 +55,7 @@ class Expert:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [rows, hidden] to [rows, hidden]."""
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return self._down(self._activation(gate).mul_(up))
+        return self._down(self._activation(self._gate_up(x)))
 
 
 class Mixture:
