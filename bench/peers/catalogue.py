@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-
-from services.generator.engine import EngineConfig
+from dataclasses import dataclass, field
 
 OURS = "infermesh"
 
@@ -29,10 +27,12 @@ class Subject:
 
 
 def subjects() -> dict[str, Subject]:
-    """Return all subjects by name, ours first; int8 where the engine has it."""
+    """Return all subjects by name, ours first."""
     return {
         OURS: Subject("infermesh"),
-        **_ours_int8(),
+        "infermesh-int8": Subject(
+            "infermesh", options={"quantization": "int8"}, bytes_per_weight=1.0
+        ),
         "infermesh-torch-attention": Subject("infermesh", options={"attention": "torch"}),
         "generate_batch": Subject("generate_batch"),
         "generate": Subject("generate"),
@@ -45,14 +45,4 @@ def subjects() -> dict[str, Subject]:
             "vllm_cpu",
             environ={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"},
         ),
-    }
-
-
-def _ours_int8() -> dict[str, Subject]:
-    if not any(each.name == "quantization" for each in fields(EngineConfig)):
-        return {}
-    return {
-        "infermesh-int8": Subject(
-            "infermesh", options={"quantization": "int8"}, bytes_per_weight=1.0
-        )
     }
