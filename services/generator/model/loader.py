@@ -9,6 +9,7 @@ import torch
 
 from services.generator.model.activation import Activation, activation
 from services.generator.model.attention import Attention, attention
+from services.generator.model.bf16_linear import bf16_linear
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ModelConfig
 from services.generator.model.decoder import Decoder, Embedding, Layer
@@ -214,7 +215,7 @@ class _Loader:
     def _product(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Projection:
         if self._quantization == "int8":
             return int8_linear(weight, bias)
-        return Linear(weight, bias, self._batch_invariant)
+        return bf16_linear(weight, bias) or Linear(weight, bias, self._batch_invariant)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:
