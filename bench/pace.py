@@ -5,8 +5,8 @@
 A random checkpoint of SmolLM-135M's shape with a longer context decodes some streams; then one long
 prompt comes. A gap is the time between two tokens of one stream. The streams' own pace as a target
 for each step is held against no target, turn about with new prompts each time, after a warm-up; the
-repeat with the lowest ratio of busy to idle gaps counts. Time is the CPU time of one thread, so that other work on
-the machine counts little.
+repeat with the lowest ratio of busy to idle gaps counts. Time is the CPU time of one thread, so
+that other work on the machine counts little.
 """
 
 from __future__ import annotations
