@@ -50,9 +50,9 @@ class StepBudget:
             self._left_s += self._time.base_s
 
     def _num_timely(self, start: int, num_wanted: int, left_s: float) -> int:
-        """Return how many of the tokens take at most `left_s`; a square law, as pairs are many."""
+        """Return how many of the wanted tokens take at most `left_s`, as predicted."""
         pair_s = self._time.pair_s
-        # n tokens take token_s * n + pair_s * (start * n + n * (n + 1) / 2)
+        # n tokens take first_s * n + pair_s * n**2 / 2
         first_s = self._time.token_s + pair_s * (start + 0.5)
         if first_s * num_wanted + pair_s * num_wanted**2 / 2 <= left_s:
             return num_wanted
