@@ -4,9 +4,9 @@
 
 A random checkpoint of SmolLM-135M's shape with a longer context decodes some streams; then one long
 prompt comes. A gap is the time between two tokens of one stream. The streams' own pace as a target
-for each step is held against no target, turn about with new prompts each time; the repeat with the
-lowest ratio of busy to idle gaps counts. Time is the CPU time of one thread, so that other work on
-the machine counts little.
+for each step is held against no target, turn about with new prompts each time, after a warm-up; the
+repeat with the lowest ratio of busy to idle gaps counts. Time is the CPU time of one thread, so
+that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from services.generator.engine import Engine, EngineConfig, SamplingParams
 RESULT = Path(__file__).parent / "results" / "pace.json"
 CONTEXT = 8192
 STREAM_PROMPT, STREAM_OUTPUT = 128, 1024
-IDLE_STEPS = 50
+IDLE_STEPS = 100
+WARM_UP_PROMPT = 256
 TARGETS: dict[str, float | None] = {"own pace": None, "none": 0.0}
 
 
@@ -109,6 +110,8 @@ def main() -> None:
         folder = write_checkpoint(Path(scratch), shape)
         subjects = {name: Subject(folder, target) for name, target in TARGETS.items()}
         paces: dict[str, list[Pace]] = {name: [] for name in subjects}
+        for subject in subjects.values():
+            subject.measure(options.streams, WARM_UP_PROMPT, random.Random(-1))
         for repeat in range(options.repeats):
             for name, subject in subjects.items():
                 pace = subject.measure(options.streams, options.prompt, random.Random(repeat))

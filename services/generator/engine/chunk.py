@@ -12,6 +12,11 @@ from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
+def num_pairs(start: int, num_tokens: int) -> int:
+    """Return the pairs of query and key: each token attends to itself and to all before it."""
+    return num_tokens * start + num_tokens * (num_tokens + 1) // 2
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Compute `num_tokens` tokens of `request`, beginning at position `start`.
@@ -56,11 +61,9 @@ class Chunk:
         return [Draw(self.request, self.drafts[:count]) for count in range(len(self.drafts) + 1)]
 
     @property
-    def num_context_tokens(self) -> int:
-        """Cached tokens that attention reads: a prompt's chunk once, of a decode each row anew."""
-        if self.num_known > 1:
-            return self.end
-        return self.num_tokens * (self.start + 1 + self.end) // 2
+    def num_pairs(self) -> int:
+        """Pairs of query and key that attention forms."""
+        return num_pairs(self.start, self.num_tokens)
 
     @property
     def forks(self) -> Sequence[Request]:

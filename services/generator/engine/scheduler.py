@@ -168,12 +168,9 @@ class Scheduler:
 
     def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Learn how long a step of these chunks took."""
-        num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_known > 1)
-        num_context_tokens = sum(chunk.num_context_tokens for chunk in chunks)
-        self.step_times.observe(num_tokens, num_context_tokens, num_prompt_tokens, step_s)
-        if num_prompt_tokens == 0:
-            self.speculation.observe_step(num_tokens, step_s)
+        self.step_times.observe(chunks, step_s)
+        if all(chunk.num_known == 1 for chunk in chunks):
+            self.speculation.observe_step(sum(chunk.num_tokens for chunk in chunks), step_s)
 
     def expected_wait_s(self) -> float:
         """Return how long the prompts that wait now will take to leave the queue."""

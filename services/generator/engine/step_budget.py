@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from services.generator.engine.chunk import num_pairs
 from services.generator.engine.step_time import StepTime
 
 # prompts always get so much of a step, however slow it is, so that they end
-MIN_PROMPT_TOKENS = 16
+MIN_PROMPT_TOKENS = 8
 # a share of the budget this many times larger than any before is the furthest to extrapolate
 _GROWTH = 2
 
@@ -37,11 +38,7 @@ class StepBudget:
         num_tokens = min(num_wanted, self.num_tokens)
         if self._left_s is None or num_tokens == 0:
             return num_tokens
-        left_s = self._left_s - self._time.context_s * start
-        token_s = self._time.token_s + self._time.context_s
-        num_timely = num_tokens
-        if token_s * num_tokens > left_s:
-            num_timely = int(left_s / token_s) if left_s > 0.0 else 0
+        num_timely = self._num_timely(start, num_tokens, self._left_s)
         return min(num_tokens, max(num_timely, self._num_promised))
 
     def take(self, start: int, num_tokens: int) -> None:
@@ -49,4 +46,16 @@ class StepBudget:
         self.num_tokens -= num_tokens
         self._num_promised = max(0, self._num_promised - num_tokens)
         if self._left_s is not None:
-            self._left_s -= self._time.predict(num_tokens, start + num_tokens) - self._time.base_s
+            self._left_s -= self._time.predict(num_tokens, num_pairs(start, num_tokens))
+            self._left_s += self._time.base_s
+
+    def _num_timely(self, start: int, num_wanted: int, left_s: float) -> int:
+        """Return how many of the wanted tokens take at most `left_s`, as predicted."""
+        pair_s = self._time.pair_s
+        # n tokens take first_s * n + pair_s * n**2 / 2
+        first_s = self._time.token_s + pair_s * (start + 0.5)
+        if first_s * num_wanted + pair_s * num_wanted**2 / 2 <= left_s:
+            return num_wanted
+        if left_s <= 0.0:
+            return 0
+        return int(2 * left_s / (first_s + math.sqrt(first_s**2 + 2 * pair_s * left_s)))

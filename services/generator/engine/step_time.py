@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from services.generator.engine.chunk import Chunk
+
 _KEPT = 0.98
 
 
 class StepTime(NamedTuple):
-    """Seconds = base_s + token_s * tokens + context_s * context tokens read; none is negative."""
+    """Seconds = base_s + token_s * tokens + pair_s * attended pairs; none is negative.
+
+    A pair is a query and a key that it attends to. One price for all fits decodes and chunks.
+    """
 
     base_s: float
     token_s: float
-    context_s: float
+    pair_s: float
 
-    def predict(self, num_tokens: int, num_context_tokens: int) -> float:
+    def predict(self, num_tokens: int, num_pairs: int) -> float:
         """Return the seconds that such a step should take."""
-        return self.base_s + self.token_s * num_tokens + self.context_s * num_context_tokens
+        return self.base_s + self.token_s * num_tokens + self.pair_s * num_pairs
 
 
 class StepTimeModel:
     """Non-negative least squares over decayed sums; recent steps count more.
 
     Steps with and without prompt chunks are summed apart and each forgets only its own past: hours
-    of decoding alone must not make it forget what prompt tokens cost. What a chunk reads of its
-    context is `Chunk.num_context_tokens`.
+    of decoding alone must not make it forget what prompt tokens cost.
     """
 
     def __init__(self) -> None:
@@ -34,12 +38,13 @@ class StepTimeModel:
         self._prompts = _Sums()
         self.max_prompt_tokens = 0
 
-    def observe(
-        self, num_tokens: int, num_context_tokens: int, num_prompt_tokens: int, step_s: float
-    ) -> None:
-        """Learn from one step, of whose tokens so many belonged to prompts."""
+    def observe(self, chunks: Sequence[Chunk], step_s: float) -> None:
+        """Learn from one step of these chunks."""
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        num_prompt_tokens = sum(chunk.num_tokens for chunk in chunks if chunk.num_known > 1)
+        num_pairs = sum(chunk.num_pairs for chunk in chunks)
         sums = self._prompts if num_prompt_tokens else self._decodes
-        sums.add((1.0, float(num_tokens), float(num_context_tokens)), step_s)
+        sums.add((1.0, float(num_tokens), float(num_pairs)), step_s)
         self.max_prompt_tokens = max(self.max_prompt_tokens, num_prompt_tokens)
 
     def fit(self) -> StepTime:
@@ -87,7 +92,7 @@ def _non_negative(matrix: list[list[float]], vector: list[float]) -> list[float]
 def _solve(matrix: list[list[float]], vector: list[float], chosen: Sequence[int]) -> list[float]:
     """Solve for the chosen unknowns, the others 0; a vanishing ridge settles what data leave open.
 
-    Rows and columns are scaled to a unit diagonal first, because contexts are counted in millions.
+    Rows and columns are scaled to a unit diagonal first, because pairs are counted in millions.
     """
     scale = {i: matrix[i][i] ** 0.5 or 1.0 for i in chosen}
     rows = [

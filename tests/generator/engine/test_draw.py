@@ -36,5 +36,5 @@ def test_a_draw_counts_the_drafts_before_it(make_request: Callable[..., Request]
     assert [draw.output_index for draw in chunk.draws] == [2, 3, 4]
     assert [draw.drafts for draw in chunk.draws] == [(), (6,), (6, 7)]
     assert list(chunk.token_ids) == [5, 6, 7]
-    assert chunk.num_context_tokens == 5 + 6 + 7
+    assert chunk.num_pairs == 5 + 6 + 7
     assert Chunk(request, 0, 4).draws == []
