@@ -19,7 +19,7 @@ Product = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 _MOST = (512, 256, 128, 64, 32)
 _LEAST = (1, 2, 4, 8, 16)
-# Odd ones above all, between which kernels change: where these agree, so do the even ones.
+# Odd ones above all: they leave last rows to every kernel. What lies between is taken to agree.
 _COUNTS = (257, 129, 65, 33, 17, 11, 8, 5, 3, 2, 1)
 # Rows times inputs times outputs of the largest probe, which bounds the time it takes.
 _PROBE_SIZE = 2**32
