@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 
 import torch
@@ -21,7 +22,8 @@ class Linear:
 
     Where oneDNN can, the weight is kept in oneDNN's own blocked layout: 1.3 to 4 times faster than
     `functional.linear`, which repacks or strides on each call (2-core Zen 5, 1 to 512 rows).
-    Where `batch_invariant`, a row's result has the same bits beside any other rows.
+    Where `batch_invariant`, a row's result has the same bits beside any other rows; whether it
+    `adds` says which of both calls is probed for that at load, the other one is when it is used.
     """
 
     def __init__(
@@ -29,15 +31,14 @@ class Linear:
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
         batch_invariant: bool = True,
+        adds: bool = False,
     ) -> None:
         self.out_features, self.in_features = weight.shape
         self._bias = bias
         self._is_packed = _can_pack(weight.dtype)
         self._weight = _pack(weight) if self._is_packed else weight.contiguous()
-        self._tiling = self._adding_tiling = ANY_ROWS
-        if batch_invariant:
-            self._tiling = self._find_tiling(self._multiply, weight.dtype)
-            self._adding_tiling = self._find_tiling(self._multiply_and_add, weight.dtype)
+        self._batch_invariant = batch_invariant
+        self._main_tiling = self._adding_tiling if adds else self._tiling
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [T, in] to [T, out]."""
@@ -64,17 +65,27 @@ class Linear:
         assert residual is not None, "nothing to add to. This is a bug."
         return residual + functional.linear(x, self._weight, self._bias)
 
-    def _find_tiling(self, product: Product, dtype: torch.dtype) -> RowTiling:
+    @functools.cached_property
+    def _tiling(self) -> RowTiling:
+        return self._find_tiling(self._multiply, adds=False)
+
+    @functools.cached_property
+    def _adding_tiling(self) -> RowTiling:
+        return self._find_tiling(self._multiply_and_add, adds=True)
+
+    def _find_tiling(self, product: Product, adds: bool) -> RowTiling:
+        if not self._batch_invariant:
+            return ANY_ROWS
         shape = (self.in_features, self.out_features)
-        how = (product.__name__, self._is_packed, self._bias is None)
-        key = (*shape, dtype, *how, torch.get_num_threads())
+        dtype = self._weight.dtype
+        key = (*shape, dtype, adds, self._is_packed, self._bias is None, torch.get_num_threads())
         if key not in _tilings:
-            _tilings[key] = find_tiling(product, *shape, dtype)
+            _tilings[key] = find_tiling(product, *shape, dtype, adds)
         return _tilings[key]
 
     def __repr__(self) -> str:
         layout = "packed" if self._is_packed else "plain"
-        return f"Linear({self.in_features} -> {self.out_features}, {layout}, {self._tiling})"
+        return f"Linear({self.in_features} -> {self.out_features}, {layout}, {self._main_tiling})"
 
 
 def _can_pack(dtype: torch.dtype) -> bool:

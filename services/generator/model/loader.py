@@ -126,7 +126,8 @@ class _Loader:
         qkv_sizes = (config.q_size, config.kv_size, config.kv_size)
         qkv_names = [prefix + name for name in names.qkv]
         out = self._linear(
-            [prefix + names.out], config.q_size, (config.hidden_size,), config.out_bias
+            *([prefix + names.out], config.q_size, (config.hidden_size,), config.out_bias),
+            adds=names.post_attention_norm is None,
         )
         plan_index = config.windows.index(layer.window)
         return Layer(
@@ -165,7 +166,10 @@ class _Loader:
         up_names = [prefix + name for name in names.gate_up]
         up_sizes = (inner, inner) if config.family.is_gated else (inner,)
         up = self._linear(up_names, hidden, up_sizes, config.mlp_bias)
-        down = self._linear([prefix + names.down], inner, (hidden,), config.mlp_bias)
+        down = self._linear(
+            *([prefix + names.down], inner, (hidden,), config.mlp_bias),
+            adds=names.post_mlp_norm is None,
+        )
         branch = self._branch(down, prefix, names.post_mlp_norm)
         return MLP(up, branch, self._act)
 
@@ -196,7 +200,12 @@ class _Loader:
         return (OffsetRMSNorm if self._config.family.norm == "rms_offset" else RMSNorm)(weight, eps)
 
     def _linear(
-        self, names: Sequence[str], in_size: int, out_sizes: Sequence[int], has_bias: bool
+        self,
+        names: Sequence[str],
+        in_size: int,
+        out_sizes: Sequence[int],
+        has_bias: bool,
+        adds: bool = False,
     ) -> Projection:
         """Return one product for projections of the same input, however the file stacks them."""
         if len(names) == 1:
@@ -206,16 +215,18 @@ class _Loader:
             for name, rows in zip(names, out_sizes, strict=True)
         ]
         if not has_bias:
-            return self._product(torch.cat(weights))
+            return self._product(torch.cat(weights), adds=adds)
         biases = [
             self._tensor(f"{name}.bias", rows) for name, rows in zip(names, out_sizes, strict=True)
         ]
-        return self._product(torch.cat(weights), torch.cat(biases))
+        return self._product(torch.cat(weights), torch.cat(biases), adds)
 
-    def _product(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Projection:
+    def _product(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
         if self._quantization == "int8":
             return int8_linear(weight, bias)
-        return bf16_linear(weight, bias) or Linear(weight, bias, self._batch_invariant)
+        return bf16_linear(weight, bias) or Linear(weight, bias, self._batch_invariant, adds)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from services.generator.model.linear import Linear
+from services.generator.model.row_tiling import ANY_ROWS, Product, RowTiling
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
@@ -65,3 +66,27 @@ def test_without_batch_invariance_a_call_is_one_product() -> None:
     linear = Linear(torch.randn(8, 4096), batch_invariant=False)
     assert "least=0" in repr(linear)
     assert linear(torch.randn(1, 4096)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_only_the_call_that_is_announced_is_probed_at_load(
+    adds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is probed when it is first used, and no more than once."""
+    probed = []
+
+    def find(product: Product, *shape_and_dtype: object) -> RowTiling:
+        probed.append(product.__name__)
+        return ANY_ROWS
+
+    monkeypatch.setattr("services.generator.model.linear.find_tiling", find)
+    monkeypatch.setattr("services.generator.model.linear._tilings", {})
+    x, residual = torch.randn(1, 23), torch.randn(1, 29)
+    linears = [Linear(torch.randn(29, 23), adds=adds) for _ in range(2)]
+    names = ["_multiply", "_multiply_and_add"]
+    assert probed == [names[adds]]
+    with torch.inference_mode():
+        for linear in linears:
+            linear(x)
+            linear.add_to(x, residual)
+    assert probed == [names[adds], names[not adds]]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from services.generator.model.row_tiling import ONE_BY_ONE, Product, RowTiling, find_tiling
 
 
-def product(is_odd: Callable[[int], bool]) -> Product:
+def product(is_odd: Callable[[int], bool], adds: bool) -> Product:
     """Return a product whose results are off by one bit when called with an odd number of rows."""
 
     def multiply(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         out = x * 2.0 + (0.0 if residual is None else residual)
+        assert adds == (residual is not None)
         return out.nextafter(torch.tensor(torch.inf)) if is_odd(len(x)) else out
 
     return multiply
@@ -31,9 +32,40 @@ def product(is_odd: Callable[[int], bool]) -> Product:
         (lambda rows: rows % 2 == 1, ONE_BY_ONE),
     ],
 )
-def test_the_widest_tiling_is_found(is_odd: Callable[[int], bool], expected: RowTiling) -> None:
+@pytest.mark.parametrize("adds", [False, True])
+def test_the_widest_tiling_is_found(
+    is_odd: Callable[[int], bool], expected: RowTiling, adds: bool
+) -> None:
     """Few rows are padded and many cut, no more than it takes; at worst each row goes alone."""
-    assert find_tiling(product(is_odd), 8, 8, torch.float32) == expected
+    assert find_tiling(product(is_odd, adds), 8, 8, torch.float32, adds) == expected
+
+
+def test_adding_shows_what_rounding_hides() -> None:
+    """A last bit of single rows' float32 sums is found behind the bfloat16 they are rounded to."""
+
+    def add(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        assert residual is not None
+        out = x.float() / 3.0
+        out = out.nextafter(torch.tensor(torch.inf)) if len(x) == 1 else out
+        return (residual.float() + out).bfloat16()
+
+    assert find_tiling(add, 16, 16, torch.bfloat16, adds=True) == RowTiling(2, 512)
+
+
+@pytest.mark.parametrize(("rounds_before", "num_calls"), [(False, 256), (True, 512)])
+def test_more_is_compared_where_rounding_hides(rounds_before: bool, num_calls: int) -> None:
+    """Sums that are rounded before the residual is added take more rows to show a difference."""
+    num_single = 0
+
+    def add(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        nonlocal num_single
+        assert residual is not None
+        num_single += len(x) == 1
+        out = x.float() / 3.0
+        return residual + out.bfloat16() if rounds_before else (residual.float() + out).bfloat16()
+
+    assert find_tiling(add, 16, 16, torch.bfloat16, adds=True) == RowTiling(1, 512)
+    assert num_single == num_calls
 
 
 def test_a_large_product_is_tried_with_few_rows() -> None:
