@@ -68,13 +68,13 @@ class NativeBf16Linear:
 
     def _run(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         assert x.dtype == torch.bfloat16 and x.stride(1) == 1, "rows the kernel cannot read"
-        out = x.new_empty(len(x), self.out_features)
+        out = x.new_empty(x.shape[0], self.out_features)
         self._kernel(
             self._address,
             x.data_ptr(),
             None if residual is None else residual.data_ptr(),
             out.data_ptr(),
-            len(x),
+            x.shape[0],
             x.stride(0),
             torch.get_num_threads(),
         )

@@ -11,30 +11,6 @@ namespace {
 
 constexpr int64_t PIECE = 4096;  // elements that are worth another thread
 
-inline Vector load(const float* x) {
-    Vector out;
-    std::memcpy(&out, x, sizeof out);
-    return out;
-}
-
-inline Vector load(const bfloat16* x) {
-    Vector out;
-    for (int i = 0; i < LANES; ++i) out[i] = widen(x[i]);
-    return out;
-}
-
-template <typename T>
-inline void store(Vector x, T* out) {
-    for (int i = 0; i < LANES; ++i) narrow(x[i], out + i);
-}
-
-#ifdef __AVX512BF16__
-inline void store(Vector x, bfloat16* out) {
-    const __m256bh narrowed = _mm512_cvtneps_pbh(x);
-    std::memcpy(out, &narrowed, sizeof narrowed);
-}
-#endif
-
 struct Silu {
     static Vector apply(Vector x) {
         const Vector power = x * -1.44269504f;

@@ -39,5 +39,5 @@ class HeadRotation:
         self._strides = (config.head_dim, dim // 2, 1)
 
     def __call__(self, qkv: torch.Tensor, rotations: Sequence[Rotation]) -> None:
-        heads = qkv.as_strided((len(qkv), *self._shape), (qkv.stride(0), *self._strides))
+        heads = qkv.as_strided((qkv.shape[0], *self._shape), (qkv.stride(0), *self._strides))
         rotations[self._index].apply_(heads)

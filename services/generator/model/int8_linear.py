@@ -89,13 +89,13 @@ class NativeInt8Linear:
 
     def _run(self, x: torch.Tensor, residual: int | None) -> torch.Tensor:
         assert x.dtype == self._dtype and x.stride(1) == 1, "rows the kernel cannot read"
-        out = x.new_empty(len(x), self.out_features)
+        out = x.new_empty(x.shape[0], self.out_features)
         self._kernel(
             self._address,
             x.data_ptr(),
             residual,
             out.data_ptr(),
-            len(x),
+            x.shape[0],
             x.stride(0),
             self._is_bfloat16,
             torch.get_num_threads(),

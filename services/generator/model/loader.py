@@ -20,7 +20,7 @@ from services.generator.model.int8_linear import int8_linear
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.linear import Linear
 from services.generator.model.mlp import MLP, Branch, Expert, Mixture, NormedLinear
-from services.generator.model.norm import LayerNorm, Norm, OffsetRMSNorm, RMSNorm
+from services.generator.model.norm import LayerNorm, Norm, RMSNorm, offset_rms_norm
 from services.generator.model.projection import Projection
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
@@ -197,7 +197,9 @@ class _Loader:
         weight = self._tensor(f"{name}.weight", hidden)
         if self._config.family.norm == "layer":
             return LayerNorm(weight, self._tensor(f"{name}.bias", hidden), eps)
-        return (OffsetRMSNorm if self._config.family.norm == "rms_offset" else RMSNorm)(weight, eps)
+        return (offset_rms_norm if self._config.family.norm == "rms_offset" else RMSNorm)(
+            weight, eps
+        )
 
     def _linear(
         self,

@@ -94,7 +94,7 @@ class NativeAttention:
         """Map rotated [T, q_size + 2 kv_size] to [T, q_size]."""
         config = self._config
         cache.slots.index_copy_(0, plan.slots, qkv[:, config.q_size :])
-        out = qkv.new_empty(len(qkv), config.q_size)
+        out = qkv.new_empty(qkv.shape[0], config.q_size)
         arguments = _Arguments(
             queries=qkv.data_ptr(),
             out=out.data_ptr(),

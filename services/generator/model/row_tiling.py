@@ -39,7 +39,7 @@ class RowTiling(NamedTuple):
         self, product: Product, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the product of [rows, in], in as many calls as it takes."""
-        count = len(x)
+        count = x.shape[0]
         if self.least <= count <= self.most or not count:
             return product(x, residual)
         if count < self.least:

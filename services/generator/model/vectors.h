@@ -52,6 +52,30 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
     out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline Vector load(const float* x) {
+    Vector out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+inline Vector load(const bfloat16* x) {
+    Vector out;
+    for (int i = 0; i < LANES; ++i) out[i] = widen(x[i]);
+    return out;
+}
+
+template <typename T>
+inline void store(Vector x, T* out) {
+    for (int i = 0; i < LANES; ++i) narrow(x[i], out + i);
+}
+
+#ifdef __AVX512BF16__
+inline void store(Vector x, bfloat16* out) {
+    const __m256bh narrowed = _mm512_cvtneps_pbh(x);
+    std::memcpy(out, &narrowed, sizeof narrowed);
+}
+#endif
+
 inline Vector all(float x) { return Vector{} + x; }
 inline Words all(Word x) { return Words{} + x; }
 inline Integers numbered() {
