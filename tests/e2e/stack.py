@@ -79,7 +79,7 @@ class Stack:
         return [
             child.pid
             for child in psutil.Process(self.process.pid).children(recursive=True)
-            if child.status() != psutil.STATUS_ZOMBIE and wanted in " ".join(child.cmdline())
+            if wanted in _command(child)
         ]
 
     def kill(self, name: str) -> int:
@@ -116,3 +116,11 @@ def wait(
         assert time.monotonic() - started < limit_s, f"not within {limit_s} s\n{explain()}"
         time.sleep(0.05)
     return time.monotonic() - started
+
+
+def _command(process: psutil.Process) -> str:
+    """The command line, or nothing where the process ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
