@@ -163,6 +163,10 @@ extern "C" void bf16_linear(const Weight* weight, const uint16_t* x, const uint1
                             x + (begin + r) * x_stride + step * 2, sizeof *pairs);
     };
     const Call call{*weight, pairs, residual, out};
+    const auto compute = [&](int64_t panel) {
+        for (int64_t row = 0; row < rows; row += ROWS)
+            BLOCKS[std::min<int64_t>(ROWS, rows - row)](call, row, panel);
+    };
     if (rows <= ROWS) gather(0);
 #pragma omp parallel num_threads(threads)
     {
@@ -170,10 +174,14 @@ extern "C" void bf16_linear(const Weight* weight, const uint16_t* x, const uint1
 #pragma omp for schedule(static)
             for (int64_t row = 0; row < rows; row += ROWS) gather(row);
         }
+        // where there is much to compute, a thread that was disturbed is helped by the others
+        if (rows > ROWS) {
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t panel = 0; panel < panels; ++panel) compute(panel);
+        } else {
 #pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < panels; ++panel)
-            for (int64_t row = 0; row < rows; row += ROWS)
-                BLOCKS[std::min<int64_t>(ROWS, rows - row)](call, row, panel);
+            for (int64_t panel = 0; panel < panels; ++panel) compute(panel);
+        }
     }
 }
 
