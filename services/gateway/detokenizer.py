@@ -217,8 +217,6 @@ class _Line:
         finally:
             if reading is not None:
                 reading.cancel()
-                # it may end with an error all the same, of which nobody needs to hear
-                reading.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _answered(self, response: pb.DetokenizeResponse) -> None:
         sent = self._owed.popleft()

@@ -56,7 +56,7 @@ async def test_life_of_the_process(nats_url: str) -> None:
         running.send_signal(signal.SIGTERM)
         _, stderr = await running.communicate()
     assert running.returncode == 0, stderr.decode()
-    assert b"Traceback" not in stderr, stderr.decode()
+    assert b"Traceback" not in stderr
 
 
 async def test_bad_settings_exit_with_2() -> None:
