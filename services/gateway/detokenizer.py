@@ -215,8 +215,8 @@ class _Line:
                     raise TimeoutError  # the service ended the stream
                 self._answered(response)
         finally:
-            if reading is not None:
-                reading.cancel()
+            if reading is not None and not reading.cancel() and not reading.cancelled():
+                reading.exception()  # it failed meanwhile, of which nobody needs to hear
 
     def _answered(self, response: pb.DetokenizeResponse) -> None:
         sent = self._owed.popleft()
