@@ -118,9 +118,11 @@ class Comparison:
             "subject_versions": self._versions,
             "read_bytes_per_s": self._read_bytes_per_s,
         }
+        # folders tell nothing on another machine
         options = {
-            name: str(value) if isinstance(value, Path) else value
+            name: value
             for name, value in vars(self._options).items()
+            if not isinstance(value, Path)
         }
         result = {
             **origin,

@@ -30,7 +30,12 @@ def describe() -> dict[str, object]:
 
 def _module() -> list[str]:
     path = Path(sys.argv[0])
-    return [f"{path.parent.name}.{path.stem}", *sys.argv[1:]]
+    return [f"{path.parent.name}.{path.stem}", *map(_portable, sys.argv[1:])]
+
+
+def _portable(argument: str) -> str:
+    """An absolute path tells nothing on another machine but its name."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _processor() -> str:

@@ -1,11 +1,8 @@
 """What int8 costs the bundled model."""
 
-import pytest
-
 from bench.quantization import BUNDLED, held_out, perplexity
 
 
-@pytest.mark.skipif(not (BUNDLED / "model.safetensors").is_file(), reason="no bundled model")
 def test_int8_loses_less_than_a_hundredth() -> None:
     """Perplexity on held-out documents, of all tokens and of the replies' alone."""
     documents = held_out(BUNDLED, 16)

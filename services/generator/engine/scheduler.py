@@ -22,8 +22,7 @@ from services.generator.engine.drain_rate import DrainRate
 from services.generator.engine.errors import QueueFullError
 from services.generator.engine.fork import CopyOnWrite
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
-from services.generator.engine.pending_blocks import PendingBlocks
-from services.generator.engine.prefix_cache import chain_hash
+from services.generator.engine.prefix_sharing import PrefixSharing
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
 from services.generator.engine.speculation import Speculation
@@ -63,11 +62,8 @@ class Scheduler:
         self.num_preempted_blocks = 0
         self.num_preempted_tokens = 0
         self.num_generated_tokens = 0
-        self.num_prefix_hit_tokens = 0
-        self.num_prefix_query_tokens = 0
-        self.num_prefix_waits = 0
         self.num_deferred = 0
-        self._pending = PendingBlocks()
+        self.prefixes = PrefixSharing(pool, prefix_caching)
         self._copies = CopyOnWrite(pool)
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
@@ -76,7 +72,6 @@ class Scheduler:
         self._max_queued_requests = max_queued_requests
         self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
-        self._prefix_caching = prefix_caching
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
         self._backlog_since_s: float | None = None
@@ -122,7 +117,7 @@ class Scheduler:
         self.pool.reset()
         self.waiting = WaitingQueue()
         self.running = RequestQueue()
-        self._pending = PendingBlocks()
+        self.prefixes.reset()
         self._copies = CopyOnWrite(self.pool)
         self._deadlines.clear()
         self._backlog_since_s = None
@@ -189,7 +184,7 @@ class Scheduler:
                 outputs.append(self.finish(request.owner, FinishReason.ERROR, now_s))
                 continue
             token_ids = self._advance(chunk, result.token_ids)
-            self._publish_blocks(request, chunk.start // self.pool.block_size)
+            self.prefixes.publish(request, chunk.start // self.pool.block_size)
             if request.beams is not None and chunk.samples:
                 outputs += self._extend_beams(request, request.beams, result.candidates, now_s)
             if token_ids:
@@ -217,7 +212,7 @@ class Scheduler:
             "a waiting request has blocks"
         )
         assert self._num_seats() <= self._max_num_seqs, "too many requests run"
-        self._pending.check(list(self.running))
+        self.prefixes.check(list(self.running))
         self.speculation.check(live)
         for request in self.running:
             num_blocks = self.pool.num_blocks_for(request.num_computed_tokens)
@@ -337,7 +332,7 @@ class Scheduler:
         self.waiting.add(victim)
 
     def _release(self, request: Request) -> None:
-        self._pending.drop(request)
+        self.prefixes.drop(request)
         if request.beams is not None:
             request.beams.restart(self.pool, self.running)
         self.pool.release(request.block_ids)
@@ -351,7 +346,7 @@ class Scheduler:
                 continue
             if budget.num_tokens == 0 or request.num_seats > num_free_seats:
                 break
-            hits = self._find_hits(request)
+            hits = self.prefixes.find_hits(request)
             if hits is None:
                 self.num_deferred += 1
                 continue
@@ -364,19 +359,6 @@ class Scheduler:
             chunks.append(Chunk(request, start, num_tokens))
             budget.take(start, num_tokens)
         return chunks
-
-    def _find_hits(self, request: Request) -> list[int] | None:
-        """Return the blocks of its known prefix; None if the next one is being computed now."""
-        hashes = self._matchable_hashes(request)
-        hits = self.pool.prefix_cache.match(hashes)
-        if len(hits) == len(hashes):
-            return hits
-        if not self._pending.is_worth_waiting(request, hashes[len(hits)]):
-            return hits
-        if not request.waited_for_prefix:
-            request.waited_for_prefix = True
-            self.num_prefix_waits += 1
-        return None
 
     def _reserve(self, request: Request, hits: list[int], num_tokens: int) -> bool:
         """Take the prefix hits and blocks for the first `num_tokens` tokens, or change nothing."""
@@ -404,38 +386,7 @@ class Scheduler:
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
             request.num_cached_tokens = request.num_computed_tokens
-        if not self._prefix_caching:
-            return
-        self.num_prefix_query_tokens += request.num_tokens
-        self.num_prefix_hit_tokens += request.num_computed_tokens
-        num_hits = request.num_computed_tokens // self.pool.block_size
-        num_full = request.num_tokens // self.pool.block_size
-        self._extend_hashes(request, num_full)
-        self._pending.claim(request, request.block_hashes[num_hits:num_full])
-
-    def _matchable_hashes(self, request: Request) -> list[bytes]:
-        num_tokens = request.num_skippable_tokens if self._prefix_caching else 0
-        num_blocks = num_tokens // self.pool.block_size
-        self._extend_hashes(request, num_blocks)
-        return request.block_hashes[:num_blocks]
-
-    def _extend_hashes(self, request: Request, num_blocks: int) -> None:
-        size = self.pool.block_size
-        for index in range(len(request.block_hashes), num_blocks):
-            parent = request.block_hashes[-1] if request.block_hashes else request.root_hash
-            tokens = request.token_ids[index * size : (index + 1) * size]
-            request.block_hashes.append(chain_hash(parent, tokens))
-
-    def _publish_blocks(self, request: Request, num_published: int) -> None:
-        if not self._prefix_caching:
-            return
-        num_full = request.num_computed_tokens // self.pool.block_size
-        self._extend_hashes(request, num_full)
-        for index in range(num_published, num_full):
-            block_hash = request.block_hashes[index]
-            parent = request.block_hashes[index - 1] if index > 0 else request.root_hash
-            self.pool.prefix_cache.publish(block_hash, parent, request.block_ids[index])
-            self._pending.computed(block_hash)
+        self.prefixes.started(request)
 
     def _fork(
         self, source: Request, results: Sequence[ChunkResult], now_s: float

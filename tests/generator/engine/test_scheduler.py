@@ -113,8 +113,8 @@ def test_a_prefix_is_computed_once(make_request: MakeRequest) -> None:
     ended = loop.finish_all()
     assert ended["r2"].num_cached_tokens == 8
     assert loop.sizes == {"r2": 4}
-    assert loop.scheduler.num_prefix_hit_tokens == 8
-    assert loop.scheduler.num_prefix_query_tokens == 24
+    assert loop.scheduler.prefixes.num_hit_tokens == 8
+    assert loop.scheduler.prefixes.num_query_tokens == 24
 
 
 def test_without_prefix_caching_nothing_is_reused(make_request: MakeRequest) -> None:
@@ -127,7 +127,7 @@ def test_without_prefix_caching_nothing_is_reused(make_request: MakeRequest) -> 
     ended = loop.finish_all()
     assert [output.num_cached_tokens for output in ended.values()] == [0, 0]
     assert (loop.pool.num_cached, loop.pool.num_free) == (0, 64)
-    assert loop.scheduler.num_prefix_query_tokens == 0
+    assert loop.scheduler.prefixes.num_query_tokens == 0
 
 
 def test_only_computed_blocks_can_be_hit(make_request: MakeRequest) -> None:
@@ -155,7 +155,7 @@ def test_a_prefix_in_the_making_is_computed_once(make_request: MakeRequest) -> N
     assert loop.sizes == {"r1": 1, "r2": 4, "r3": 3, "r4": 1}
     ended = loop.finish_all()
     assert [ended[i].num_cached_tokens for i in ("r2", "r3")] == [12, 12]
-    assert loop.scheduler.num_prefix_waits == 2
+    assert loop.scheduler.prefixes.num_waits == 2
 
 
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from services.generator.model.bf16_linear import bf16_linear
+from services.generator.model import native
+from services.generator.model.bf16_linear import NativeBf16Linear, bf16_linear
 from services.generator.model.projection import Projection
 
-SERVES = bf16_linear(torch.zeros(32, 2, dtype=torch.bfloat16)) is not None
-pytestmark = pytest.mark.skipif(
-    not SERVES, reason="needs a C++ compiler and AVX512_BF16, and no AMX, which oneDNN serves"
-)
+# also where there is AMX, although products are oneDNN's there
+LIBRARY = native.library("bf16_linear")
+SERVES = LIBRARY is not None and LIBRARY.bf16_serves()
+NEEDS_KERNEL = pytest.mark.skipif(not SERVES, reason="no AVX512_BF16 or compiler")
 SHAPES = pytest.mark.parametrize(
     ("inputs", "outputs"), [(2, 1), (64, 31), (576, 96), (1536, 577), (130, 1000)]
 )
@@ -22,11 +23,11 @@ def product(
     torch.manual_seed(inputs)
     weight = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
     bias = torch.randn(outputs).bfloat16() if biased else None
-    made = bf16_linear(weight, bias)
-    assert made is not None
-    return made, weight, bias
+    assert LIBRARY is not None
+    return NativeBf16Linear(LIBRARY, weight, bias), weight, bias
 
 
+@NEEDS_KERNEL
 @SHAPES
 @pytest.mark.parametrize("rows", [1, 2, 11, 12, 13, 70])
 @pytest.mark.parametrize("biased", [False, True])
@@ -45,6 +46,7 @@ def test_a_product_is_the_sum_rounded_once(
     )
 
 
+@NEEDS_KERNEL
 @SHAPES
 def test_a_row_has_the_same_bits_beside_any_others(inputs: int, outputs: int) -> None:
     """Alone, in calls of every size and at any place in them, on one thread and on two."""
@@ -62,6 +64,7 @@ def test_a_row_has_the_same_bits_beside_any_others(inputs: int, outputs: int) ->
         torch.set_num_threads(num_threads)
 
 
+@NEEDS_KERNEL
 def test_rows_of_a_wider_tensor_are_read_in_place() -> None:
     """A slice of columns, as attention's output may be, and no rows at all."""
     linear, _, _ = product(64, 40)

@@ -4,21 +4,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.generator.model import native
 from services.generator.model.gated_activation import gated_activation
+from tests.generator.model.backends import backends, needs
 
-HAS_COMPILER = native.library("gated_activation") is not None
 NAMES = pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-BACKENDS = pytest.mark.parametrize(
-    "backend",
-    [
-        "torch",
-        pytest.param(
-            "auto", marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
-        ),
-    ],
-)
+BACKENDS = backends("gated_activation")
 
 
 @BACKENDS
@@ -64,7 +55,7 @@ def test_an_element_has_the_same_bits_at_any_place(
         torch.set_num_threads(num_threads)
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
+@needs("gated_activation")
 @pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
 @DTYPES
 def test_what_is_no_number_stays_none(name: str, dtype: torch.dtype) -> None:

@@ -4,20 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.generator.model import native
 from services.generator.model.norm import RMSNorm, offset_rms_norm
+from tests.generator.model.backends import backends
 
-HAS_COMPILER = native.library("rms_norm") is not None
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-BACKENDS = pytest.mark.parametrize(
-    "backend",
-    [
-        "torch",
-        pytest.param(
-            "auto", marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
-        ),
-    ],
-)
+BACKENDS = backends("rms_norm")
 
 
 @BACKENDS

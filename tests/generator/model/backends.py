@@ -1,0 +1,16 @@
+"""Marks for tests that run by torch's operations and by a compiled kernel."""
+
+import pytest
+
+from services.generator.model import native
+
+
+def needs(library: str) -> pytest.MarkDecorator:
+    """Skip where nothing compiles this source."""
+    absent = native.library(library) is None
+    return pytest.mark.skipif(absent, reason=f"no C++ compiler is here for {library}")
+
+
+def backends(library: str) -> pytest.MarkDecorator:
+    """Run with `backend` torch, and auto where the source is compiled."""
+    return pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=needs(library))])
