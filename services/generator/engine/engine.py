@@ -116,6 +116,7 @@ class Engine:
                 config.attention,
                 config.quantization,
                 config.batch_invariant,
+                config.block_size,
             )
             cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
         except (RuntimeError, MemoryError) as error:

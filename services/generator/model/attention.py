@@ -30,13 +30,17 @@ class Attention(Protocol):
 
 
 def attention(
-    config: ModelConfig, window: int | None, dtype: torch.dtype, backend: str = "auto"
+    config: ModelConfig,
+    window: int | None,
+    dtype: torch.dtype,
+    backend: str = "auto",
+    block_size: int = 16,
 ) -> Attention:
-    """Return the attention for tensors of `dtype`.
+    """Return the attention for tensors of `dtype` and blocks of `block_size` tokens.
 
-    `auto` takes the compiled kernel where a compiler is at hand and the heads fit it.
+    `auto` takes the compiled kernel where a compiler is at hand and heads and blocks fit it.
     """
-    if backend == "torch" or not NativeAttention.serves(config, dtype):
+    if backend == "torch" or not NativeAttention.serves(config, dtype, block_size):
         return TorchAttention(config, window)
     library = native.library("paged_attention")
     if library is None:

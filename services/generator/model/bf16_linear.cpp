@@ -4,8 +4,7 @@
 // beside it and by whichever thread: a row has the same bits in any batch.
 //
 // The weight is kept as [panels][steps][PANEL][2]: a panel's outputs side by side, so that even a
-// single row reads one stream. A plain C entry point, called through ctypes; OpenMP is the copy that
-// torch has loaded.
+// single row reads one stream.
 
 #include <cstdint>
 #include <cstring>
@@ -13,8 +12,7 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 
-#include <algorithm>
-#include <cstdlib>
+#include "kernel.h"
 
 namespace {
 
@@ -22,8 +20,7 @@ constexpr int LANES = 16;
 constexpr int VECTORS = 2;               // of a panel
 constexpr int PANEL = LANES * VECTORS;   // outputs
 constexpr int ROWS = 12;                 // of a block: its 24 sums stay in registers
-constexpr int FEW_ROWS = 4;              // memory is what limits these
-constexpr int AHEAD = 4096;              // bytes
+constexpr int64_t GROUP = 16 * ROWS;     // rows of an item
 
 struct Weight {
     uint16_t* data;        // [panels][steps][PANEL][2]
@@ -31,29 +28,35 @@ struct Weight {
     int64_t inputs, outputs;  // inputs are even
 };
 
-// Pairs of inputs by blocks of ROWS rows, [blocks][steps][rows of the block], so that a block reads
-// one stream of them too; grows with the largest call of its thread.
-struct Pairs {
-    int32_t* data = nullptr;
-    int64_t capacity = 0;
-
-    int32_t* reserve(int64_t count) {
-        if (count > capacity) {
-            std::free(data);
-            capacity = (count + 15) / 16 * 16;
-            data = static_cast<int32_t*>(std::aligned_alloc(64, capacity * sizeof *data));
-        }
-        return data;
-    }
-    ~Pairs() { std::free(data); }
-};
-
-struct Call {
-    const Weight& w;
-    const int32_t* pairs;
-    const uint16_t* residual;  // [rows, outputs] or null
+struct Product {
+    const Weight* weight;
+    const uint16_t* x;         // rows of x_stride elements
+    int32_t* pairs;            // room for [rows, inputs / 2]; none is needed for one row
+    const uint16_t* residual;  // [rows, outputs] or null; may be `out`
     uint16_t* out;             // [rows, outputs]
+    const int64_t* rows;
+    int64_t x_stride;
 };
+
+inline int64_t steps_of(const Product& p) { return p.weight->inputs / 2; }
+inline int64_t panels_of(const Product& p) { return (p.weight->outputs + PANEL - 1) / PANEL; }
+
+// Pairs of inputs by blocks of ROWS rows, [blocks][steps][rows of the block], so that a block reads
+// one stream of them too.
+struct Gather : Product {};
+
+int64_t items(const Gather& g) { return *g.rows == 1 ? 0 : (*g.rows + ROWS - 1) / ROWS; }
+
+void run(const Gather& g, int64_t begin, int64_t end) {
+    const int64_t steps = steps_of(g);
+    for (int64_t row = begin * ROWS; row < std::min(end * ROWS, *g.rows); row += ROWS) {
+        const int64_t count = std::min<int64_t>(ROWS, *g.rows - row);
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t step = 0; step < steps; ++step)
+                std::memcpy(g.pairs + row * steps + step * count + r,
+                            g.x + (row + r) * g.x_stride + step * 2, sizeof *g.pairs);
+    }
+}
 
 inline __mmask16 mask_of(int64_t left) {
     if (left <= 0) return 0;
@@ -78,20 +81,19 @@ inline __m512i broadcast(const int32_t* x) {
     return out;
 }
 
-inline void finish(const Call& c, __m512 sum, int64_t row, int64_t output) {
-    const __mmask16 mask = mask_of(c.w.outputs - output);
-    const int64_t at = row * c.w.outputs + output;
-    if (c.w.bias) sum = _mm512_add_ps(sum, load(c.w.bias + output, mask));
-    if (c.residual) sum = _mm512_add_ps(sum, load(c.residual + at, mask));
-    _mm256_mask_storeu_epi16(c.out + at, mask, (__m256i)_mm512_cvtneps_pbh(sum));
+inline void finish(const Product& p, __m512 sum, int64_t row, int64_t output) {
+    const __mmask16 mask = mask_of(p.weight->outputs - output);
+    const int64_t at = row * p.weight->outputs + output;
+    if (p.weight->bias) sum = _mm512_add_ps(sum, load(p.weight->bias + output, mask));
+    if (p.residual) sum = _mm512_add_ps(sum, load(p.residual + at, mask));
+    _mm256_mask_storeu_epi16(p.out + at, mask, (__m256i)_mm512_cvtneps_pbh(sum));
 }
 
 // Its loops are unrolled by request: the sums are kept in memory otherwise.
 template <int R>
-void block(const Call& c, int64_t row, int64_t panel) {
-    const int64_t steps = c.w.inputs / 2;
-    const uint16_t* weights = c.w.data + panel * steps * PANEL * 2;
-    const int32_t* pairs = c.pairs + row * steps;
+void block(const Product& p, const int32_t* pairs, int64_t row, int64_t panel) {
+    const int64_t steps = steps_of(p);
+    const uint16_t* weights = p.weight->data + panel * steps * PANEL * 2;
     __m512 sums[R][VECTORS];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
@@ -100,12 +102,7 @@ void block(const Call& c, int64_t row, int64_t panel) {
     for (int64_t step = 0; step < steps; ++step, weights += PANEL * 2, pairs += R) {
         __m512i w[VECTORS];
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) {
-            w[v] = _mm512_loadu_si512(weights + v * LANES * 2);
-            if (R <= FEW_ROWS)
-                _mm_prefetch(reinterpret_cast<const char*>(weights + v * LANES * 2) + AHEAD,
-                             _MM_HINT_T0);
-        }
+        for (int v = 0; v < VECTORS; ++v) w[v] = _mm512_loadu_si512(weights + v * LANES * 2);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
             const __m512i spread = broadcast(pairs + r);
@@ -116,14 +113,28 @@ void block(const Call& c, int64_t row, int64_t panel) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) finish(c, sums[r][v], row + r, panel * PANEL + v * LANES);
+        for (int v = 0; v < VECTORS; ++v) finish(p, sums[r][v], row + r, panel * PANEL + v * LANES);
 }
 
-typedef void (*Block)(const Call&, int64_t, int64_t);
+typedef void (*Block)(const Product&, const int32_t*, int64_t, int64_t);
 constexpr Block BLOCKS[ROWS + 1] = {
     nullptr,  block<1>, block<2>, block<3>, block<4>,  block<5>,  block<6>,
     block<7>, block<8>, block<9>, block<10>, block<11>, block<12>,
 };
+
+// A panel for some rows, whose pairs the next panels find in the cache.
+int64_t items(const Product& p) { return panels_of(p) * ((*p.rows + GROUP - 1) / GROUP); }
+
+void run(const Product& p, int64_t begin, int64_t end) {
+    const int64_t panels = panels_of(p), steps = steps_of(p);
+    // a row's pairs are the row itself
+    const int32_t* pairs = *p.rows == 1 ? reinterpret_cast<const int32_t*>(p.x) : p.pairs;
+    for (int64_t item = begin; item < end; ++item) {
+        const int64_t first = item / panels * GROUP, last = std::min(first + GROUP, *p.rows);
+        for (int64_t row = first; row < last; row += ROWS)
+            BLOCKS[std::min<int64_t>(ROWS, last - row)](p, pairs + row * steps, row, item % panels);
+    }
+}
 
 }  // namespace
 
@@ -148,42 +159,10 @@ extern "C" void bf16_pack(const Weight* weight, const uint16_t* source, int64_t 
         }
 }
 
-// out = x @ weight.T + bias + residual; the bias, the residual or both may be absent.
-extern "C" void bf16_linear(const Weight* weight, const uint16_t* x, const uint16_t* residual,
-                            uint16_t* out, int64_t rows, int64_t x_stride, int threads) {
-    thread_local Pairs scratch;
-    const int64_t steps = weight->inputs / 2;
-    const int64_t panels = (weight->outputs + PANEL - 1) / PANEL;
-    int32_t* pairs = scratch.reserve(rows * steps);
-    const auto gather = [&](int64_t begin) {
-        const int64_t count = std::min<int64_t>(ROWS, rows - begin);
-        for (int64_t r = 0; r < count; ++r)
-            for (int64_t step = 0; step < steps; ++step)
-                std::memcpy(pairs + begin * steps + step * count + r,
-                            x + (begin + r) * x_stride + step * 2, sizeof *pairs);
-    };
-    const Call call{*weight, pairs, residual, out};
-    const auto compute = [&](int64_t panel) {
-        for (int64_t row = 0; row < rows; row += ROWS)
-            BLOCKS[std::min<int64_t>(ROWS, rows - row)](call, row, panel);
-    };
-    if (rows <= ROWS) gather(0);
-#pragma omp parallel num_threads(threads)
-    {
-        if (rows > ROWS) {
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; row += ROWS) gather(row);
-        }
-        // where there is much to compute, a thread that was disturbed is helped by the others
-        if (rows > ROWS) {
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t panel = 0; panel < panels; ++panel) compute(panel);
-        } else {
-#pragma omp for schedule(static)
-            for (int64_t panel = 0; panel < panels; ++panel) compute(panel);
-        }
-    }
-}
+KERNEL(bf16_gather, Gather)
+
+// out = x @ weight.T + bias + residual, of gathered rows; bias and residual may be absent.
+KERNEL(bf16_product, Product)
 
 #else
 

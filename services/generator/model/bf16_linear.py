@@ -10,6 +10,9 @@ import ctypes
 import torch
 
 from services.generator.model import native
+from services.generator.model.huge_pages import HugePages
+from services.generator.model.native_product import NativeProduct
+from services.generator.model.program import KernelCall, find_kernel
 
 _PANEL = 32  # of the source: outputs side by side
 
@@ -23,30 +26,46 @@ class _Weight(ctypes.Structure):
     )
 
 
-def bf16_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> NativeBf16Linear | None:
+class _Product(ctypes.Structure):
+    """Mirrors `struct Product` of bf16_linear.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "x", "pairs", "residual", "out", "rows")),
+        ("x_stride", ctypes.c_int64),
+    )
+
+
+def bf16_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, memory: HugePages | None = None
+) -> NativeBf16Linear | None:
     """Return `x @ weight.T + bias` for [T, in] rows, or None where another product is better."""
     if weight.dtype != torch.bfloat16 or weight.shape[1] % 2 or torch.cpu._is_amx_tile_supported():
         return None
     library = native.library("bf16_linear")
     if library is None or not library.bf16_serves():
         return None
-    return NativeBf16Linear(library, weight, bias)
+    return NativeBf16Linear(library, weight, bias, memory or HugePages())
 
 
-class NativeBf16Linear:
-    """A `Projection` whose weight, repacked once, is read in one stream."""
+class NativeBf16Linear(NativeProduct):
+    """A product whose weight, repacked once, is read in one stream."""
 
     def __init__(
-        self, library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None
+        self,
+        library: ctypes.CDLL,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        memory: HugePages,
     ) -> None:
-        self.out_features, self.in_features = weight.shape
-        pointer, count = ctypes.c_void_p, ctypes.c_int64
-        library.bf16_pack.restype = library.bf16_linear.restype = None
-        library.bf16_pack.argtypes = (pointer, pointer, count, ctypes.c_int)
-        library.bf16_linear.argtypes = (*[pointer] * 4, count, count, ctypes.c_int)
-        self._kernel = library.bf16_linear
+        super().__init__(weight)
+        library.bf16_pack.restype = None
+        library.bf16_pack.argtypes = (
+            *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_int,
+        )  # fmt: skip
+        self._gather = find_kernel(library, "bf16_gather")
+        self._product = find_kernel(library, "bf16_product")
         panels = -(-self.out_features // _PANEL)
-        self._data = torch.empty(panels * _PANEL * self.in_features, dtype=torch.bfloat16)
+        self._data = memory.zeros((panels * _PANEL * self.in_features,), torch.bfloat16)
         self._bias = bias
         self._weight = _Weight(
             data=self._data.data_ptr(),
@@ -54,31 +73,34 @@ class NativeBf16Linear:
             inputs=self.in_features,
             outputs=self.out_features,
         )
-        self._address = ctypes.addressof(self._weight)
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
-        library.bf16_pack(self._address, rows.data_ptr(), rows.stride(0), torch.get_num_threads())
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [T, in] to [T, out]."""
-        return self._run(x, None)
-
-    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Return `residual + self(x)`, rounded once; `residual` is [T, out]."""
-        return self._run(x, residual.contiguous())
-
-    def _run(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        assert x.dtype == torch.bfloat16 and x.stride(1) == 1, "rows the kernel cannot read"
-        out = x.new_empty(x.shape[0], self.out_features)
-        self._kernel(
-            self._address,
-            x.data_ptr(),
-            None if residual is None else residual.data_ptr(),
-            out.data_ptr(),
-            x.shape[0],
-            x.stride(0),
+        library.bf16_pack(
+            ctypes.addressof(self._weight),
+            rows.data_ptr(),
+            rows.stride(0),
             torch.get_num_threads(),
         )
-        return out
 
-    def __repr__(self) -> str:
-        return f"NativeBf16Linear({self.in_features} -> {self.out_features})"
+    def scratch_bytes(self, num_rows: int) -> int:
+        """Return the size of the rows as pairs."""
+        return num_rows * self.in_features * 2
+
+    def calls(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        rows: ctypes.c_int64,
+        scratch: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> list[KernelCall]:
+        """See `NativeProduct`."""
+        arguments = _Product(
+            weight=ctypes.addressof(self._weight),
+            x=x.data_ptr(),
+            pairs=scratch.data_ptr(),
+            residual=None if residual is None else residual.data_ptr(),
+            out=out.data_ptr(),
+            rows=ctypes.addressof(rows),
+            x_stride=x.stride(0),
+        )
+        return [KernelCall(self._gather, arguments), KernelCall(self._product, arguments)]

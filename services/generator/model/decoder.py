@@ -1,59 +1,22 @@
-"""A decoder of any family, as calls over packed weights; the loader has decided every variation.
-
-Layers as in "Attention is all you need" (arXiv:1706.03762), norms first, and what came after it.
-"""
+"""A decoder of any family, as calls over packed weights; the loader has decided every variation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional
 
 from services.generator.model.attention import Attention
+from services.generator.model.compiled_layers import CompiledLayers
 from services.generator.model.config import ModelConfig
-from services.generator.model.heads import HeadStep
-from services.generator.model.kv_cache import KVCache, LayerCache
-from services.generator.model.mlp import Branch
+from services.generator.model.kv_cache import KVCache
+from services.generator.model.layer import Layer, LayerByLayer
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
 from services.generator.model.projection import Projection
-from services.generator.model.rope import Rope, Rotation
+from services.generator.model.rope import Rope
 from services.generator.model.soft_cap import soft_cap_
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer; q, k, v are stacked so that they are one product."""
-
-    attention_norm: Norm
-    qkv: Projection  # hidden -> q_size + 2 kv_size
-    head_steps: tuple[HeadStep, ...]
-    attention: Attention
-    plan_index: int  # of its attention in the decoder's
-    out: Branch  # q_size -> hidden
-    mlp_norm: Norm
-    mlp: Branch  # hidden -> hidden
-
-    def __call__(
-        self,
-        hidden: torch.Tensor,
-        cache: LayerCache,
-        plans: Sequence[Any],
-        rotations: Sequence[Rotation],
-    ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache.
-
-        `plans` and `rotations` are what all layers share in one pass, one per kind of layer.
-        """
-        qkv = self.qkv(self.attention_norm(hidden))
-        for head_step in self.head_steps:
-            head_step(qkv, rotations)
-        attended = self.attention(qkv, cache, plans[self.plan_index])
-        hidden = self.out.add_to(attended, hidden)
-        return self.mlp.add_to(self.mlp_norm(hidden), hidden)
 
 
 class Embedding:
@@ -93,7 +56,7 @@ class Decoder:
         self.dtype = embedding.dtype
         self._attentions = attentions
         self._embedding = embedding
-        self._layers = layers
+        self._layers = CompiledLayers.of(layers) or LayerByLayer(layers)
         self._norm = norm
         self._head = head
         self._ropes = [Rope(rope) for rope in config.ropes]
@@ -112,14 +75,13 @@ class Decoder:
         keys and values are written to the cache, whether or not its row is chosen.
         """
         plans = [each.plan(pages, cache.block_size) for each in self._attentions]
-        rotations = [rope(positions, self.dtype) for rope in self._ropes]
+        rotations = [rope(positions) for rope in self._ropes]
         hidden = self._embedding(token_ids, positions)
-        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
-            hidden = layer(hidden, layer_cache, plans, rotations)
+        hidden = self._layers(hidden, cache, plans, rotations)
         logits = self._head(self._norm(hidden[rows]))
         if self.config.logit_softcap is not None:
             logits = soft_cap_(logits, self.config.logit_softcap)
         return logits
 
     def __repr__(self) -> str:
-        return f"Decoder({self.config.family.architectures[0]}, {len(self._layers)} layers)"
+        return f"Decoder({self.config.family.architectures[0]}, {self._layers!r})"

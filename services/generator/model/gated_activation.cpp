@@ -1,15 +1,25 @@
 // activation(gate) * up in one pass (arXiv:2002.05202), the same bits for an element wherever it lies.
-//
-// A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
 
 #include <algorithm>
 #include <cstdint>
 
+#include "kernel.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int64_t PIECE = 4096;  // elements that are worth another thread
+constexpr int64_t PIECE = 512;  // elements of an item
+
+enum Function : int32_t { SILU, GELU_TANH };
+
+struct Gate {
+    const void* gate_up;  // [rows, 2 * width], the gate's columns first
+    void* out;            // [rows, width]
+    const int64_t* rows;
+    int64_t width;
+    Function function;
+    bool is_bfloat16;
+};
 
 struct Silu {
     static Vector apply(Vector x) {
@@ -25,16 +35,18 @@ struct GeluTanh {  // Hendrycks and Gimpel 2016, arXiv:1606.08415
     }
 };
 
+inline int64_t pieces_of(const Gate& g) { return (g.width + PIECE - 1) / PIECE; }
+
+int64_t items(const Gate& g) { return *g.rows * pieces_of(g); }
+
 template <class Activation, typename T>
-void run(const T* gate_up, T* out, int64_t rows, int64_t width, int threads) {
-    const int64_t pieces = (width + PIECE - 1) / PIECE;
-    const bool is_small = rows * width <= PIECE;
-#pragma omp parallel for if (!is_small) num_threads(threads)
-    for (int64_t i = 0; i < rows * pieces; ++i) {
+void run_as(const Gate& g, int64_t first, int64_t last) {
+    const int64_t pieces = pieces_of(g), width = g.width;
+    for (int64_t i = first; i < last; ++i) {
         const int64_t begin = i % pieces * PIECE, end = std::min(begin + PIECE, width);
-        const T* gate = gate_up + i / pieces * 2 * width;
+        const T* gate = static_cast<const T*>(g.gate_up) + i / pieces * 2 * width;
         const T* up = gate + width;
-        T* target = out + i / pieces * width;
+        T* target = static_cast<T*>(g.out) + i / pieces * width;
         int64_t k = begin;
         for (; k + LANES <= end; k += LANES)
             store(Activation::apply(load(gate + k)) * load(up + k), target + k);
@@ -49,25 +61,17 @@ void run(const T* gate_up, T* out, int64_t rows, int64_t width, int threads) {
 }
 
 template <class Activation>
-void run(const void* gate_up, void* out, int64_t rows, int64_t width, bool is_bfloat16,
-         int threads) {
-    if (is_bfloat16)
-        run<Activation>(static_cast<const bfloat16*>(gate_up), static_cast<bfloat16*>(out), rows,
-                        width, threads);
+void run_as(const Gate& g, int64_t begin, int64_t end) {
+    if (g.is_bfloat16)
+        run_as<Activation, bfloat16>(g, begin, end);
     else
-        run<Activation>(static_cast<const float*>(gate_up), static_cast<float*>(out), rows, width,
-                        threads);
+        run_as<Activation, float>(g, begin, end);
+}
+
+void run(const Gate& g, int64_t begin, int64_t end) {
+    (g.function == SILU ? run_as<Silu> : run_as<GeluTanh>)(g, begin, end);
 }
 
 }  // namespace
 
-// gate_up is [rows, 2 * width], the gate's columns first; out is [rows, width].
-extern "C" void gated_silu(const void* gate_up, void* out, int64_t rows, int64_t width,
-                           bool is_bfloat16, int threads) {
-    run<Silu>(gate_up, out, rows, width, is_bfloat16, threads);
-}
-
-extern "C" void gated_gelu_tanh(const void* gate_up, void* out, int64_t rows, int64_t width,
-                                bool is_bfloat16, int threads) {
-    run<GeluTanh>(gate_up, out, rows, width, is_bfloat16, threads);
-}
+KERNEL(gated_activation, Gate)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import torch
 
 from services.generator.model import native
 from services.generator.model.activation import Activation, activation
+from services.generator.model.program import KernelCall, Program, find_kernel
 
-_COMPILED = frozenset({"silu", "gelu_tanh"})
+_FUNCTIONS = ("silu", "gelu_tanh")  # of the source, in its order
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
 
 
@@ -22,10 +22,10 @@ def gated_activation(
     `auto` takes the compiled one, which is batch-invariant in any case, where there is a compiler;
     `torch` never does.
     """
-    if backend == "auto" and name in _COMPILED and dtype in _DTYPES:
+    if backend == "auto" and name in _FUNCTIONS and dtype in _DTYPES:
         library = native.library("gated_activation")
         if library is not None:
-            return _Compiled(getattr(library, f"gated_{name}"))
+            return CompiledGate(library, name)
     act = activation(name, batch_invariant)
 
     def gated(gate_up: torch.Tensor) -> torch.Tensor:
@@ -35,23 +35,41 @@ def gated_activation(
     return gated
 
 
-class _Compiled:
-    def __init__(self, function: Any) -> None:
-        pointer, count = ctypes.c_void_p, ctypes.c_int64
-        function.argtypes = (pointer, pointer, count, count, ctypes.c_bool, ctypes.c_int)
-        function.restype = None
-        self._function = function
+class _Gate(ctypes.Structure):
+    """Mirrors `struct Gate` of gated_activation.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gate_up", "out", "rows")),
+        ("width", ctypes.c_int64),
+        ("function", ctypes.c_int32),
+        ("is_bfloat16", ctypes.c_bool),
+    )
+
+
+class CompiledGate:
+    """The one pass."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self._kernel = find_kernel(library, "gated_activation")
+        self._function = _FUNCTIONS.index(name)
+
+    def calls(
+        self, gate_up: torch.Tensor, out: torch.Tensor, rows: ctypes.c_int64
+    ) -> list[KernelCall]:
+        """Return what maps the first `rows` rows of contiguous `gate_up` to `out`."""
+        arguments = _Gate(
+            gate_up=gate_up.data_ptr(),
+            out=out.data_ptr(),
+            rows=ctypes.addressof(rows),
+            width=gate_up.shape[1] // 2,
+            function=self._function,
+            is_bfloat16=gate_up.dtype == torch.bfloat16,
+        )
+        return [KernelCall(self._kernel, arguments)]
 
     def __call__(self, gate_up: torch.Tensor) -> torch.Tensor:
-        rows, both = gate_up.shape
         assert gate_up.is_contiguous(), "a gated product is not contiguous. This is a bug."
-        out = gate_up.new_empty(rows, both // 2)
-        self._function(
-            gate_up.data_ptr(),
-            out.data_ptr(),
-            rows,
-            both // 2,
-            gate_up.dtype == torch.bfloat16,
-            torch.get_num_threads(),
-        )
+        rows = ctypes.c_int64(len(gate_up))
+        out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        Program(self.calls(gate_up, out, rows)).run()
         return out

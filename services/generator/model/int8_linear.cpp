@@ -5,7 +5,6 @@
 //
 // The weight is kept as [panels][steps][LANES][4] unsigned bytes, 128 added: AVX512-VNNI multiplies
 // unsigned by signed bytes, four to a lane. 128 times the sum of a row's activations is taken off.
-// A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
 
 #include <cstdint>
 #include <cstring>
@@ -13,9 +12,9 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <memory>
+
+#include "kernel.h"
 
 namespace {
 
@@ -23,7 +22,7 @@ constexpr int LANES = 16;       // outputs of a panel
 constexpr int ROWS = 6;         // rows and panels of a block: 24 sums stay in registers
 constexpr int PANELS = 4;
 constexpr int64_t OFFSET = 128;  // of a weight byte
-constexpr int FEW_ROWS = 4;     // that one thread quantises sooner than a team meets
+constexpr int64_t GROUP = 32 * ROWS;  // rows of an item
 
 struct bfloat16 {
     uint16_t bits;
@@ -117,33 +116,44 @@ void pack(const Weight& w, const T* source, int64_t stride, int threads) {
     }
 }
 
-// A call's rows as bytes; grows with the largest call of its thread.
-struct Rows {
-    int8_t* data = nullptr;
-    int32_t* sums = nullptr;
-    float* units = nullptr;
-    size_t capacity = 0;
-
-    void reserve(int64_t rows, int64_t width) {
-        const size_t wanted = rows * (width + sizeof(int32_t) + sizeof(float));
-        if (wanted > capacity) {
-            std::free(data);
-            capacity = (wanted + 63) / 64 * 64;
-            data = static_cast<int8_t*>(std::aligned_alloc(64, capacity));
-        }
-        sums = reinterpret_cast<int32_t*>(data + rows * width);
-        units = reinterpret_cast<float*>(sums + rows);
-    }
-    ~Rows() { std::free(data); }
+struct Product {
+    const Weight* weight;
+    const void* x;         // rows of x_stride elements
+    int8_t* data;          // room for [rows, inputs up to whole vectors]
+    int32_t* sums;         // room for [rows], of a row's bytes
+    float* units;          // room for [rows], what a byte's unit stands for
+    const void* residual;  // [rows, outputs] or null; may be `out`
+    void* out;             // [rows, outputs]
+    const int64_t* rows;
+    int64_t x_stride;
+    bool is_bfloat16;  // x, bias, residual and out
 };
+
+// The rows as bytes.
+struct Quantize : Product {};
+
+int64_t items(const Quantize& q) { return *q.rows; }
+
+template <typename T>
+void run_as(const Quantize& q, int64_t begin, int64_t end) {
+    const int64_t inputs = q.weight->inputs, width = padded(inputs);
+    for (int64_t row = begin; row < end; ++row)
+        quantize(static_cast<const T*>(q.x) + row * q.x_stride, inputs, q.data + row * width,
+                 q.sums + row, q.units + row);
+}
+
+void run(const Quantize& q, int64_t begin, int64_t end) {
+    if (q.is_bfloat16)
+        run_as<bfloat16>(q, begin, end);
+    else
+        run_as<float>(q, begin, end);
+}
 
 template <typename T>
 struct Call {
     const Weight& w;
-    const T* x;         // rows of x_stride elements
-    const T* residual;  // [rows, outputs] or null
-    T* out;             // [rows, outputs]
-    int64_t x_stride;
+    const T* residual;
+    T* out;
     const int8_t* data;  // rows of `width` bytes
     const int32_t* sums;
     const float* units;
@@ -179,10 +189,6 @@ inline void single(const Call<T>& c, int64_t row, int64_t panel) {
     };
     int64_t at = 0;
     for (; at + 4 <= steps; at += 4) {
-        _mm_prefetch(reinterpret_cast<const char*>(weights + at * LANES * 4 + 4096), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(weights + at * LANES * 4 + 4160), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(weights + at * LANES * 4 + 4224), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(weights + at * LANES * 4 + 4288), _MM_HINT_T0);
         for (int i = 0; i < 4; ++i) step(at + i, i);
     }
     for (; at < steps; ++at) step(at, 0);
@@ -229,58 +235,56 @@ void block(const Call<T>& c, int64_t row, int64_t panel) {
 }
 
 template <typename T, int P>
-void blocks(const Call<T>& c, int64_t rows, int64_t panel) {
-    int64_t row = 0;
-    for (; row + ROWS <= rows; row += ROWS) block<T, ROWS, P>(c, row, panel);
-    switch (rows - row) {
-        case 5: block<T, 5, P>(c, row, panel); break;
-        case 4: block<T, 4, P>(c, row, panel); break;
-        case 3: block<T, 3, P>(c, row, panel); break;
-        case 2: block<T, 2, P>(c, row, panel); break;
-        case 1: block<T, 1, P>(c, row, panel); break;
+void blocks(const Call<T>& c, int64_t row, int64_t end, int64_t panel) {
+    for (; row + ROWS <= end; row += ROWS) block<T, ROWS, P>(c, row, panel);
+    switch (end - row) {
+        case 5: return block<T, 5, P>(c, row, panel);
+        case 4: return block<T, 4, P>(c, row, panel);
+        case 3: return block<T, 3, P>(c, row, panel);
+        case 2: return block<T, 2, P>(c, row, panel);
+        case 1: return block<T, 1, P>(c, row, panel);
     }
 }
 
 template <typename T>
-void panels_from(const Call<T>& c, int64_t rows, int64_t panel, int64_t end) {
-    if (rows == 1) {
-        for (; panel < end; ++panel) single(c, 0, panel);
-        return;
-    }
-    for (; panel + PANELS <= end; panel += PANELS) blocks<T, PANELS>(c, rows, panel);
-    switch (end - panel) {
-        case 3: blocks<T, 3>(c, rows, panel); break;
-        case 2: blocks<T, 2>(c, rows, panel); break;
-        case 1: blocks<T, 1>(c, rows, panel); break;
+void panels_from(const Call<T>& c, int64_t row, int64_t end, int64_t panel, int64_t count) {
+    switch (count) {
+        case 4: return blocks<T, 4>(c, row, end, panel);
+        case 3: return blocks<T, 3>(c, row, end, panel);
+        case 2: return blocks<T, 2>(c, row, end, panel);
+        case 1: return blocks<T, 1>(c, row, end, panel);
     }
 }
 
+inline int64_t columns_of(const Product& p) {
+    return (panels_of(*p.weight) + PANELS - 1) / PANELS;
+}
+
+// PANELS panels for some rows.
+int64_t items(const Product& p) { return columns_of(p) * ((*p.rows + GROUP - 1) / GROUP); }
+
 template <typename T>
-void run(const Weight& w, const T* x, const T* residual, T* out, int64_t rows, int64_t x_stride,
-         int threads) {
-    thread_local Rows scratch;
-    const int64_t width = padded(w.inputs), panels = panels_of(w);
-    scratch.reserve(rows, width);
-    const Call<T> call{w, x, residual, out, x_stride, scratch.data, scratch.sums, scratch.units,
-                       width};
-    int8_t* data = scratch.data;
-    int32_t* sums = scratch.sums;
-    float* units = scratch.units;
-    auto quantize_row = [&](int64_t row) {
-        quantize(x + row * x_stride, w.inputs, data + row * width, sums + row, units + row);
-    };
-    if (rows <= FEW_ROWS)
-        for (int64_t row = 0; row < rows; ++row) quantize_row(row);
-#pragma omp parallel num_threads(threads)
-    {
-        if (rows > FEW_ROWS) {
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; ++row) quantize_row(row);
-        }
-#pragma omp for schedule(static)
-        for (int part = 0; part < threads; ++part)
-            panels_from(call, rows, panels * part / threads, panels * (part + 1) / threads);
+void run_as(const Product& p, int64_t begin, int64_t end) {
+    const int64_t panels = panels_of(*p.weight), columns = columns_of(p);
+    const Call<T> call{*p.weight, static_cast<const T*>(p.residual), static_cast<T*>(p.out),
+                       p.data,    p.sums,
+                       p.units,   padded(p.weight->inputs)};
+    for (int64_t item = begin; item < end; ++item) {
+        const int64_t panel = item % columns * PANELS;
+        const int64_t count = std::min<int64_t>(PANELS, panels - panel);
+        const int64_t row = item / columns * GROUP, last = std::min(row + GROUP, *p.rows);
+        if (last - row == 1)
+            for (int64_t i = 0; i < count; ++i) single(call, row, panel + i);
+        else
+            panels_from(call, row, last, panel, count);
     }
+}
+
+void run(const Product& p, int64_t begin, int64_t end) {
+    if (p.is_bfloat16)
+        run_as<bfloat16>(p, begin, end);
+    else
+        run_as<float>(p, begin, end);
 }
 
 }  // namespace
@@ -296,16 +300,10 @@ extern "C" void int8_pack(const Weight* weight, const void* source, int64_t stri
         pack(*weight, static_cast<const float*>(source), stride, threads);
 }
 
-// out = x @ weight.T + bias + residual; the bias, the residual or both may be absent.
-extern "C" void int8_linear(const Weight* weight, const void* x, const void* residual, void* out,
-                            int64_t rows, int64_t x_stride, bool is_bfloat16, int threads) {
-    if (is_bfloat16)
-        run(*weight, static_cast<const bfloat16*>(x), static_cast<const bfloat16*>(residual),
-            static_cast<bfloat16*>(out), rows, x_stride, threads);
-    else
-        run(*weight, static_cast<const float*>(x), static_cast<const float*>(residual),
-            static_cast<float*>(out), rows, x_stride, threads);
-}
+KERNEL(int8_quantize, Quantize)
+
+// out = x @ weight.T + bias + residual, of quantised rows; bias and residual may be absent.
+KERNEL(int8_product, Product)
 
 #else
 

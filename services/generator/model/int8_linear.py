@@ -11,6 +11,9 @@ import ctypes
 import torch
 
 from services.generator.model import native
+from services.generator.model.huge_pages import HugePages
+from services.generator.model.native_product import NativeProduct
+from services.generator.model.program import KernelCall, find_kernel
 from services.generator.model.projection import Projection
 
 _LANES = 16  # of the source: outputs of a panel
@@ -26,8 +29,22 @@ class _Weight(ctypes.Structure):
     )
 
 
+class _Product(ctypes.Structure):
+    """Mirrors `struct Product` of int8_linear.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "x", "data", "sums", "units")),
+        *((name, ctypes.c_void_p) for name in ("residual", "out", "rows")),
+        ("x_stride", ctypes.c_int64),
+        ("is_bfloat16", ctypes.c_bool),
+    )
+
+
 def int8_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None = None, backend: str = "auto"
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    backend: str = "auto",
+    memory: HugePages | None = None,
 ) -> Projection:
     """Return `x @ weight.T + bias` for [T, in] rows, its weight [out, in] rounded to int8.
 
@@ -36,30 +53,29 @@ def int8_linear(
     library = None if backend == "torch" else native.library("int8_linear")
     if library is None or not library.int8_serves():
         return TorchInt8Linear(weight, bias)
-    return NativeInt8Linear(library, weight, bias)
+    return NativeInt8Linear(library, weight, bias, memory or HugePages())
 
 
-class NativeInt8Linear:
+class NativeInt8Linear(NativeProduct):
     """The product by the compiled kernel, for processors with AVX512-VNNI."""
 
     def __init__(
-        self, library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None
+        self,
+        library: ctypes.CDLL,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        memory: HugePages,
     ) -> None:
-        self.out_features, self.in_features = weight.shape
-        library.int8_linear.restype = None
-        library.int8_linear.argtypes = (
-            *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, ctypes.c_bool, ctypes.c_int,
-        )  # fmt: skip
+        super().__init__(weight)
         library.int8_pack.restype = None
         library.int8_pack.argtypes = (
             *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_bool, ctypes.c_int,
         )  # fmt: skip
-        self._kernel = library.int8_linear
-        self._dtype = weight.dtype
-        self._is_bfloat16 = weight.dtype == torch.bfloat16
+        self._quantize = find_kernel(library, "int8_quantize")
+        self._product = find_kernel(library, "int8_product")
         panels = -(-self.out_features // _LANES)
         steps = -(-self.in_features // 4)
-        self._data = torch.empty(panels, steps, _LANES, 4, dtype=torch.uint8)
+        self._data = memory.zeros((panels, steps, _LANES, 4), torch.uint8)
         self._scales = torch.empty(panels * _LANES)
         self._bias = bias
         self._weight = _Weight(
@@ -69,41 +85,46 @@ class NativeInt8Linear:
             inputs=self.in_features,
             outputs=self.out_features,
         )
-        self._address = ctypes.addressof(self._weight)
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
         library.int8_pack(
-            self._address,
+            ctypes.addressof(self._weight),
             rows.data_ptr(),
             rows.stride(0),
-            self._is_bfloat16,
+            weight.dtype == torch.bfloat16,
             torch.get_num_threads(),
         )
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [T, in] to [T, out]."""
-        return self._run(x, None)
+    def scratch_bytes(self, num_rows: int) -> int:
+        """Return the size of the rows' units, sums and bytes."""
+        return num_rows * (8 + self._width)
 
-    def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Return `residual + self(x)`, rounded once."""
-        return self._run(x, residual.contiguous().data_ptr())
+    @property
+    def _width(self) -> int:
+        return -(-self.in_features // _LANES) * _LANES
 
-    def _run(self, x: torch.Tensor, residual: int | None) -> torch.Tensor:
-        assert x.dtype == self._dtype and x.stride(1) == 1, "rows the kernel cannot read"
-        out = x.new_empty(x.shape[0], self.out_features)
-        self._kernel(
-            self._address,
-            x.data_ptr(),
-            residual,
-            out.data_ptr(),
-            x.shape[0],
-            x.stride(0),
-            self._is_bfloat16,
-            torch.get_num_threads(),
+    def calls(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        rows: ctypes.c_int64,
+        scratch: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> list[KernelCall]:
+        """See `NativeProduct`."""
+        room = len(scratch) // (8 + self._width)
+        arguments = _Product(
+            weight=ctypes.addressof(self._weight),
+            x=x.data_ptr(),
+            data=scratch.data_ptr(),
+            sums=scratch.data_ptr() + room * self._width,
+            units=scratch.data_ptr() + room * (self._width + 4),
+            residual=None if residual is None else residual.data_ptr(),
+            out=out.data_ptr(),
+            rows=ctypes.addressof(rows),
+            x_stride=x.stride(0),
+            is_bfloat16=self._dtype == torch.bfloat16,
         )
-        return out
-
-    def __repr__(self) -> str:
-        return f"NativeInt8Linear({self.in_features} -> {self.out_features})"
+        return [KernelCall(self._quantize, arguments), KernelCall(self._product, arguments)]
 
 
 class TorchInt8Linear:

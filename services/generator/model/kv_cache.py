@@ -8,10 +8,15 @@ from typing import NamedTuple
 import torch
 
 from services.generator.model.config import ModelConfig
+from services.generator.model.huge_pages import HugePages
 
 
 class LayerCache(NamedTuple):
-    """Two views of one layer's memory; a row is a token's keys, then its values."""
+    """Two views of one layer's memory.
+
+    Where a token's keys and values lie within its block is up to the attention: torch's keeps a
+    token to a row, the compiled kernel's has another order within the same bytes.
+    """
 
     slots: torch.Tensor  # [num_blocks * block_size, 2 * kv_size], to write tokens
     blocks: torch.Tensor  # [num_blocks, block_size * 2 * kv_size], to gather contexts
@@ -24,7 +29,7 @@ class KVCache:
         self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         shape = (config.num_layers, num_blocks, block_size, 2 * config.kv_size)
-        self._storage = torch.zeros(shape, dtype=dtype)
+        self._storage = HugePages(0).zeros(shape, dtype)
         self.block_size = block_size
         self.layers = [
             LayerCache(layer.view(-1, shape[-1]), layer.view(num_blocks, -1))

@@ -12,14 +12,17 @@ from services.generator.model.attention import Attention, attention
 from services.generator.model.bf16_linear import bf16_linear
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ModelConfig
-from services.generator.model.decoder import Decoder, Embedding, Layer
+from services.generator.model.decoder import Decoder, Embedding
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.gated_activation import gated_activation
 from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
+from services.generator.model.huge_pages import HugePages
 from services.generator.model.int8_linear import int8_linear
+from services.generator.model.layer import Layer
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.linear import Linear
 from services.generator.model.mlp import MLP, Branch, Expert, Mixture, NormedLinear
+from services.generator.model.native_head_steps import NativeHeadSteps
 from services.generator.model.norm import LayerNorm, Norm, RMSNorm, offset_rms_norm
 from services.generator.model.projection import Projection
 
@@ -37,25 +40,29 @@ def load_model(
     attention_backend: str = "auto",
     quantization: str | None = None,
     batch_invariant: bool = True,
+    block_size: int = 16,
 ) -> Decoder:
     """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
 
     `attention_backend` torch keeps to torch's operations where auto would take compiled ones.
     `quantization` int8 rounds all matrices but embeddings and routers. Where `batch_invariant`,
-    a token's products and activations have the same bits beside any others.
+    a token's products and activations have the same bits beside any others. `block_size` is that of
+    the caches it will meet.
 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
     """
     config = ModelConfig.read(folder)
     compute = compute_dtype(config, dtype)
     attentions = [
-        attention(config, window, compute, attention_backend) for window in config.windows
+        attention(config, window, compute, attention_backend, block_size)
+        for window in config.windows
     ]
     act = activation(config.activation, batch_invariant)
     if config.family.is_gated:
         act = gated_activation(config.activation, compute, batch_invariant, attention_backend)
     loader = _Loader(
-        config, Checkpoint(folder), compute, attentions, act, quantization, batch_invariant
+        *(config, Checkpoint(folder), compute, attentions, act, quantization, batch_invariant),
+        compiles=attention_backend != "torch",
     )
     return loader.decoder()
 
@@ -78,15 +85,18 @@ class _Loader:
         act: Activation,
         quantization: str | None,
         batch_invariant: bool,
+        compiles: bool,
     ) -> None:
         self._config = config
         self._attentions = attentions
         self._act = act
         self._quantization = quantization
         self._batch_invariant = batch_invariant
+        self._compiles = compiles
         self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
+        self._memory = HugePages()
         roots, embedding = self._names.roots, f"{self._names.embedding}.weight"
         self._root = next((root for root in roots if root + embedding in checkpoint), roots[0])
 
@@ -145,20 +155,31 @@ class _Loader:
 
     def _head_steps(self, prefix: str, layer: LayerConfig) -> list[HeadStep]:
         config = self._config
+        norm_weight = self._head_norm_weight(prefix)
+        rope_index = None if layer.rope is None else config.ropes.index(layer.rope)
+        if norm_weight is None and rope_index is None:
+            return []
+        if self._compiles and NativeHeadSteps.serves(config, self._dtype):
+            return [NativeHeadSteps(config, norm_weight, rope_index)]
         steps: list[HeadStep] = []
-        if self._names.head_norms is not None:
-            query, key = (
-                self._tensor(f"{prefix}{name}.weight", config.head_dim).float()
-                for name in self._names.head_norms
-            )
-            weight = torch.cat(
-                (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
-            )
-            offset = 1.0 if config.family.norm == "rms_offset" else 0.0
-            steps.append(HeadNorm(weight + offset, config.norm_eps))
-        if layer.rope is not None:
-            steps.append(HeadRotation(config, config.ropes.index(layer.rope)))
+        if norm_weight is not None:
+            steps.append(HeadNorm(norm_weight, config.norm_eps))
+        if rope_index is not None:
+            steps.append(HeadRotation(config, rope_index))
         return steps
+
+    def _head_norm_weight(self, prefix: str) -> torch.Tensor | None:
+        """Return float32 [query and key heads, head_dim], or None where heads have no norms."""
+        config = self._config
+        if self._names.head_norms is None:
+            return None
+        query, key = (
+            self._tensor(f"{prefix}{name}.weight", config.head_dim).float()
+            for name in self._names.head_norms
+        )
+        offset = 1.0 if config.family.norm == "rms_offset" else 0.0
+        parts = (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
+        return torch.cat(parts) + offset
 
     def _mlp(self, prefix: str) -> Branch:
         config, names = self._config, self._names
@@ -227,8 +248,10 @@ class _Loader:
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Projection:
         if self._quantization == "int8":
-            return int8_linear(weight, bias)
-        return bf16_linear(weight, bias) or Linear(weight, bias, self._batch_invariant, adds)
+            return int8_linear(weight, bias, memory=self._memory)
+        return bf16_linear(weight, bias, self._memory) or Linear(
+            weight, bias, self._batch_invariant, adds
+        )
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:

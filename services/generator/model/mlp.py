@@ -24,25 +24,25 @@ class NormedLinear:
     """A product whose result is normalised before it is added (Gemma)."""
 
     def __init__(self, linear: Projection, norm: Norm) -> None:
-        self._linear = linear
-        self._norm = norm
+        self.linear = linear
+        self.norm = norm
 
     def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return `residual + norm(linear(x))`."""
-        return residual + self._norm(self._linear(x))
+        return residual + self.norm(self.linear(x))
 
 
 class MLP:
     """`down(activation(up(x)))`; where gated, `up` is gate and up in one product."""
 
     def __init__(self, up: Projection, down: Branch, activation: Activation) -> None:
-        self._up = up
-        self._down = down
-        self._activation = activation
+        self.up = up
+        self.down = down
+        self.activation = activation
 
     def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return `residual + self(x)`."""
-        return self._down.add_to(self._activation(self._up(x)), residual)
+        return self.down.add_to(self.activation(self.up(x)), residual)
 
 
 class Expert:

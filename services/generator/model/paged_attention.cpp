@@ -5,8 +5,8 @@
 // operations and their order follow from its own position alone, and the rows that share a tile
 // never meet: it comes out bit for bit the same alone, in a batch, in any chunk and on any thread.
 //
-// A row of the cache holds the keys of all heads and then their values: [kv_heads][dim] twice.
-// A plain C entry point, called through ctypes; OpenMP is the copy that torch has loaded.
+// The cache is a sequence of stripes of STRIPE tokens, laid out as the products read them: of each
+// head the keys, [dim / PAIR][STRIPE][PAIR], then of each head the values, [STRIPE / PAIR][dim][PAIR].
 
 #include <algorithm>
 #include <cfloat>
@@ -14,14 +14,16 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernel.h"
 #include "vectors.h"
 
 namespace {
 
+constexpr int STRIPE = 16;  // tokens
 constexpr int TILE = 64;  // keys between two rescalings
 constexpr int ROWS = 64;  // queries times heads that share a tile's keys
 constexpr int DIM = 256;  // the largest head; all are multiples of 16
-constexpr int STRIPES = TILE / LANES;
+constexpr int VECTORS = TILE / LANES;
 constexpr int MICRO = 4;  // rows of a micro kernel, whose MICRO * SPREAD sums stay in registers
 #ifdef __AVX512F__
 constexpr int SPREAD = 4;
@@ -29,21 +31,17 @@ constexpr int SPREAD = 4;
 constexpr int SPREAD = 2;
 #endif
 
-// Float32 products and sums, for tensors of either type.
-struct Singles {
-    static constexpr int PAIR = 1;  // positions or dimensions to a word
+// What a word of queries or weights and words of keys or values add to a sum; PAIR is the number
+// of neighbouring dimensions or tokens to a word.
+template <typename T>
+struct Arithmetic;
+
+template <>
+struct Arithmetic<float> {
+    static constexpr int PAIR = 1;
 
     static Vector multiply_add(Vector sum, Word a, Words b) {
         return ::multiply_add((Vector)all(a), (Vector)b, sum);
-    }
-    template <typename T>
-    static void load(const T* row, int dim, Word* target) {
-        float* floats = reinterpret_cast<float*>(target);
-        for (int d = 0; d < dim; ++d) floats[d] = widen(row[d]);
-    }
-    template <typename T>
-    static void interleave(const T* const* rows, int dim, Word* target) {
-        load(rows[0], dim, target);
     }
     static Words keep(Words both, bool, bool) { return both; }
     static void store(Vector weights, Word* target) {
@@ -51,30 +49,25 @@ struct Singles {
     }
 };
 
-#ifdef __AVX512BF16__
-// Products of bfloat16 pairs, summed in float32.
-struct Pairs {
+template <>
+struct Arithmetic<bfloat16> {
     static constexpr int PAIR = 2;
 
     static Vector multiply_add(Vector sum, Word a, Words b) {
+#ifdef __AVX512BF16__
         return _mm512_dpbf16_ps(sum, (__m512bh)all(a), (__m512bh)b);
-    }
-    static void load(const bfloat16* row, int dim, Word* target) {
-        std::memcpy(target, row, dim * sizeof *row);
-    }
-    static void interleave(const bfloat16* const* rows, int dim, Word* target) {
-        for (int d = 0; d < dim; ++d)
-            target[d] = rows[0][d].bits | static_cast<Word>(rows[1][d].bits) << 16;
+#else
+        sum = ::multiply_add((Vector)all(a << 16), (Vector)(b << 16), sum);
+        return ::multiply_add((Vector)all(a & 0xffff0000u), (Vector)(b & 0xffff0000u), sum);
+#endif
     }
     static Words keep(Words both, bool first, bool second) {
         return both & ((first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u));
     }
     static void store(Vector weights, Word* target) {
-        const __m256bh narrowed = _mm512_cvtneps_pbh(weights);
-        std::memcpy(target, &narrowed, sizeof narrowed);
+        ::store(weights, reinterpret_cast<bfloat16*>(target));
     }
 };
-#endif
 
 // Neighbouring queries of one sequence.
 struct Item {
@@ -84,20 +77,61 @@ struct Item {
     int32_t count;
 };
 
-struct Arguments {
-    const void* queries;         // rows of query_stride elements; the first heads * dim are read
-    void* out;                   // [rows, heads * dim]
-    const void* cache;           // [num_blocks * block_size, 2 * kv_heads * dim]
+// What all layers of a step share.
+struct Plan {
+    const int64_t* slots;        // [rows], of the cache
     const int32_t* block_table;  // [sequences, table_width]
     const Item* items;           // the longest work first; count * heads / kv_heads <= ROWS
-    int64_t num_items;
-    int64_t query_stride;
-    int64_t table_width;
-    int32_t heads, kv_heads, dim, block_size;
-    int32_t window;  // keys a query sees, itself included; 0 for all
-    int32_t num_threads;
-    float scale, soft_cap;
+    int64_t rows, num_items, table_width;
+    int32_t block_size;  // a multiple of STRIPE
 };
+
+struct Arguments {
+    const void* qkv;  // rows of `stride` elements: heads * dim of queries, then keys, then values
+    void* cache;
+    void* out;  // [rows, heads * dim]
+    const Plan* plan;
+    int64_t stride;
+    int32_t heads, kv_heads, dim;
+    int32_t window;  // keys a query sees, itself included; 0 for all
+    float scale, soft_cap;
+    bool is_bfloat16;
+};
+
+// A head's part of a stripe, for keys and for values, and a whole stripe, in elements.
+inline int64_t part_of(const Arguments& a) { return static_cast<int64_t>(STRIPE) * a.dim; }
+inline int64_t stripe_of(const Arguments& a) { return 2 * a.kv_heads * part_of(a); }
+
+// Writes keys and values to the cache.
+struct Write : Arguments {};
+
+int64_t items(const Write& w) { return w.plan->rows; }
+
+template <typename T>
+void run_as(const Write& w, int64_t begin, int64_t end) {
+    constexpr int PAIR = Arithmetic<T>::PAIR;
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t slot = w.plan->slots[row], token = slot % STRIPE;
+        const T* key = static_cast<const T*>(w.qkv) + row * w.stride + w.heads * w.dim;
+        const T* value = key + w.kv_heads * w.dim;
+        T* keys = static_cast<T*>(w.cache) + slot / STRIPE * stripe_of(w);
+        T* values = keys + w.kv_heads * part_of(w);
+        for (int head = 0; head < w.kv_heads; ++head) {
+            for (int d = 0; d < w.dim; d += PAIR)
+                std::memcpy(keys + (d / PAIR * STRIPE + token) * PAIR, key + d, sizeof(Word));
+            for (int d = 0; d < w.dim; ++d)
+                values[(token / PAIR * w.dim + d) * PAIR + token % PAIR] = value[d];
+            key += w.dim, value += w.dim, keys += part_of(w), values += part_of(w);
+        }
+    }
+}
+
+void run(const Write& w, int64_t begin, int64_t end) {
+    if (w.is_bfloat16)
+        run_as<bfloat16>(w, begin, end);
+    else
+        run_as<float>(w, begin, end);
+}
 
 // Positions of a tile, from its begin.
 struct Span {
@@ -112,20 +146,20 @@ inline Span seen(const Arguments& a, int position, int tile) {
     return {std::max(lowest - tile, 0), std::min(position + 1 - tile, TILE)};
 }
 
-// scores[i] = queries[i] keys, [N, width] by [SPREAD][width][LANES].
-template <class Arithmetic, int N>
-void score(const Word* queries, const Word* keys, int width, float* scores) {
+// scores[i] = queries[i] keys, [N, width] by [width][STRIPE] from each of SPREAD places.
+template <typename T, int N>
+void score(const Word* queries, const Word* const* keys, int width, float* scores) {
     Vector sums[N][SPREAD] = {};
     for (int w = 0; w < width; ++w) {
         Words column[SPREAD];
 #pragma GCC unroll 4
-        for (int s = 0; s < SPREAD; ++s) column[s] = at(keys + (s * width + w) * LANES);
+        for (int s = 0; s < SPREAD; ++s) column[s] = at(keys[s] + w * STRIPE);
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
             for (int s = 0; s < SPREAD; ++s)
                 sums[i][s] =
-                    Arithmetic::multiply_add(sums[i][s], queries[i * width + w], column[s]);
+                    Arithmetic<T>::multiply_add(sums[i][s], queries[i * width + w], column[s]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
@@ -133,28 +167,30 @@ void score(const Word* queries, const Word* keys, int width, float* scores) {
         for (int s = 0; s < SPREAD; ++s) at(scores + i * TILE + s * LANES) = sums[i][s];
 }
 
-// outputs[i] = outputs[i] * shrink[i] + weights[i] values, for C vectors of N rows.
-template <class Arithmetic, int N, int C>
-void mix(const Word (*weights)[TILE], const Word* values, Span span, const float* shrink, int dim,
-         float* outputs) {
-    constexpr int PAIR = Arithmetic::PAIR;
+// outputs[i] = outputs[i] * shrink[i] + weights[i] values, for C vectors of N rows; values are
+// [STRIPE / PAIR][dim] from each of a tile's places.
+template <typename T, int N, int C>
+void mix(const Word (*weights)[TILE], const Word* const* values, Span span, const float* shrink,
+         int dim, int d, float* outputs) {
+    constexpr int PAIR = Arithmetic<T>::PAIR, WORDS = STRIPE / PAIR;
     Vector sums[N][C];
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sums[i][c] = at(outputs + i * dim + c * LANES) * shrink[i];
+        for (int c = 0; c < C; ++c) sums[i][c] = at(outputs + i * dim + d + c * LANES) * shrink[i];
     const auto add = [&](int w, bool first, bool second) __attribute__((always_inline)) {
+        const Word* source = values[w / WORDS] + w % WORDS * dim + d;
         Words row[C];
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
-            row[c] = at(values + w * dim + c * LANES);
-            if (!first || !second) row[c] = Arithmetic::keep(row[c], first, second);
+            row[c] = at(source + c * LANES);
+            if (!first || !second) row[c] = Arithmetic<T>::keep(row[c], first, second);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
             for (int c = 0; c < C; ++c)
-                sums[i][c] = Arithmetic::multiply_add(sums[i][c], weights[i][w], row[c]);
+                sums[i][c] = Arithmetic<T>::multiply_add(sums[i][c], weights[i][w], row[c]);
     };
     // a pair of which only one is seen: the other may hold anything, and zero times NaN is NaN
     int w = span.first / PAIR;
@@ -164,17 +200,16 @@ void mix(const Word (*weights)[TILE], const Word* values, Span span, const float
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) at(outputs + i * dim + c * LANES) = sums[i][c];
+        for (int c = 0; c < C; ++c) at(outputs + i * dim + d + c * LANES) = sums[i][c];
 }
 
-template <class Arithmetic, int N>
-void mix(const Word (*weights)[TILE], const Word* values, Span span, const float* shrink, int dim,
-         float* outputs) {
+template <typename T, int N>
+void mix(const Word (*weights)[TILE], const Word* const* values, Span span, const float* shrink,
+         int dim, float* outputs) {
     int d = 0;
     for (; d + SPREAD * LANES <= dim; d += SPREAD * LANES)
-        mix<Arithmetic, N, SPREAD>(weights, values + d, span, shrink, dim, outputs + d);
-    for (; d < dim; d += LANES)
-        mix<Arithmetic, N, 1>(weights, values + d, span, shrink, dim, outputs + d);
+        mix<T, N, SPREAD>(weights, values, span, shrink, dim, d, outputs);
+    for (; d < dim; d += LANES) mix<T, N, 1>(weights, values, span, shrink, dim, d, outputs);
 }
 
 // Calls f with a constant for `count`, which is 1 to MICRO.
@@ -189,22 +224,20 @@ inline void with_constant(int count, F f) {
     }
 }
 
-const Word ZEROS[DIM] = {};
-
 // Attends with an item's queries, in the query heads that share one key head.
-template <class Arithmetic, typename T>
+template <typename T>
 struct Attention {
+    static constexpr int PAIR = Arithmetic<T>::PAIR;
+
     const Arguments& a;
     const Item item;
     const int head;
     const int group = a.heads / a.kv_heads;
     const int dim = a.dim;
-    const int width = dim / Arithmetic::PAIR;
+    const int width = dim / PAIR;
 
-    alignas(64) Word queries[ROWS * DIM / Arithmetic::PAIR];  // [rows, width]
-    alignas(64) float outputs[ROWS * DIM];                    // [rows, dim], times total
-    alignas(64) Word keys[TILE * DIM / Arithmetic::PAIR];     // [STRIPES][width][LANES]
-    alignas(64) Word values[TILE * DIM / Arithmetic::PAIR];   // [TILE / PAIR][dim]
+    alignas(64) Word queries[ROWS * DIM / PAIR];  // [rows, width]
+    alignas(64) float outputs[ROWS * DIM];        // [rows, dim], times total
     alignas(64) float scores[ROWS][TILE];
     alignas(64) Word weights[ROWS][TILE];
     float best[ROWS], total[ROWS], shrink[ROWS];  // best is in powers of two
@@ -216,107 +249,85 @@ struct Attention {
     void run() {
         const int rows = item.count * group;
         for (int row = 0; row < rows; ++row) {
-            const T* source = static_cast<const T*>(a.queries) +
-                              (item.row + row / group) * a.query_stride +
+            const T* source = static_cast<const T*>(a.qkv) + (item.row + row / group) * a.stride +
                               static_cast<int64_t>(head * group + row % group) * dim;
-            Arithmetic::load(source, dim, queries + row * width);
+            std::memcpy(queries + row * width, source, dim * sizeof *source);
             best[row] = -FLT_MAX;
             total[row] = 0;
         }
         std::fill_n(outputs, rows * dim, 0.0f);
         const int last = position(rows - 1);
         const int lowest = a.window ? std::max(0, item.position - a.window + 1) : 0;
-        Located here, next;
-        locate(lowest / TILE * TILE, lowest, last, here);
+        Located tiles[2];
+        Located *here = tiles, *next = tiles + 1;
+        locate(lowest / TILE * TILE, lowest, last, *here);
         for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
-            locate(tile + TILE, lowest, last, next);
-            pack(here, next);
-            here = next;
+            if (tile + TILE <= last) {
+                locate(tile + TILE, lowest, last, *next);
+                fetch(*next);
+            }
             // rows before the tile see nothing of it, nor do rows whose window has left it
             const int begin = std::max(0, tile - item.position) * group;
             int end = rows;
             if (a.window) end = std::min(end, (tile + TILE + a.window - 1 - item.position) * group);
-            visit(tile, begin, end);
+            visit(tile, *here, begin, end);
+            std::swap(here, next);
         }
         for (int row = 0; row < rows; ++row) {
             T* target = static_cast<T*>(a.out) +
                         (static_cast<int64_t>(item.row + row / group) * a.heads + head * group +
                          row % group) * dim;
             const float inverse = 1.0f / total[row];
-            for (int d = 0; d < dim; ++d) narrow(outputs[row * dim + d] * inverse, target + d);
+            for (int d = 0; d < dim; d += LANES) store(at(outputs + row * dim + d) * inverse, target + d);
         }
     }
 
-    // The positions of a tile that some query sees, and zeros for the rest.
+    // Where a tile's stripes lie; those of which no query sees anything repeat one that is seen.
     struct Located {
-        const T *keys[TILE], *values[TILE];
+        const Word *keys[TILE / STRIPE], *values[TILE / STRIPE];
     };
 
     void locate(int tile, int lowest, int last, Located& found) const {
-        const T* zeros = reinterpret_cast<const T*>(ZEROS);
-        std::fill_n(found.keys, TILE, zeros);
-        std::fill_n(found.values, TILE, zeros);
-        const int first = std::max(tile, lowest), end = std::min(tile + TILE, last + 1);
-        const int32_t* blocks = a.block_table + item.sequence * a.table_width;
-        const int64_t stride = 2LL * a.kv_heads * dim;
-        int block = first / a.block_size, offset = first % a.block_size;
-        for (int position = first; position < end; ++position) {
-            const int64_t slot = static_cast<int64_t>(blocks[block]) * a.block_size + offset;
-            const T* row = static_cast<const T*>(a.cache) + slot * stride + head * dim;
-            found.keys[position - tile] = row;
-            found.values[position - tile] = row + a.kv_heads * dim;
-            if (++offset == a.block_size) ++block, offset = 0;
+        const int32_t* blocks = a.plan->block_table + item.sequence * a.plan->table_width;
+        const int first = lowest / STRIPE, end = last / STRIPE, block = a.plan->block_size / STRIPE;
+        for (int s = 0; s < TILE / STRIPE; ++s) {
+            const int stripe = std::min(std::max(tile / STRIPE + s, first), end);
+            const T* keys = static_cast<const T*>(a.cache) +
+                            (static_cast<int64_t>(blocks[stripe / block]) * block + stripe % block) *
+                                stripe_of(a) +
+                            head * part_of(a);
+            found.keys[s] = reinterpret_cast<const Word*>(keys);
+            found.values[s] = reinterpret_cast<const Word*>(keys + a.kv_heads * part_of(a));
         }
     }
 
-    // Lays out a tile for the products, and asks for the next one's memory meanwhile.
-    void pack(const Located& here, const Located& next) {
-        for (int stripe = 0; stripe < STRIPES; ++stripe) {
-            fetch(next.keys + stripe * LANES, LANES);
-            pack_keys(here.keys + stripe * LANES, keys + stripe * width * LANES);
-        }
-        for (int t = 0; t < TILE; t += Arithmetic::PAIR) {
-            fetch(next.values + t, Arithmetic::PAIR);
-            Arithmetic::interleave(here.values + t, dim, values + t / Arithmetic::PAIR * dim);
-        }
-    }
-
-    void fetch(const T* const* rows, int count) const {
-        constexpr int LINE = 64 / sizeof(T);
-        for (int i = 0; i < count; ++i)
-            for (int d = 0; d < dim; d += LINE) __builtin_prefetch(rows[i] + d, 0, 2);
-    }
-
-    void pack_keys(const T* const* rows, Word* target) {
-        const Word* words[LANES];
-        alignas(64) Word loaded[LANES][DIM / Arithmetic::PAIR];
-        constexpr bool AS_STORED = sizeof(T) * Arithmetic::PAIR == sizeof(Word);
-        for (int i = 0; i < LANES; ++i) {
-            if (AS_STORED) {
-                words[i] = reinterpret_cast<const Word*>(rows[i]);
-            } else {
-                Arithmetic::load(rows[i], dim, loaded[i]);
-                words[i] = loaded[i];
+    void fetch(const Located& tile) const {
+        const int words = STRIPE * width;
+        for (int s = 0; s < TILE / STRIPE; ++s)
+            for (int w = 0; w < words; w += 64 / sizeof(Word)) {
+                __builtin_prefetch(tile.keys[s] + w, 0, 2);
+                __builtin_prefetch(tile.values[s] + w, 0, 2);
             }
-        }
-        transpose(words, width, target);
     }
 
-    void visit(int tile, int begin, int end) {
-        for (int row = begin; row < end; row += MICRO)
-            with_constant(std::min(MICRO, end - row), [&](auto n) {
-                for (int s = 0; s < STRIPES; s += SPREAD)
-                    score<Arithmetic, n>(queries + row * width, keys + s * width * LANES, width,
-                                         scores[row] + s * LANES);
-            });
+    void visit(int tile, const Located& located, int begin, int end) {
+        for (int v = 0; v < VECTORS; v += SPREAD) {
+            const Word* keys[SPREAD];
+            for (int s = 0; s < SPREAD; ++s)
+                keys[s] = located.keys[(v + s) * LANES / STRIPE] + (v + s) * LANES % STRIPE;
+            for (int row = begin; row < end; row += MICRO)
+                with_constant(std::min(MICRO, end - row), [&](auto n) {
+                    score<T, n>(queries + row * width, keys, width, scores[row] + v * LANES);
+                });
+        }
         for (int row = begin; row < end; ++row) weigh(row, seen(a, position(row), tile));
         for (int row = begin, count; row < end; row += count) {
             const Span span = seen(a, position(row), tile);
             for (count = 1; count < std::min(MICRO, end - row); ++count)
                 if (!(seen(a, position(row + count), tile) == span)) break;
             with_constant(count, [&](auto n) {
-                mix<Arithmetic, n>(weights + row, values, span, shrink + row, dim,
-                                   outputs + row * dim);
+                mix<T, n>(weights + row, located.values, span, shrink + row, dim,
+                          outputs + row * dim);
             });
         }
     }
@@ -324,25 +335,25 @@ struct Attention {
     // Turns a row of scores into weights that are relative to the best score so far.
     void weigh(int row, Span span) {
         const float log2e = 1.44269504f;
-        Vector part[STRIPES];
-        for (int s = 0; s < STRIPES; ++s) part[s] = at(scores[row] + s * LANES);
+        Vector part[VECTORS];
+        for (int s = 0; s < VECTORS; ++s) part[s] = at(scores[row] + s * LANES);
         if (a.soft_cap > 0)
-            for (int s = 0; s < STRIPES; ++s)
+            for (int s = 0; s < VECTORS; ++s)
                 part[s] = tanh(part[s] * (a.scale / a.soft_cap)) * a.soft_cap;
         if (span.first > 0 || span.last < TILE)
-            for (int s = 0; s < STRIPES; ++s) {
+            for (int s = 0; s < VECTORS; ++s) {
                 const Integers t = numbered() + s * LANES;
                 part[s] = (t >= span.first) & (t < span.last) ? part[s] : all(-FLT_MAX);
             }
         const float to_power = a.soft_cap > 0 ? log2e : a.scale * log2e;
         Vector tops = part[0];
-        for (int s = 1; s < STRIPES; ++s) tops = part[s] > tops ? part[s] : tops;
+        for (int s = 1; s < VECTORS; ++s) tops = part[s] > tops ? part[s] : tops;
         const float top = std::max(best[row], largest(tops) * to_power);
         Vector added = {};
-        for (int s = 0; s < STRIPES; ++s) {
+        for (int s = 0; s < VECTORS; ++s) {
             part[s] = power_of_two(multiply_add(part[s], all(to_power), all(-top)));
             added += part[s];
-            Arithmetic::store(part[s], weights[row] + s * LANES / Arithmetic::PAIR);
+            Arithmetic<T>::store(part[s], weights[row] + s * LANES / PAIR);
         }
         shrink[row] = power_of_two(all(best[row] - top))[0];
         total[row] = total[row] * shrink[row] + sum(added);
@@ -350,22 +361,24 @@ struct Attention {
     }
 };
 
-template <class Arithmetic, typename T>
-void run(const Arguments& a) {
-    const int64_t count = a.num_items * a.kv_heads;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(a.num_threads)
-    for (int64_t i = 0; i < count; ++i)
-        Attention<Arithmetic, T>(a, a.items[i / a.kv_heads], i % a.kv_heads).run();
+int64_t items(const Arguments& a) { return a.plan->num_items * a.kv_heads; }
+
+template <typename T>
+void run_as(const Arguments& a, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+        Attention<T>(a, a.plan->items[i / a.kv_heads], i % a.kv_heads).run();
+}
+
+void run(const Arguments& a, int64_t begin, int64_t end) {
+    if (a.is_bfloat16)
+        run_as<bfloat16>(a, begin, end);
+    else
+        run_as<float>(a, begin, end);
 }
 
 }  // namespace
 
+KERNEL(kv_write, Write)
+
 // Attends with the queries of all items.
-extern "C" void paged_attention(const Arguments* arguments, bool is_bfloat16) {
-    if (!is_bfloat16) return run<Singles, float>(*arguments);
-#ifdef __AVX512BF16__
-    run<Pairs, bfloat16>(*arguments);
-#else
-    run<Singles, bfloat16>(*arguments);
-#endif
-}
+KERNEL(paged_attention, Arguments)

@@ -1,17 +1,28 @@
 // x / rms(x) * weight for rows of float32 or bfloat16, summed in float32 (arXiv:1910.07467).
 //
-// A row's operations do not depend on the others. A plain C entry point, called through ctypes;
-// OpenMP is the copy that torch has loaded.
+// A row's operations do not depend on the others.
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
+#include "kernel.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int SUMS = 4;               // kept apart, so that they need not wait for each other
-constexpr int64_t MANY = 16384;       // elements that are worth another thread
+constexpr int SUMS = 4;  // kept apart, so that they need not wait for each other
+
+struct Norm {
+    const void* x;         // rows of `stride` elements, of which `width` are read
+    const float* weight;   // [width]
+    const void* residual;  // [rows, width] or null; may be `out`
+    void* out;             // [rows, width]
+    const int64_t* rows;
+    int64_t width, stride;
+    float eps;
+    bool is_bfloat16;
+};
 
 template <typename T>
 void normalise(const T* x, const float* weight, T* out, int64_t width, float eps) {
@@ -34,22 +45,32 @@ void normalise(const T* x, const float* weight, T* out, int64_t width, float eps
     for (; i < width; ++i) narrow(widen(x[i]) * scale * weight[i], out + i);
 }
 
+int64_t items(const Norm& n) { return *n.rows; }
+
 template <typename T>
-void run(const void* x, const float* weight, void* out, int64_t rows, int64_t width, int64_t stride,
-         float eps, int threads) {
-#pragma omp parallel for if (rows * width > MANY) num_threads(threads)
-    for (int64_t row = 0; row < rows; ++row)
-        normalise(static_cast<const T*>(x) + row * stride, weight,
-                  static_cast<T*>(out) + row * width, width, eps);
+void run_as(const Norm& n, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+        const T* x = static_cast<const T*>(n.x) + row * n.stride;
+        T* out = static_cast<T*>(n.out) + row * n.width;
+        if (!n.residual) {
+            normalise(x, n.weight, out, n.width, n.eps);
+            continue;
+        }
+        thread_local std::vector<T> normed;
+        normed.resize(n.width);
+        normalise(x, n.weight, normed.data(), n.width, n.eps);
+        const T* residual = static_cast<const T*>(n.residual) + row * n.width;
+        for (int64_t i = 0; i < n.width; ++i) narrow(widen(residual[i]) + widen(normed[i]), out + i);
+    }
+}
+
+void run(const Norm& n, int64_t begin, int64_t end) {
+    if (n.is_bfloat16)
+        run_as<bfloat16>(n, begin, end);
+    else
+        run_as<float>(n, begin, end);
 }
 
 }  // namespace
 
-// x has rows of `stride` elements, of which `width` are read; out is [rows, width].
-extern "C" void rms_norm(const void* x, const float* weight, void* out, int64_t rows, int64_t width,
-                         int64_t stride, float eps, bool is_bfloat16, int threads) {
-    if (is_bfloat16)
-        run<bfloat16>(x, weight, out, rows, width, stride, eps, threads);
-    else
-        run<float>(x, weight, out, rows, width, stride, eps, threads);
-}
+KERNEL(rms_norm, Norm)

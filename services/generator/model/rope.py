@@ -11,13 +11,13 @@ from services.generator.model.rope_config import RopeConfig
 
 
 class Rotation(NamedTuple):
-    """The angles of one step's tokens, made once and used by every layer."""
+    """The angles of one step's tokens in float32, made once and used by every layer."""
 
     cos: torch.Tensor  # [T, 1, 1, dim / 2]
     sin: torch.Tensor  # [T, 1, 2, dim / 2], the first half negated
 
     def apply_(self, x: torch.Tensor) -> None:
-        """Rotate heads in place; `x` is [T, heads, 2, dim / 2] in the rotation's dtype."""
+        """Rotate heads in place; `x` is [T, heads, 2, dim / 2] of any dtype."""
         swapped = x.flip(-2)
         x.mul_(self.cos).add_(swapped.mul_(self.sin))
 
@@ -29,10 +29,10 @@ class Rope:
         self._frequencies = rope_frequencies(config)
         self._factor = config.attention_factor
 
-    def __call__(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
-        """Return the rotation of `positions` [T]; angles are computed in float32."""
+    def __call__(self, positions: torch.Tensor) -> Rotation:
+        """Return the rotation of `positions` [T]."""
         angles = positions.to(torch.float32).unsqueeze(1) * self._frequencies
-        cos, sin = (angles.cos() * self._factor).to(dtype), (angles.sin() * self._factor).to(dtype)
+        cos, sin = angles.cos() * self._factor, angles.sin() * self._factor
         return Rotation(cos[:, None, None, :], torch.stack((-sin, sin), dim=1).unsqueeze(1))
 
 

@@ -27,7 +27,6 @@ typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
 // What one multiply-add takes to a lane: a float32, or two neighbouring bfloat16.
 typedef uint32_t Word __attribute__((may_alias));
 typedef Word Words __attribute__((vector_size(LANES * sizeof(Word)), may_alias));
-typedef Word Quad __attribute__((vector_size(4 * sizeof(Word)), aligned(4), may_alias));
 
 struct bfloat16 {
     uint16_t bits;
@@ -137,69 +136,5 @@ inline Vector tanh(Vector x) {
     const Vector power = power_of_two(doubled > 126.0f ? all(126.0f) : doubled);
     return 1.0f - 2.0f / (1.0f + power);
 }
-
-#ifdef __AVX512F__
-// Turns 16 rows of 16 words, of which `width` are read, into columns.
-inline void transpose_square(const Word* const* rows, int begin, int width, Word* target) {
-    const __mmask16 mask = width >= LANES ? 0xffff : (1u << width) - 1;
-    __m512i r[LANES], t[LANES];
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; ++i) r[i] = _mm512_maskz_loadu_epi32(mask, rows[i] + begin);
-#pragma GCC unroll 8
-    for (int i = 0; i < LANES; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < LANES; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {  // quarter q of r[4j + i] is column 4q + i of rows 4j to 4j + 3
-        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        const __m512i b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        const __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        const __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-        t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
-        t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; ++i)
-        if (i < width) _mm512_store_si512(target + i * LANES, t[i]);
-}
-
-// Turns 16 rows of `width` words into columns: target is [width][LANES].
-inline void transpose(const Word* const* rows, int width, Word* target) {
-    for (int w = 0; w < width; w += LANES)
-        transpose_square(rows, w, width - w, target + w * LANES);
-}
-#else
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Quad{__VA_ARGS__})
-#endif
-
-// Turns LANES rows of `width` words, a multiple of 4, into columns: target is [width][LANES].
-inline void transpose(const Word* const* rows, int width, Word* target) {
-    for (int w = 0; w < width; w += 4)
-        for (int i = 0; i < LANES; i += 4) {
-            Quad in[4];
-            for (int j = 0; j < 4; ++j) in[j] = *reinterpret_cast<const Quad*>(rows[i + j] + w);
-            const Quad a = SHUFFLE(in[0], in[1], 0, 4, 1, 5), b = SHUFFLE(in[2], in[3], 0, 4, 1, 5);
-            const Quad c = SHUFFLE(in[0], in[1], 2, 6, 3, 7), d = SHUFFLE(in[2], in[3], 2, 6, 3, 7);
-            Word* out = target + w * LANES + i;
-            *reinterpret_cast<Quad*>(out) = SHUFFLE(a, b, 0, 1, 4, 5);
-            *reinterpret_cast<Quad*>(out + LANES) = SHUFFLE(a, b, 2, 3, 6, 7);
-            *reinterpret_cast<Quad*>(out + 2 * LANES) = SHUFFLE(c, d, 0, 1, 4, 5);
-            *reinterpret_cast<Quad*>(out + 3 * LANES) = SHUFFLE(c, d, 2, 3, 6, 7);
-        }
-}
-#endif
 
 }  // namespace

@@ -106,14 +106,15 @@ def test_pages_give_what_contiguous_memory_gives(
         histories[id(chunk)] = torch.randn(case.length, config.q_size + 2 * config.kv_size).to(
             dtype
         )
-        for position in range(chunk.start):
-            block_id = request.block_ids[position // BLOCK_SIZE]
-            slot = block_id * BLOCK_SIZE + position % BLOCK_SIZE
-            cache.layers[0].slots[slot] = histories[id(chunk)][position, config.q_size :]
     batch = build_batch(chunks, BLOCK_SIZE)
     rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
     with torch.inference_mode():
         attend = attention(config, window, dtype, backend)
+        for chunk in chunks:
+            if chunk.start:  # what came before, whose own results are of no interest
+                earlier = build_batch([Chunk(chunk.request, 0, chunk.start)], BLOCK_SIZE)
+                past = histories[id(chunk)][: chunk.start]
+                attend(past, cache.layers[0], attend.plan(earlier.pages, BLOCK_SIZE))
         plan = attend.plan(batch.pages, BLOCK_SIZE)
         out = attend(torch.cat(rows), cache.layers[0], plan).float()
 

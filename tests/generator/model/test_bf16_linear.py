@@ -5,6 +5,7 @@ import torch
 
 from services.generator.model import native
 from services.generator.model.bf16_linear import NativeBf16Linear, bf16_linear
+from services.generator.model.huge_pages import HugePages
 from services.generator.model.projection import Projection
 
 # also where there is AMX, although products are oneDNN's there
@@ -24,7 +25,7 @@ def product(
     weight = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
     bias = torch.randn(outputs).bfloat16() if biased else None
     assert LIBRARY is not None
-    return NativeBf16Linear(LIBRARY, weight, bias), weight, bias
+    return NativeBf16Linear(LIBRARY, weight, bias, HugePages()), weight, bias
 
 
 @NEEDS_KERNEL

@@ -17,7 +17,7 @@ from services.generator.model import KVCache, load_model
 from tests.generator.model.test_parity import make_prompts, reference
 
 MakeLlama = Callable[..., tuple[Any, Path]]
-BLOCK_SIZE = 4
+BLOCK_SIZE = 16
 
 
 def make_engine(folder: Path, speculative_tokens: int, **options: Any) -> Engine:
@@ -68,7 +68,7 @@ def test_greedy_tokens_are_those_of_transformers(attention: str, make_llama: Mak
     prompts = [*make_prompts(89, (1, 33)), *(repetitive(seed, 40, 89) for seed in range(2))]
     expected = reference(model, prompts, 40)
     params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
-    for num_blocks in (1000, 24):
+    for num_blocks in (1000, 12):
         engine = make_engine(
             folder, 7, attention=attention, num_blocks=num_blocks, output_quantile=0.0
         )
@@ -76,7 +76,7 @@ def test_greedy_tokens_are_those_of_transformers(attention: str, make_llama: Mak
         assert [tokens(each) for each in outputs] == expected
         stats = engine.stats()
         assert stats.num_draft_tokens > stats.num_accepted_tokens > 0
-        assert (stats.num_preemptions > 0) == (num_blocks == 24)
+        assert (stats.num_preemptions > 0) == (num_blocks == 12)
 
 
 @pytest.mark.parametrize(

@@ -75,5 +75,5 @@ def test_heads_are_rotated_as_in_transformers(kind: str) -> None:
     expected, _ = apply_rotary_pos_emb(heads, heads, cos, sin)
     raw = {"rope_parameters": KINDS[kind], "max_position_embeddings": 131072}
     rope, _ = parse_rope(Fields(raw, FAMILIES["LlamaForCausalLM"]), 64, None)
-    Rope(rope)(positions, torch.float32).apply_(x.view(5, 2, 2, 32))
+    Rope(rope)(positions).apply_(x.view(5, 2, 2, 32))
     assert torch.allclose(x.view(1, 5, 2, 64).transpose(1, 2), expected, atol=1e-4)

@@ -1,0 +1,74 @@
+"""One layer of a decoder, and layers run one after the other.
+
+As in "Attention is all you need" (arXiv:1706.03762), norms first, and what came after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from services.generator.model.attention import Attention
+from services.generator.model.heads import HeadStep
+from services.generator.model.kv_cache import KVCache, LayerCache
+from services.generator.model.mlp import Branch
+from services.generator.model.norm import Norm
+from services.generator.model.projection import Projection
+from services.generator.model.rope import Rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer; q, k, v are stacked so that they are one product."""
+
+    attention_norm: Norm
+    qkv: Projection  # hidden -> q_size + 2 kv_size
+    head_steps: tuple[HeadStep, ...]
+    attention: Attention
+    plan_index: int  # of its attention in the decoder's
+    out: Branch  # q_size -> hidden
+    mlp_norm: Norm
+    mlp: Branch  # hidden -> hidden
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        cache: LayerCache,
+        plans: Sequence[Any],
+        rotations: Sequence[Rotation],
+    ) -> torch.Tensor:
+        """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache.
+
+        `plans` and `rotations` are what all layers share in one pass, one per kind of layer.
+        """
+        qkv = self.qkv(self.attention_norm(hidden))
+        for head_step in self.head_steps:
+            head_step(qkv, rotations)
+        attended = self.attention(qkv, cache, plans[self.plan_index])
+        hidden = self.out.add_to(attended, hidden)
+        return self.mlp.add_to(self.mlp_norm(hidden), hidden)
+
+
+class LayerByLayer:
+    """Runs each operation of each layer by itself, whatever they are made of."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        cache: KVCache,
+        plans: Sequence[Any],
+        rotations: Sequence[Rotation],
+    ) -> torch.Tensor:
+        """Map [T, hidden] to [T, hidden]."""
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            hidden = layer(hidden, layer_cache, plans, rotations)
+        return hidden
+
+    def __repr__(self) -> str:
+        return f"LayerByLayer({len(self._layers)} layers)"
