@@ -47,20 +47,56 @@ struct Gather : Product {};
 
 int64_t items(const Gather& g) { return *g.rows == 1 ? 0 : (*g.rows + ROWS - 1) / ROWS; }
 
+inline __mmask16 mask_of(int64_t left) {
+    if (left <= 0) return 0;
+    return left >= LANES ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+}
+
+// Turns 16 rows of 16 words into columns.
+inline void transpose(__m512i* r) {
+    __m512i t[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // quarter q of r[4j + i] is column 4q + i of rows 4j to 4j + 3
+        const __m512i a = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i) r[i] = t[i];
+}
+
 void run(const Gather& g, int64_t begin, int64_t end) {
     const int64_t steps = steps_of(g);
     for (int64_t row = begin * ROWS; row < std::min(end * ROWS, *g.rows); row += ROWS) {
         const int64_t count = std::min<int64_t>(ROWS, *g.rows - row);
-        for (int64_t r = 0; r < count; ++r)
-            for (int64_t step = 0; step < steps; ++step)
-                std::memcpy(g.pairs + row * steps + step * count + r,
-                            g.x + (row + r) * g.x_stride + step * 2, sizeof *g.pairs);
+        int32_t* target = g.pairs + row * steps;
+        for (int64_t step = 0; step < steps; step += LANES, target += LANES * count) {
+            __m512i words[LANES] = {};
+            for (int64_t r = 0; r < count; ++r)
+                words[r] = _mm512_maskz_loadu_epi32(mask_of(steps - step),
+                                                    g.x + (row + r) * g.x_stride + step * 2);
+            transpose(words);
+            for (int64_t i = 0; i < std::min<int64_t>(LANES, steps - step); ++i)
+                _mm512_mask_storeu_epi32(target + i * count, mask_of(count), words[i]);
+        }
     }
-}
-
-inline __mmask16 mask_of(int64_t left) {
-    if (left <= 0) return 0;
-    return left >= LANES ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
 }
 
 inline __m512 load(const uint16_t* x, __mmask16 mask) {
