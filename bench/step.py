@@ -1,9 +1,10 @@
-"""Where the time of a decode step goes, by the parts of the engine.
+"""Where the time of a decode step goes, by the parts of the engine and by kernels.
 
-    python -m bench.step [--sequences 1 32] [--steps 60] [--quantization int8]
+    python -m bench.step [--sequences 1 8 32] [--steps 40] [--quantization int8]
 
-SmolLM-135M's shape with random weights in bfloat16, contexts from 148 tokens. The parts are timed
-by cProfile, which itself takes time; the best step without it is printed beside. Writes
+SmolLM-135M shape with random weights in bfloat16, contexts from 128 tokens. Each kernel is
+run by itself between steps, best of all; the Python parts are timed by cProfile, which itself
+takes time. The best and the median step without either are printed beside. Writes
 bench/results/step.json.
 """
 
@@ -13,64 +14,107 @@ import argparse
 import cProfile
 import json
 import pstats
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
 from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.model.program import KernelCall, Program
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 PROMPT_TOKENS = 128
-WARM_UP_STEPS = 20
+# room for all sequences at once, or fewer would run than the table says
+KV_CACHE_BYTES = 2**30
 # whole calls by the end of their file's name and their own
 PARTS = {
-    "linear layers and head": ("linear.py", ("__call__", "add_to")),
-    "attention": ("native_attention.py", ("__call__",)),
-    "norms": ("norm.py", ("__call__",)),
-    "gates": ("gated_activation.py", ("__call__",)),
-    "rotation": ("heads.py", ("__call__",)),
-    "batch layout": ("batch.py", ("build_batch",)),
+    "layers": ("compiled_layers.py", ("__call__",)),
+    "final norm and head": ("decoder.py", ("_logits",)),
+    "batch layout": ("runner.py", ("_prepare",)),
     "sampling": ("runner.py", ("_draw",)),
-    "scheduler": ("scheduler.py", ("expire", "schedule", "commit", "observe_step")),
+    "scheduler": ("scheduler.py", ("expire", "schedule", "foresee", "commit", "observe_step")),
 }
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser("bench.step", description=__doc__)
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--quantization", choices=("int8",), default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_checkpoint(Path(scratch), SMOLLM_135M)
-        config = EngineConfig(folder, kv_cache_bytes=2**28, quantization=options.quantization)
+        config = EngineConfig(
+            folder, kv_cache_bytes=KV_CACHE_BYTES, quantization=options.quantization
+        )
         rows = [measure(Engine.load(config), count, options.steps) for count in options.sequences]
     for row in rows:
-        print(f"\n{row['sequences']} sequences, best step {row['best_ms']:.2f} ms; profiled:")
-        for name, value in row["parts_ms"].items():
-            print(f"  {name:<24}{value:8.2f} ms")
+        print(f"\n{row['sequences']} sequences", end=", ")
+        print(f"a step takes {row['best_ms']:.2f} ms at best, {row['median_ms']:.2f} in the median")
+        for title, parts in (("kernels", row["kernels_ms"]), ("profiled", row["parts_ms"])):
+            print(title)
+            for name, value in parts.items():
+                print(f"  {name:<24}{value:8.2f} ms")
     result = {**describe(), "options": vars(options), "rows": rows}
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {RESULT.name}")
 
 
 def measure(engine: Engine, count: int, steps: int) -> dict[str, Any]:
-    """Return the best step and the mean milliseconds of each part for `count` sequences."""
-    params = SamplingParams(max_tokens=1000, temperature=0.0, ignore_eos=True)
+    """Return a step's milliseconds with `count` sequences, whole and in parts."""
+    params = SamplingParams(max_tokens=4 * steps + 200, temperature=0.0, ignore_eos=True)
     for index in range(count):
         engine.add(str(index), range(5 + index, 5 + index + PROMPT_TOKENS), params)
-    for _ in range(WARM_UP_STEPS):
+    while any(request.num_output_tokens < 2 for request in engine._requests.values()):
         engine.step()
-    best_s = float("inf")
+    assert engine.stats().num_running == count, "some sequences wait"
+    times_s = []
     for _ in range(steps):
         started_s = time.perf_counter()
         engine.step()
-        best_s = min(best_s, time.perf_counter() - started_s)
+        times_s.append(time.perf_counter() - started_s)
+    return {
+        "sequences": count,
+        "best_ms": min(times_s) * 1e3,
+        "median_ms": statistics.median(times_s) * 1e3,
+        "kernels_ms": kernels_ms(engine, steps),
+        "parts_ms": parts_ms(engine, steps),
+    }
+
+
+def kernels_ms(engine: Engine, steps: int) -> dict[str, float]:
+    """Return the best time of each kernel's calls in one pass through the layers."""
+    model = engine._runner._model  # type: ignore[attr-defined]
+    layers: Callable[..., Any] = model._layers
+    best: dict[str, float] = defaultdict(lambda: float("inf"))
+
+    def timed(*args: Any) -> Any:
+        out = layers(*args)
+        groups: dict[str, list[KernelCall]] = defaultdict(list)
+        for call in layers._recording.program.calls:  # type: ignore[attr-defined]
+            groups[call.kernel.name].append(call)
+        for name, calls in groups.items():
+            program = Program(calls)
+            started_s = time.perf_counter()
+            program.run()
+            best[name] = min(best[name], (time.perf_counter() - started_s) * 1e3)
+        return out
+
+    model._layers = timed
+    for _ in range(steps):
+        engine.step()
+    model._layers = layers
+    return dict(best)
+
+
+def parts_ms(engine: Engine, steps: int) -> dict[str, float]:
+    """Return the mean time of each part of a step under the profiler."""
     profile = cProfile.Profile()
     profile.enable()
     for _ in range(steps):
@@ -87,9 +131,12 @@ def measure(engine: Engine, count: int, steps: int) -> dict[str, Any]:
         )
 
     parts = {name: spent_ms(*place) for name, place in PARTS.items()}
+    # both are called from the layers
+    foreseen = spent_ms("scheduler.py", ("foresee",)) + parts["batch layout"]
+    parts["layers"] -= foreseen
     whole = spent_ms("engine.py", ("step",))
     parts["the rest"] = whole - sum(parts.values())
-    return {"sequences": count, "best_ms": best_s * 1e3, "parts_ms": {**parts, "all": whole}}
+    return {**parts, "all": whole}
 
 
 if __name__ == "__main__":

@@ -20,15 +20,24 @@ class Batch:
     """Decodes by falling length, then prompt chunks; so are the rows.
 
     A draft's row is that of a decode: it is computed by the very operations that would compute it
-    in a later step.
+    in a later step. Which tokens stand in the rows is asked of the chunks when they are known.
     """
 
     chunks: list[Chunk]
-    token_ids: torch.Tensor  # [T] int64
+    singles: list[tuple[int, Chunk]]  # a decode's position and its chunk, the first rows
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the rows of all chunks' draws, in order
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     pages: Pages
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """The tokens of the rows as they are now, int64 [T]."""
+        token_ids = [chunk.token_at(position) for position, chunk in self.singles]
+        for chunk in self.chunks:
+            if chunk.num_known > 1:
+                token_ids += chunk.token_ids
+        return torch.tensor(token_ids)
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
@@ -36,21 +45,15 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     decodes = [chunk for chunk in chunks if chunk.num_known == 1]
     decodes.sort(key=_END, reverse=True)
     prompts = [chunk for chunk in chunks if chunk.num_known > 1]
-    singles = [
-        (position, token_id, chunk)
-        for chunk in decodes
-        for position, token_id in enumerate(chunk.token_ids, chunk.start)
-    ]
+    singles = [(p, chunk) for chunk in decodes for p in range(chunk.start, chunk.end)]
     singles.sort(key=_POSITION, reverse=True)
     rows = _rows_by_chunk(singles, prompts)
-    token_ids = [token_id for _, token_id, _ in singles]
-    positions = [position for position, _, _ in singles]
-    slots = [_slot(chunk, position, block_size) for position, _, chunk in singles]
+    positions = [position for position, _ in singles]
+    slots = [_slot(chunk, position, block_size) for position, chunk in singles]
     for chunk in prompts:
-        token_ids += chunk.token_ids
         positions += range(chunk.start, chunk.end)
         slots += [_slot(chunk, p, block_size) for p in range(chunk.start, chunk.end)]
-    ends = [(position + 1, chunk) for position, _, chunk in singles]
+    ends = [(position + 1, chunk) for position, chunk in singles]
     ends += [(chunk.end, chunk) for chunk in prompts]
     pages = Pages(
         torch.tensor(slots),
@@ -73,7 +76,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     ]
     return Batch(
         ordered,
-        torch.tensor(token_ids),
+        singles,
         torch.tensor(positions),
         torch.tensor(sample_rows, dtype=torch.int64),
         torch.tensor(score_rows, dtype=torch.int64),
@@ -82,13 +85,13 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
 
 
 def _rows_by_chunk(
-    singles: Sequence[tuple[int, int, Chunk]], prompts: Sequence[Chunk]
+    singles: Sequence[tuple[int, Chunk]], prompts: Sequence[Chunk]
 ) -> dict[int, Sequence[int]]:
     """Return the rows of each chunk in the order of its tokens, by the chunk's id()."""
     of_decodes: dict[int, list[int]] = {}
     # the latest position comes first
     for row in range(len(singles) - 1, -1, -1):
-        of_decodes.setdefault(id(singles[row][2]), []).append(row)
+        of_decodes.setdefault(id(singles[row][1]), []).append(row)
     rows: dict[int, Sequence[int]] = dict(of_decodes)
     first = len(singles)
     for chunk in prompts:

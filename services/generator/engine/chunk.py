@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.generator.engine.beam_search import Candidate
@@ -23,12 +23,18 @@ class Chunk:
 
     The last of them may be `drafts`: guesses of what follows the known tokens, computed to learn in
     one step what would be drawn after each. The request's blocks cover the chunk's last position.
+    `samples` is true when it reaches the last token known as it is made: a new one must be drawn.
     """
 
     request: Request
     start: int
     num_tokens: int
     drafts: tuple[int, ...] = ()
+    samples: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        samples = self.start + self.num_known == self.request.num_tokens
+        object.__setattr__(self, "samples", samples)
 
     @property
     def end(self) -> int:
@@ -46,10 +52,10 @@ class Chunk:
         known = self.request.token_ids[self.start : self.start + self.num_known]
         return [*known, *self.drafts] if self.drafts else known
 
-    @property
-    def samples(self) -> bool:
-        """True when the chunk reaches the last known token, so that a new one must be drawn."""
-        return self.start + self.num_known == self.request.num_tokens
+    def token_at(self, position: int) -> int:
+        """Return the token at one of the chunk's positions."""
+        index = position - self.start - self.num_known
+        return self.request.token_ids[position] if index < 0 else self.drafts[index]
 
     @property
     def draws(self) -> list[Draw]:

@@ -23,6 +23,7 @@ from services.generator.engine.fork import plan_forks, sequence_id, sequence_see
 from services.generator.engine.memory import is_out_of_memory, plan_num_blocks
 from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
+from services.generator.engine.request_rules import RequestRules
 from services.generator.engine.runner import Runner
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.scheduler import Scheduler
@@ -38,11 +39,17 @@ MAX_FAULTS_IN_A_ROW = 3
 logger = logging.getLogger(__name__)
 
 
+Meanwhile = Callable[[], Sequence[Chunk]]
+
+
 class Executor(Protocol):
     """What the engine needs of a runner; tests bring one without a model."""
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """Return one result per chunk, in order."""
+    def execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
+        """Return one result per chunk, in order; call `meanwhile` once while they are computed.
+
+        It tells the chunks that are likely to come next, whose tokens are not known yet.
+        """
         ...
 
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -80,6 +87,7 @@ class Engine:
             prefix_caching=config.prefix_caching,
         )
         self._pool = pool
+        self._rules = RequestRules(config, model_config, pool)
         self._clock = clock
         self._random = random.Random(config.seed)
         self._requests: dict[str, Request] = {}
@@ -141,25 +149,11 @@ class Engine:
     @property
     def max_request_tokens(self) -> int:
         """The most tokens, prompt and output, that one request may reach."""
-        return min(self.model_config.context_length, self._pool.num_blocks * self._pool.block_size)
+        return self._rules.max_request_tokens
 
     def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Raise RequestError, naming the field, if this request could not be served."""
-        limit = self.max_request_tokens
-        vocab_size = self.model_config.vocab_size
-        if not prompt_token_ids:
-            raise RequestError("prompt", "must not be empty")
-        if min(prompt_token_ids) < 0 or max(prompt_token_ids) >= vocab_size:
-            raise RequestError("prompt", f"has a token id outside the vocabulary of {vocab_size}")
-        if len(prompt_token_ids) >= limit:
-            raise RequestError(
-                "prompt", f"has {len(prompt_token_ids)} tokens and must leave room below {limit}"
-            )
-        if len(prompt_token_ids) + params.max_tokens > limit:
-            room = limit - len(prompt_token_ids)
-            raise RequestError("max_tokens", f"must be at most {room} after this prompt")
-        self._validate_sequences(len(prompt_token_ids), params)
-        self._validate_token_ids(params)
+        self._rules.validate(prompt_token_ids, params)
 
     def add(
         self,
@@ -192,7 +186,7 @@ class Engine:
                 token_ids=list(prompt_token_ids),
                 params=params,
                 seed=sequence_seed(seed, index),
-                stop_token_ids=self._stop_token_ids(params),
+                stop_token_ids=self._rules.stop_token_ids(params),
                 root_hash=root_hash(cache_salt),
                 arrival_index=self._scheduler.num_admissions,
                 arrival_s=self._clock(),
@@ -257,8 +251,8 @@ class Engine:
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
             num_deferred=scheduler.num_deferred,
-            drain_tokens_per_s=scheduler.drain_rate.tokens_per_s,
-            expected_wait_s=scheduler.expected_wait_s(),
+            drain_tokens_per_s=scheduler.limits.drain_rate.tokens_per_s,
+            expected_wait_s=scheduler.limits.expected_wait_s(scheduler.waiting),
             num_blocks_total=pool.num_blocks,
             num_blocks_free=pool.num_free,
             num_blocks_cached=pool.num_cached,
@@ -269,7 +263,7 @@ class Engine:
             num_steps=self._num_steps,
             num_faults=self._num_faults,
             num_admissions=scheduler.num_admissions,
-            num_refusals=scheduler.num_refusals,
+            num_refusals=scheduler.limits.num_refusals,
             outcomes=dict(scheduler.outcomes),
             num_preemptions=scheduler.num_preemptions,
             num_preempted_blocks=scheduler.num_preempted_blocks,
@@ -299,7 +293,7 @@ class Engine:
         chunks = self._scheduler.schedule(started_s)
         self._runner.copy(self._scheduler.take_copies())
         if chunks:
-            results = self._execute(chunks)
+            results = self._execute(chunks, lambda: self._scheduler.foresee(chunks))
             _note_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
             self._count(chunks, self._clock() - started_s)
@@ -317,50 +311,20 @@ class Engine:
             self._pool.taint(block_ids)
             raise
 
-    def _validate_sequences(self, num_prompt_tokens: int, params: SamplingParams) -> None:
-        field = "beam_width" if params.beam_width else "n"
-        most = self.config.max_num_seqs
-        if params.num_sequences > most:
-            raise RequestError(field, f"must be at most {most}")
-        if params.beam_width:
-            # the beams must fit together, because none can go on without the others
-            num_shared = num_prompt_tokens // self._pool.block_size
-            num_own = self._pool.num_blocks_for(num_prompt_tokens + params.max_tokens) - num_shared
-            if num_shared + params.beam_width * num_own > self._pool.num_blocks:
-                raise RequestError(field, "has beams that do not fit into the KV cache together")
-
-    def _validate_token_ids(self, params: SamplingParams) -> None:
-        vocab_size = self.model_config.vocab_size
-        named = {
-            "stop_token_ids": params.stop_token_ids,
-            "allowed_token_ids": params.allowed_token_ids,
-            "bad_token_ids": params.bad_token_ids,
-            "logit_bias": tuple(token_id for token_id, _ in params.logit_bias),
-        }
-        for field, token_ids in named.items():
-            if max(token_ids, default=0) >= vocab_size:
-                raise RequestError(field, f"must be below the vocabulary of {vocab_size}")
-        held_back = self._stop_token_ids(params) if params.min_tokens > 0 else frozenset()
-        banned = held_back.union(params.bad_token_ids)
-        if params.allowed_token_ids and banned.issuperset(params.allowed_token_ids):
-            raise RequestError("allowed_token_ids", "are all banned or held back by min_tokens")
-        if len(banned) >= vocab_size:
-            raise RequestError("bad_token_ids", "leave no token to choose")
-
-    def _execute(self, chunks: list[Chunk]) -> list[ChunkResult]:
+    def _execute(self, chunks: list[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
         """Run the batch; if that raises, run each chunk alone so that only its own request fails.
 
         Raises the last error when every one of several chunks fails, unless for want of memory:
         then it is not confined.
         """
         try:
-            return self._runner.execute(chunks)
+            return self._runner.execute(chunks, meanwhile)
         except Exception:
             logger.exception("a batch of %d failed, isolating the cause", len(chunks))
         results, faults = [], []
         for chunk in chunks:
             try:
-                results += self._runner.execute([chunk])
+                results += self._runner.execute([chunk], lambda: ())
             except Exception as fault:
                 logger.exception("%r failed", chunk.request)
                 results.append(ChunkResult(failed=True))
@@ -368,13 +332,6 @@ class Engine:
         if 1 < len(chunks) == len(faults) and not all(map(is_out_of_memory, faults)):
             raise EngineFaultError(f"all {len(chunks)} requests of a step failed") from faults[-1]
         return results
-
-    def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
-        if params.ignore_eos:
-            return frozenset(params.stop_token_ids)
-        vocab = range(self.model_config.vocab_size)
-        eos_token_ids = (i for i in self.model_config.eos_token_ids if i in vocab)
-        return frozenset(params.stop_token_ids).union(eos_token_ids)
 
     def _count(self, chunks: Sequence[Chunk], step_s: float) -> None:
         self._num_steps += 1

@@ -64,6 +64,8 @@ class Request:
     num_scored_tokens: int = 0
     num_preemptions: int = 0
     waited_for_prefix: bool = False
+    # drawn by the step that is being computed, while the next one is planned
+    num_foreseen_tokens: int = 0
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     # those that will go on from its computed prompt, and the one that this request waits for
@@ -109,8 +111,8 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: the prompt and what was generated."""
-        return len(self.token_ids)
+        """Known tokens: the prompt, what was generated, and what is foreseen."""
+        return len(self.token_ids) + self.num_foreseen_tokens
 
     @property
     def num_output_tokens(self) -> int:
@@ -120,7 +122,12 @@ class Request:
     @property
     def num_uncomputed_tokens(self) -> int:
         """Known tokens whose keys and values are not in the cache; 1 for a plain decode."""
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def has_all_tokens(self) -> bool:
+        """True when it may have no more output; only what is foreseen makes a live one so."""
+        return self.num_tokens - self.num_prompt_tokens >= self.params.max_tokens
 
     @property
     def num_unscored_tokens(self) -> int:

@@ -6,12 +6,14 @@ What it remembers of a request (token counts for penalties) follows from the req
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
-from services.generator.engine.batch import build_batch
+from services.generator.engine.batch import Batch, build_batch
 from services.generator.engine.beam_candidates import beam_candidates
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import kept_tokens
@@ -20,6 +22,20 @@ from services.generator.engine.logprobs import token_logprobs
 from services.generator.engine.sampler import sample
 from services.generator.engine.token_logprobs import TokenLogprobs
 from services.generator.model import Decoder, KVCache
+from services.generator.model.decoder import Pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Chunks laid out; their tokens may be unknown as yet."""
+
+    chunks: list[Chunk]
+    batch: Batch
+    model_pass: Pass
+
+    def serves(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether these very chunks were laid out, and no others."""
+        return len(chunks) == len(self.chunks) and all(map(operator.is_, chunks, self.chunks))
 
 
 class Runner:
@@ -29,18 +45,28 @@ class Runner:
         self._model = model
         self._cache = cache
         self._edits = LogitEdits()
+        self._prepared: _Prepared | None = None
 
     @torch.inference_mode()
-    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
+    ) -> list[ChunkResult]:
         """Compute the chunks in one pass; return a result for each, in their order.
 
         A chunk that does not reach its request's last token yields neither tokens nor failure.
+        The chunks that `meanwhile` tells are laid out for the next pass while this one computes.
         """
-        batch = build_batch(chunks, self._cache.block_size)
-        rows = torch.cat((batch.sample_rows, batch.score_rows))
-        logits = self._model.forward(
-            batch.token_ids, batch.positions, batch.pages, self._cache, rows
-        )
+        prepared = self._prepared
+        if prepared is None or not prepared.serves(chunks):
+            prepared = self._prepare(chunks)
+        self._prepared = None
+
+        def prepare_next() -> None:
+            if foreseen := meanwhile():
+                self._prepared = self._prepare(foreseen)
+
+        batch = prepared.batch
+        logits = self._model.run(batch.token_ids, prepared.model_pass, self._cache, prepare_next)
         num_samples = len(batch.sample_rows)
         scores = _prompt_scores(logits[num_samples:], batch.chunks)
         sampling = [chunk for chunk in batch.chunks if chunk.samples]
@@ -49,6 +75,12 @@ class Runner:
             _result(drawn.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
             for c in chunks
         ]
+
+    def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
+        batch = build_batch(chunks, self._cache.block_size)
+        rows = torch.cat((batch.sample_rows, batch.score_rows))
+        model_pass = self._model.prepare(batch.positions, batch.pages, self._cache, rows)
+        return _Prepared(list(chunks), batch, model_pass)
 
     @torch.inference_mode()
     def clear(self, block_ids: Sequence[int]) -> None:

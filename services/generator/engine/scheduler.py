@@ -7,7 +7,6 @@ take what prompts leave, and blocks that nobody else needs now.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,11 +17,11 @@ from services.generator.engine.beam_group import BeamGroup
 from services.generator.engine.beam_search import Candidate
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.drain_rate import DrainRate
-from services.generator.engine.errors import QueueFullError
+from services.generator.engine.deadlines import Deadlines
 from services.generator.engine.fork import CopyOnWrite
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
 from services.generator.engine.prefix_sharing import PrefixSharing
+from services.generator.engine.queue_limits import QueueLimits
 from services.generator.engine.request import FinishReason, Request, RequestStatus
 from services.generator.engine.request_queue import RequestQueue
 from services.generator.engine.speculation import Speculation
@@ -54,9 +53,8 @@ class Scheduler:
         self.pool = pool
         self.waiting = WaitingQueue()
         self.running = RequestQueue()
-        self.drain_rate = DrainRate()
+        self.limits = QueueLimits(max_queued_requests, max_queued_tokens)
         self.num_admissions = 0
-        self.num_refusals = 0
         self.outcomes: Counter[FinishReason] = Counter()
         self.num_preemptions = 0
         self.num_preempted_blocks = 0
@@ -69,26 +67,22 @@ class Scheduler:
         self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
-        self._max_queued_requests = max_queued_requests
-        self._max_queued_tokens = max_queued_tokens
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
-        self._backlog_since_s: float | None = None
-        self._deadlines: list[tuple[float, int, int, Request]] = []
+        self._foreseen: list[Chunk] | None = None
+        self._deadlines = Deadlines()
 
     def add(self, *requests: Request) -> None:
         """Admit a request, or all sequences of one; from here on each has exactly one outcome.
 
-        Raises QueueFullError; an empty queue takes a prompt of any length, as often as it likes.
+        Raises QueueFullError.
         """
-        self._refuse_if_full(requests)
+        self.limits.admit(requests, self.waiting)
         self.num_admissions += len(requests)
         for request in requests:
             self.waiting.add(request)
-            if request.deadline_s is not None:
-                entry = (request.deadline_s, request.arrival_index, request.branch, request)
-                heapq.heappush(self._deadlines, entry)
+            self._deadlines.add(request)
 
     def finish(
         self, request: Request, reason: FinishReason, now_s: float, token_ids: tuple[int, ...] = ()
@@ -120,7 +114,8 @@ class Scheduler:
         self.prefixes.reset()
         self._copies = CopyOnWrite(self.pool)
         self._deadlines.clear()
-        self._backlog_since_s = None
+        self.limits.reset()
+        self._foreseen = None
         outputs = []
         for request in live:
             if request.finish_reason is not None:
@@ -135,27 +130,41 @@ class Scheduler:
 
     def expire(self, now_s: float) -> list[StepOutput]:
         """End every live request whose deadline has passed."""
-        outputs = []
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            *_, request = heapq.heappop(self._deadlines)
-            if not request.is_finished:
-                outputs.append(self.finish(request, FinishReason.DEADLINE, now_s))
-        return outputs
+        passed = self._deadlines.take_passed(now_s)
+        return [self.finish(request, FinishReason.DEADLINE, now_s) for request in passed]
 
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.num_preemptions
         self.num_deferred = 0
         budget = self._prompt_budget()
-        chunks = self._continue_running(budget)
+        chunks = self._take_foreseen(budget)
+        if chunks is None:
+            chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
         if self.num_preemptions == num_preemptions:
             admitted = self._admit_waiting(budget, now_s)
             chunks = self._with_drafts(chunks, budget)
-        self._observe_drain(admitted, now_s)
+        num_started_tokens = sum(chunk.request.num_prompt_tokens for chunk in admitted)
+        self.limits.observe(num_started_tokens, self.waiting, now_s)
         # a group of beams falls as a whole, those included that had a chunk already
         chunks = [chunk for chunk in chunks if chunk.request.status is RequestStatus.RUNNING]
         return chunks + admitted
+
+    def foresee(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Plan what those that run compute after `chunks`, while these are computed; return it.
+
+        As if each succeeded and drew a token that ends nothing: `schedule` drops who ended, and
+        admits and guesses then. Nothing is planned where more than that follows from the results,
+        or where somebody might have to give way.
+        """
+        if not self._is_foreseeable(chunks):
+            return ()
+        for chunk in chunks:
+            chunk.request.num_computed_tokens = chunk.end
+            chunk.request.num_foreseen_tokens = int(chunk.samples)
+        self._foreseen = self._continue_running(self._prompt_budget())
+        return self._foreseen
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before the chunks just scheduled are computed."""
@@ -167,15 +176,13 @@ class Scheduler:
         if all(chunk.num_known == 1 for chunk in chunks):
             self.speculation.observe_step(sum(chunk.num_tokens for chunk in chunks), step_s)
 
-    def expected_wait_s(self) -> float:
-        """Return how long the prompts that wait now will take to leave the queue."""
-        return self.drain_rate.expected_wait_s(self.waiting.num_prompt_tokens)
-
     def commit(
         self, chunks: Sequence[Chunk], results: Sequence[ChunkResult], now_s: float
     ) -> list[StepOutput]:
         """Apply the results of the chunks, in order; return what the outside should hear."""
         outputs = []
+        for chunk in chunks:
+            chunk.request.num_foreseen_tokens = 0
         for chunk, result in zip(chunks, results, strict=True):
             request = chunk.request
             if request.owner.is_finished:
@@ -214,33 +221,15 @@ class Scheduler:
         assert self._num_seats() <= self._max_num_seqs, "too many requests run"
         self.prefixes.check(list(self.running))
         self.speculation.check(live)
+        ends = {chunk.request: chunk.end for chunk in self._foreseen or ()}
         for request in self.running:
-            num_blocks = self.pool.num_blocks_for(request.num_computed_tokens)
+            num_blocks = self.pool.num_blocks_for(ends.get(request, request.num_computed_tokens))
             assert len(request.block_ids) == num_blocks, f"{request!r} holds other blocks"
             assert request.num_computed_tokens < request.num_tokens, f"{request!r} has no work"
 
-    def _refuse_if_full(self, requests: Sequence[Request]) -> None:
-        num_tokens = sum(r.num_prompt_tokens for r in requests) + self.waiting.num_prompt_tokens
-        num_requests = len(self.waiting) + len(requests)
-        limits = (
-            ("max_queued_requests", self._max_queued_requests, num_requests if self.waiting else 0),
-            ("max_queued_tokens", self._max_queued_tokens, num_tokens if self.waiting else 0),
-        )
-        for name, limit, count in limits:
-            if limit is not None and count > limit:
-                self.num_refusals += 1
-                raise QueueFullError(name, self.expected_wait_s())
-
-    def _observe_drain(self, admitted: Sequence[Chunk], now_s: float) -> None:
-        """Measure over the time in which some request waited for others, not for the next step."""
-        if self._backlog_since_s is not None:
-            num_tokens = sum(chunk.request.num_prompt_tokens for chunk in admitted)
-            self.drain_rate.observe(num_tokens, now_s - self._backlog_since_s)
-        self._backlog_since_s = now_s if self.waiting else None
-
     def _prompt_budget(self) -> StepBudget:
         """Keep one token for each decode; what is left is for prompts, within the time's target."""
-        decodes = [request for request in self.running if request.num_uncomputed_tokens == 1]
+        decodes = [r for r in self.running if r.num_uncomputed_tokens == 1 and not r.has_all_tokens]
         budget = StepBudget(self._max_batched_tokens - len(decodes))
         num_prompts = len(self.running) + len(self.waiting) - len(decodes)
         if self._target_step_s != 0.0 and decodes and (num_prompts or self.speculation.is_on):
@@ -253,6 +242,27 @@ class Scheduler:
             budget.limit_time(left_s, time, self.step_times.max_prompt_tokens)
         return budget
 
+    def _is_foreseeable(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether each chunk leaves its request with one token more, or none, and nothing else."""
+        if any(chunk.drafts for chunk in chunks):
+            return False
+        if any(r.forks or r.beams or r.num_unscored_tokens for r in self.running):
+            return False
+        # each may begin a block, and prompts fill what the budget holds
+        num_blocks = 2 * len(self.running) + self._max_batched_tokens // self.pool.block_size
+        return self.pool.num_available >= num_blocks
+
+    def _take_foreseen(self, budget: StepBudget) -> list[Chunk] | None:
+        """Return the foreseen chunks of those that still run; None if nothing was foreseen."""
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is None:
+            return None
+        chunks = [c for c in foreseen if c.request.status is RequestStatus.RUNNING]
+        for chunk in chunks:
+            if chunk.num_tokens > 1:
+                budget.take(chunk.start, chunk.num_tokens)
+        return chunks
+
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         chunks: list[Chunk] = []
         index = 0
@@ -260,7 +270,9 @@ class Scheduler:
             request = self.running[index]
             start, num_tokens = request.num_computed_tokens, request.num_uncomputed_tokens
             is_decode = num_tokens == 1
-            if not is_decode:
+            if request.has_all_tokens:
+                num_tokens = 0
+            elif not is_decode:
                 num_tokens = budget.offer(start, num_tokens)
             if num_tokens > 0:
                 if not self._cover(request, start + num_tokens):

@@ -42,8 +42,8 @@ class StepBudget:
         return min(num_tokens, max(num_timely, self._num_promised))
 
     def take(self, start: int, num_tokens: int) -> None:
-        """Spend what was offered."""
-        self.num_tokens -= num_tokens
+        """Spend what was offered here, or in a budget made before with the same prompts."""
+        self.num_tokens = max(0, self.num_tokens - num_tokens)
         self._num_promised = max(0, self._num_promised - num_tokens)
         if self._left_s is not None:
             self._left_s -= self._time.predict(num_tokens, num_pairs(start, num_tokens))

@@ -8,7 +8,7 @@ one by one elsewhere, so the bits are the same.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -51,11 +51,13 @@ class CompiledLayers:
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Rotation],
+        meanwhile: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden], which is good until the next call."""
+        """Map [T, hidden] to [T, hidden], which is good until the next call.
+
+        This thread calls `meanwhile` first, and the others begin without it.
+        """
         num_rows = len(hidden)
-        if not num_rows:
-            return hidden
         if self._recording is None or num_rows > len(self._hidden) or cache is not self._cache:
             capacity = max(_LEAST_ROWS, len(self._hidden), 1 << (num_rows - 1).bit_length())
             self._cache = cache
@@ -69,7 +71,7 @@ class CompiledLayers:
         for angles, rotation in zip(self._angles, rotations, strict=True):
             ctypes.pointer(angles)[0] = Angles.of(rotation)
         self._hidden[:num_rows] = hidden
-        self._recording.program.run()
+        self._recording.program.run(meanwhile)
         return self._hidden[:num_rows]
 
     def _record(self, cache: KVCache) -> _Recording:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -15,7 +16,7 @@ from services.generator.model.layer import Layer, LayerByLayer
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
 from services.generator.model.projection import Projection
-from services.generator.model.rope import Rope
+from services.generator.model.rope import Rope, Rotation
 from services.generator.model.soft_cap import soft_cap_
 
 
@@ -38,6 +39,15 @@ class Embedding:
         if self._positions is not None:
             hidden = hidden + functional.embedding(positions, self._positions)
         return hidden
+
+
+class Pass(NamedTuple):
+    """A batch without its tokens, as all layers see it."""
+
+    positions: torch.Tensor  # [T] int64
+    rows: torch.Tensor  # int64, whose logits are wanted
+    plans: list[Any]  # of attention, one for each window
+    rotations: list[Rotation]
 
 
 class Decoder:
@@ -74,11 +84,29 @@ class Decoder:
         `token_ids` and `positions` are int64 [T], `rows` int64 indices into them. Every token's
         keys and values are written to the cache, whether or not its row is chosen.
         """
+        return self.run(token_ids, self.prepare(positions, pages, cache, rows), cache)
+
+    def prepare(
+        self, positions: torch.Tensor, pages: Pages, cache: KVCache, rows: torch.Tensor
+    ) -> Pass:
+        """Return all that a pass needs but its tokens."""
         plans = [each.plan(pages, cache.block_size) for each in self._attentions]
-        rotations = [rope(positions) for rope in self._ropes]
-        hidden = self._embedding(token_ids, positions)
-        hidden = self._layers(hidden, cache, plans, rotations)
-        logits = self._head(self._norm(hidden[rows]))
+        return Pass(positions, rows, plans, [rope(positions) for rope in self._ropes])
+
+    def run(
+        self,
+        token_ids: torch.Tensor,
+        prepared: Pass,
+        cache: KVCache,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """Return what `forward` does; call `meanwhile` once, while layers compute if they can."""
+        hidden = self._embedding(token_ids, prepared.positions)
+        hidden = self._layers(hidden, cache, prepared.plans, prepared.rotations, meanwhile)
+        return self._logits(hidden[prepared.rows])
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self._head(self._norm(hidden))
         if self.config.logit_softcap is not None:
             logits = soft_cap_(logits, self.config.logit_softcap)
         return logits

@@ -5,7 +5,7 @@ As in "Attention is all you need" (arXiv:1706.03762), norms first, and what came
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,10 @@ class LayerByLayer:
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Rotation],
+        meanwhile: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden]."""
+        """Map [T, hidden] to [T, hidden]; `meanwhile` is called before."""
+        meanwhile()
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             hidden = layer(hidden, layer_cache, plans, rotations)
         return hidden

@@ -92,11 +92,15 @@ void work(const Call* calls, int64_t count, Counter* counters, int thread, int t
 
 }  // namespace
 
-extern "C" void program_run(const Call* calls, int64_t count, int threads) {
+// Calls `meanwhile`, if it is not null, on this thread before it joins the others.
+extern "C" void program_run(const Call* calls, int64_t count, int threads, void (*meanwhile)()) {
     thread_local Counters counters;
     Counter* zeroed = counters.zeroed(count * (threads + 1));
-    if (threads == 1) return work(calls, count, zeroed, 0, 1);
     int next = 0;
 #pragma omp parallel num_threads(threads)
-    work(calls, count, zeroed, __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), threads);
+    {
+#pragma omp master
+        if (meanwhile) meanwhile();
+        work(calls, count, zeroed, __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), threads);
+    }
 }

@@ -7,7 +7,7 @@ each pays for its arguments, for the interpreter's lock and for a team of thread
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,9 @@ from services.generator.model import native
 
 
 class Kernel(NamedTuple):
-    """The addresses of a kernel's two functions, see kernel.h."""
+    """A kernel's name and the addresses of its two functions, see kernel.h."""
 
+    name: str
     items: int | None
     run: int | None
 
@@ -35,10 +36,14 @@ class _Call(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("items", "run", "arguments"))
 
 
+_Callback = ctypes.CFUNCTYPE(None)
+_NOTHING = _Callback()
+
+
 def find_kernel(library: ctypes.CDLL, name: str) -> Kernel:
     """Return a kernel that the library exports."""
-    functions = (getattr(library, f"{name}_{part}") for part in Kernel._fields)
-    return Kernel(*(ctypes.cast(function, ctypes.c_void_p).value for function in functions))
+    functions = (getattr(library, f"{name}_{part}") for part in ("items", "run"))
+    return Kernel(name, *(ctypes.cast(each, ctypes.c_void_p).value for each in functions))
 
 
 class Program:
@@ -49,15 +54,31 @@ class Program:
         assert library is not None, "kernels without a program to run them. This is a bug."
         self._run = library.program_run
         self._run.restype = None
-        self._run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int)
-        self._arguments = [call.arguments for call in calls]
-        self._calls = (_Call * len(calls))(
-            *(_Call(*call.kernel, ctypes.addressof(call.arguments)) for call in calls)
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, _Callback)
+        self.calls = calls
+        self._array = (_Call * len(calls))(
+            *(_Call(k.items, k.run, ctypes.addressof(arguments)) for k, arguments in calls)
         )
 
-    def run(self) -> None:
-        """Run all calls on torch's number of threads."""
-        self._run(self._calls, len(self._calls), torch.get_num_threads())
+    def run(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """Run all calls on torch's number of threads.
+
+        This one calls `meanwhile` before it joins the others, and raises what that raised after
+        all calls are done.
+        """
+        faults: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+            except BaseException as fault:
+                faults.append(fault)
+
+        callback = _NOTHING if meanwhile is None else _Callback(call)
+        self._run(self._array, len(self._array), torch.get_num_threads(), callback)
+        if faults:
+            raise faults[0]
 
     def __repr__(self) -> str:
-        return f"Program({len(self._calls)} calls)"
+        return f"Program({len(self.calls)} calls)"

@@ -31,11 +31,14 @@ class FakeExecutor:
         self.fails: Callable[[Chunk], bool] = lambda chunk: False
         self.raises: Callable[[Chunk], bool] = lambda chunk: False
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+    ) -> list[ChunkResult]:
         if any(self.raises(chunk) for chunk in chunks):
             raise RuntimeError("the fake executor was told to raise")
         for chunk in chunks:
             self._write(chunk)
+        meanwhile()
         return [self._result(chunk) for chunk in chunks]
 
     def clear(self, block_ids: Sequence[int]) -> None:

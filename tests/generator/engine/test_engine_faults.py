@@ -221,10 +221,10 @@ def test_a_batch_too_large_for_the_memory_runs_in_parts(
     """Where only the whole batch finds no memory, nobody ends."""
     execute = executor.execute
 
-    def small_only(chunks: Any) -> Any:
+    def small_only(chunks: Any, meanwhile: Any) -> Any:
         if len(chunks) > 1:
             raise RuntimeError(NO_MEMORY)
-        return execute(chunks)
+        return execute(chunks, meanwhile)
 
     monkeypatch.setattr(executor, "execute", small_only)
     names = fill(engine, 3)

@@ -5,7 +5,7 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,16 @@ class Schedules(RuleBasedStateMachine):
         self.last_event = 0
         self.pins: list[list[bytes]] = []
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
+    ) -> list[ChunkResult]:
         """Compute as the fake executor does, in time that grows with the tokens."""
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         assert num_tokens <= self.engine.config.max_batched_tokens
         self.now_s += 0.1 + 0.05 * num_tokens
         if self.is_broken:
             raise RuntimeError("the machine burns")
-        return self.executor.execute(chunks)
+        return self.executor.execute(chunks, meanwhile)
 
     def clear(self, block_ids: Sequence[int]) -> None:
         self.executor.clear(block_ids)

@@ -221,7 +221,7 @@ def test_a_full_queue_refuses_with_the_expected_wait(make_request: MakeRequest) 
         loop.scheduler.add(make_request([7] * 23))
     assert refused.value.limit == "max_queued_tokens"
     assert refused.value.expected_wait_s == pytest.approx(1.0)
-    assert loop.scheduler.num_refusals == 2
+    assert loop.scheduler.limits.num_refusals == 2
     loop.scheduler.add(make_request([7] * 22))
     assert len(loop.finish_all()) == 2
 

@@ -1,7 +1,7 @@
 """The step-time model, and the streams whose gaps it keeps short while a long prompt arrives."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,10 @@ class TimedExecutor(FakeExecutor):
         self.now_s = 0.0
         self._rng = random.Random(0)
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
+    ) -> list[ChunkResult]:
+        meanwhile()
         self.now_s += duration_s(TRUTH, chunks) * self._rng.uniform(0.95, 1.05)
         return [ChunkResult((1,) if chunk.samples else ()) for chunk in chunks]
 

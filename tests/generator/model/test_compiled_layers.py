@@ -115,3 +115,20 @@ def test_every_call_sees_what_those_before_it_wrote(num_threads: int) -> None:
             assert torch.equal(buffers[-1], expected)
     finally:
         torch.set_num_threads(before)
+
+
+@needs("program")
+def test_what_is_done_meanwhile_is_done_once_and_its_fault_is_told() -> None:
+    """The calls are all done even so."""
+    norm = RMSNorm(torch.ones(64), 1e-5)
+    x = torch.randn(3, 64)
+    out = torch.full_like(x, torch.nan)
+    rows = ctypes.c_int64(len(x))
+    program = Program(norm.calls(x, out, rows))
+    told: list[str] = []
+    program.run(lambda: told.append("done"))
+    assert told == ["done"]
+    out.fill_(torch.nan)
+    with pytest.raises(ZeroDivisionError):
+        program.run(lambda: told.append(str(1 / 0)))
+    assert torch.equal(out, norm(x))
