@@ -6,6 +6,7 @@ import enum
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 DEFAULT_CAPACITY = 16_384
 
@@ -17,8 +18,7 @@ class BlockEventKind(enum.Enum):
     REMOVED = "removed"
 
 
-@dataclass(frozen=True, slots=True)
-class BlockEvent:
+class BlockEvent(NamedTuple):
     """One change of one name. The parent of a first block is the root hash of its salt."""
 
     number: int

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from services.generator.engine.prefix_cache import PrefixCache
 
 _STALE_ENTRIES = 64
 
 
-class _Rank(NamedTuple):
-    """Sort key of eviction, first out first: unpinned before pinned, leaves before parents, then
-    the least recently used, where a level of priority is worth a turnover of the whole pool."""
-
-    is_pinned: bool
-    has_children: bool
-    worth: int
+# Sort key of eviction, first out first: unpinned before pinned, leaves before parents, then the
+# least recently used, where a level of priority is worth a turnover of the whole pool.
+_Rank = tuple[bool, bool, int]
 
 
 class IdleBlocks:
@@ -84,7 +79,7 @@ class IdleBlocks:
 
     def _rank(self, block_id: int) -> _Rank:
         names = self._prefix_cache
-        return _Rank(names.is_pinned(block_id), names.has_children(block_id), self._worth[block_id])
+        return names.is_pinned(block_id), names.has_children(block_id), self._worth[block_id]
 
     def __repr__(self) -> str:
         return f"IdleBlocks({len(self)})"

@@ -43,7 +43,7 @@ class PrefixCache:
         self._block_by_hash: dict[bytes, int] = {}
         self._hash_by_block: dict[int, bytes] = {}
         self._parents: dict[bytes, bytes] = {}
-        self._num_children: Counter[bytes] = Counter()
+        self._num_children: dict[bytes, int] = {}
         self._pins: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class PrefixCache:
         self._block_by_hash[block_hash] = block_id
         self._hash_by_block[block_id] = block_hash
         self._parents[block_hash] = parent_hash
-        self._num_children[parent_hash] += 1
+        self._num_children[parent_hash] = self._num_children.get(parent_hash, 0) + 1
         self._events.record(BlockEventKind.STORED, block_hash, parent_hash, self._block_size)
 
     def forget(self, block_id: int) -> int | None:
@@ -88,11 +88,11 @@ class PrefixCache:
 
     def has_children(self, block_id: int) -> bool:
         """Whether a named block continues this one."""
-        return self._num_children[self._hash_by_block[block_id]] > 0
+        return self._hash_by_block[block_id] in self._num_children
 
     def is_pinned(self, block_id: int) -> bool:
         """Whether somebody asked to keep this block's content."""
-        return self._pins[self._hash_by_block[block_id]] > 0
+        return self._hash_by_block[block_id] in self._pins
 
     def pin(self, block_hashes: Iterable[bytes]) -> None:
         """Ask to keep these contents, known now or later, until `unpin` is called as often."""
@@ -120,7 +120,7 @@ class PrefixCache:
         mirrored = {block_id: key for key, block_id in self._block_by_hash.items()}
         assert mirrored == self._hash_by_block, "prefix maps differ. This is a bug."
         assert self._parents.keys() == self._block_by_hash.keys(), "a parent is lost or left over"
-        assert +self._num_children == Counter(self._parents.values()), "children differ"
+        assert self._num_children == Counter(self._parents.values()), "children differ"
         assert all(count > 0 for count in self._pins.values()), "a pin is left over"
         self._events.check()
 
