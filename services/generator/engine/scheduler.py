@@ -7,7 +7,6 @@ take what prompts leave, and blocks that nobody else needs now.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -15,10 +14,10 @@ from services.generator.engine import fork
 from services.generator.engine.admission import Admission
 from services.generator.engine.beam_group import BeamGroup
 from services.generator.engine.beam_search import Candidate
+from services.generator.engine.block_claims import BlockClaims
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.deadlines import Deadlines
-from services.generator.engine.fork import CopyOnWrite
 from services.generator.engine.output_lengths import DEFAULT_OUTPUT_QUANTILE, OutputLengths
 from services.generator.engine.prefix_sharing import PrefixSharing
 from services.generator.engine.queue_limits import QueueLimits
@@ -29,8 +28,6 @@ from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, beams_told, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
 from services.generator.engine.waiting_queue import WaitingQueue
-
-logger = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -56,13 +53,10 @@ class Scheduler:
         self.limits = QueueLimits(max_queued_requests, max_queued_tokens)
         self.num_admissions = 0
         self.outcomes: Counter[FinishReason] = Counter()
-        self.num_preemptions = 0
-        self.num_preempted_blocks = 0
-        self.num_preempted_tokens = 0
         self.num_generated_tokens = 0
         self.num_deferred = 0
         self.prefixes = PrefixSharing(pool, prefix_caching)
-        self._copies = CopyOnWrite(pool)
+        self.claims = BlockClaims(pool, self.prefixes, self.waiting, self.running)
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
@@ -92,7 +86,7 @@ class Scheduler:
         if reason is FinishReason.ERROR:
             for sequence in request.sequences:
                 self.pool.taint(sequence.block_ids)
-        self._release(request)
+        self.claims.release(request)
         fork.part(request)
         self.speculation.drop(request)
         (self.running if request.status is RequestStatus.RUNNING else self.waiting).remove(request)
@@ -112,7 +106,7 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.running = RequestQueue()
         self.prefixes.reset()
-        self._copies = CopyOnWrite(self.pool)
+        self.claims.reset(self.waiting, self.running)
         self._deadlines.clear()
         self.limits.reset()
         self._foreseen = None
@@ -135,14 +129,14 @@ class Scheduler:
 
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
-        num_preemptions = self.num_preemptions
+        num_preemptions = self.claims.num_preemptions
         self.num_deferred = 0
         budget = self._prompt_budget()
         chunks = self._take_foreseen(budget)
         if chunks is None:
             chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
-        if self.num_preemptions == num_preemptions:
+        if self.claims.num_preemptions == num_preemptions:
             admitted = self._admit_waiting(budget, now_s)
             chunks = self._with_drafts(chunks, budget)
         num_started_tokens = sum(chunk.request.num_prompt_tokens for chunk in admitted)
@@ -168,7 +162,7 @@ class Scheduler:
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before the chunks just scheduled are computed."""
-        return self._copies.take()
+        return self.claims.take_copies()
 
     def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Learn how long a step of these chunks took."""
@@ -275,7 +269,7 @@ class Scheduler:
             elif not is_decode:
                 num_tokens = budget.offer(start, num_tokens)
             if num_tokens > 0:
-                if not self._cover(request, start + num_tokens):
+                if not self.claims.cover(request, start + num_tokens):
                     break
                 chunks.append(Chunk(request, start, num_tokens))
                 if not is_decode:
@@ -292,63 +286,8 @@ class Scheduler:
         return [self._extended(chunk, drafts.get(chunk.request, ())) for chunk in chunks]
 
     def _extended(self, chunk: Chunk, drafts: tuple[int, ...]) -> Chunk:
-        """Add as many drafts as there are blocks for; nobody gives way to a guess."""
-        request = chunk.request
-        num_missing = self.pool.num_blocks_for(chunk.end + len(drafts)) - len(request.block_ids)
-        num_missing = min(num_missing, self.pool.num_available)
-        if num_missing > 0:
-            request.block_ids += self.pool.allocate(num_missing, request.priority)
-        drafts = drafts[: len(request.block_ids) * self.pool.block_size - chunk.end]
-        return Chunk(request, chunk.start, chunk.num_tokens + len(drafts), drafts)
-
-    def _cover(self, request: Request, num_tokens: int) -> bool:
-        """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
-        num_missing = self.pool.num_blocks_for(num_tokens) - len(request.block_ids)
-        while (num_taken := num_missing + self._copies.num_needed(request)) > (
-            self.pool.num_available
-        ):
-            victim = self.running[-1].owner
-            self._preempt(victim, request, num_taken)
-            if victim is request.owner:
-                return False
-        if self._copies.num_needed(request):
-            self._copies.detach(request)
-        if num_missing > 0:
-            request.block_ids += self.pool.allocate(num_missing, request.priority)
-        return True
-
-    def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
-        """Take everything from the least urgent, latest request; it computes again later."""
-        num_blocks = sum(len(sequence.block_ids) for sequence in victim.sequences)
-        num_tokens = sum(sequence.num_computed_tokens for sequence in victim.sequences)
-        self.num_preemptions += 1
-        self.num_preempted_blocks += num_blocks
-        self.num_preempted_tokens += num_tokens
-        victim.num_preemptions += 1
-        logger.warning(
-            "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
-            "it held %d blocks with %d computed tokens",
-            victim.request_id,
-            victim.priority,
-            victim.num_preemptions,
-            taker.request_id,
-            num_missing,
-            self.pool.num_available,
-            num_blocks,
-            num_tokens,
-        )
-        self._release(victim)
-        victim.num_computed_tokens = 0
-        victim.status = RequestStatus.WAITING
-        self.running.remove(victim)
-        self.waiting.add(victim)
-
-    def _release(self, request: Request) -> None:
-        self.prefixes.drop(request)
-        if request.beams is not None:
-            request.beams.restart(self.pool, self.running)
-        self.pool.release(request.block_ids)
-        request.block_ids = []
+        drafts = drafts[: self.claims.cover_guesses(chunk.request, chunk.end, len(drafts))]
+        return Chunk(chunk.request, chunk.start, chunk.num_tokens + len(drafts), drafts)
 
     def _admit_waiting(self, budget: StepBudget, now_s: float) -> list[Chunk]:
         chunks: list[Chunk] = []

@@ -87,9 +87,9 @@ def test_expecting_the_peak_prevents_thrashing() -> None:
     """At a steady load near capacity: a fraction of greedy's preemptions, in as many steps."""
     greedy = [finish(160, 0.0, seed, per_step=0.05) for seed in range(4)]
     ours = [finish(160, 0.4, seed, per_step=0.05) for seed in range(4)]
-    num_greedy = sum(scheduler.num_preemptions for _, scheduler in greedy)
+    num_greedy = sum(scheduler.claims.num_preemptions for _, scheduler in greedy)
     assert num_greedy >= 10
-    assert sum(scheduler.num_preemptions for _, scheduler in ours) <= num_greedy / 2
+    assert sum(scheduler.claims.num_preemptions for _, scheduler in ours) <= num_greedy / 2
     assert sum(steps for steps, _ in ours) <= 1.01 * sum(steps for steps, _ in greedy)
 
 
@@ -98,8 +98,8 @@ def test_a_burst_does_not_thrash(seed: int) -> None:
     """When all come at once, a third of greedy's recomputed tokens for some more steps."""
     greedy_steps, greedy = finish(160, 0.0, seed, per_step=120)
     steps, ours = finish(160, 0.4, seed, per_step=120)
-    assert greedy.num_preempted_tokens > 2000
-    assert ours.num_preempted_tokens < greedy.num_preempted_tokens / 3
+    assert greedy.claims.num_preempted_tokens > 2000
+    assert ours.claims.num_preempted_tokens < greedy.claims.num_preempted_tokens / 3
     assert steps <= 1.15 * greedy_steps
 
 

@@ -186,7 +186,7 @@ def test_those_who_wait_go_on_when_the_first_one_is_preempted(make_request: Make
     for request in sharers:
         loop.scheduler.add(request)
     loop.finish_all()
-    assert loop.scheduler.num_preemptions > 0
+    assert loop.scheduler.claims.num_preemptions > 0
     for request in sharers:
         assert request.token_ids[16:] == continuation(range(16), 8)
 
@@ -266,7 +266,7 @@ def test_the_youngest_is_preempted_and_loses_nothing(make_request: MakeRequest) 
     for request in requests:
         loop.scheduler.add(request)
     loop.finish_all()
-    assert loop.scheduler.num_preemptions > 0
+    assert loop.scheduler.claims.num_preemptions > 0
     assert requests[0].num_preemptions == 0
     for index, request in enumerate(requests):
         assert request.token_ids[6:] == continuation([index] * 6, 12)
@@ -280,12 +280,12 @@ def test_a_preemption_is_explained(
     for index in range(2):
         loop.scheduler.add(make_request([index] * 5, params=SamplingParams(max_tokens=11)))
     loop.finish_all()
-    assert loop.scheduler.num_preemptions == 1
+    assert loop.scheduler.claims.num_preemptions == 1
     [line] = caplog.messages
     assert line.startswith("preempted r2 (priority 0, time 1): r1 needs 1 blocks, 0 are available")
     assert line.endswith("it held 2 blocks with 8 computed tokens")
-    assert loop.scheduler.num_preempted_blocks == 2
-    assert loop.scheduler.num_preempted_tokens == 8
+    assert loop.scheduler.claims.num_preempted_blocks == 2
+    assert loop.scheduler.claims.num_preempted_tokens == 8
 
 
 def test_the_least_urgent_gives_way_before_the_latest(make_request: MakeRequest) -> None:
@@ -295,7 +295,7 @@ def test_the_least_urgent_gives_way_before_the_latest(make_request: MakeRequest)
     requests = [make_request([i] * 6, params=params, priority=p) for i, p in enumerate((1, 0, 0))]
     for request in requests:
         loop.scheduler.add(request)
-    while loop.scheduler.num_preemptions == 0:
+    while loop.scheduler.claims.num_preemptions == 0:
         loop.step()
     assert [request.num_preemptions for request in requests] == [1, 0, 0]
     loop.finish_all()
@@ -306,7 +306,7 @@ def test_nothing_is_admitted_in_a_step_that_preempts(make_request: MakeRequest) 
     loop = Loop(num_blocks=4, output_quantile=0.0)
     for index in range(2):
         loop.scheduler.add(make_request([index] * 5, params=SamplingParams(max_tokens=11)))
-    while loop.scheduler.num_preemptions == 0:
+    while loop.scheduler.claims.num_preemptions == 0:
         loop.step()
     assert set(loop.sizes) == {"r1"}
     loop.finish_all()

@@ -1,0 +1,105 @@
+"""Which blocks a request that runs is given, and who gives way when there are too few."""
+
+from __future__ import annotations
+
+import logging
+
+from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.fork import CopyOnWrite
+from services.generator.engine.prefix_sharing import PrefixSharing
+from services.generator.engine.request import Request, RequestStatus
+from services.generator.engine.request_queue import RequestQueue
+from services.generator.engine.waiting_queue import WaitingQueue
+
+logger = logging.getLogger(__name__)
+
+
+class BlockClaims:
+    """Gives in scheduling order; takes from the last of those that run."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        prefixes: PrefixSharing,
+        waiting: WaitingQueue,
+        running: RequestQueue,
+    ) -> None:
+        self.num_preemptions = 0
+        self.num_preempted_blocks = 0
+        self.num_preempted_tokens = 0
+        self._pool = pool
+        self._prefixes = prefixes
+        self._waiting = waiting
+        self._running = running
+        self._copies = CopyOnWrite(pool)
+
+    def cover(self, request: Request, num_tokens: int) -> bool:
+        """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
+        num_missing = self._pool.num_blocks_for(num_tokens) - len(request.block_ids)
+        while (num_taken := num_missing + self._copies.num_needed(request)) > (
+            self._pool.num_available
+        ):
+            victim = self._running[-1].owner
+            self._preempt(victim, request, num_taken)
+            if victim is request.owner:
+                return False
+        if self._copies.num_needed(request):
+            self._copies.detach(request)
+        if num_missing > 0:
+            request.block_ids += self._pool.allocate(num_missing, request.priority)
+        return True
+
+    def cover_guesses(self, request: Request, num_tokens: int, num_guesses: int) -> int:
+        """Return for how many guesses after `num_tokens` there are blocks now.
+
+        Nobody gives way to a guess.
+        """
+        num_missing = self._pool.num_blocks_for(num_tokens + num_guesses) - len(request.block_ids)
+        num_missing = min(num_missing, self._pool.num_available)
+        if num_missing > 0:
+            request.block_ids += self._pool.allocate(num_missing, request.priority)
+        return min(num_guesses, len(request.block_ids) * self._pool.block_size - num_tokens)
+
+    def release(self, request: Request) -> None:
+        """Let go of everything that a request, or its group of beams, holds."""
+        self._prefixes.drop(request)
+        if request.beams is not None:
+            request.beams.restart(self._pool, self._running)
+        self._pool.release(request.block_ids)
+        request.block_ids = []
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """Return the blocks (from, to) to copy before anybody writes; see `CopyOnWrite`."""
+        return self._copies.take()
+
+    def reset(self, waiting: WaitingQueue, running: RequestQueue) -> None:
+        """Begin anew with these queues; the counters stay."""
+        self._waiting = waiting
+        self._running = running
+        self._copies = CopyOnWrite(self._pool)
+
+    def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
+        """Take everything from the least urgent, latest request; it computes again later."""
+        num_blocks = sum(len(sequence.block_ids) for sequence in victim.sequences)
+        num_tokens = sum(sequence.num_computed_tokens for sequence in victim.sequences)
+        self.num_preemptions += 1
+        self.num_preempted_blocks += num_blocks
+        self.num_preempted_tokens += num_tokens
+        victim.num_preemptions += 1
+        logger.warning(
+            "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
+            "it held %d blocks with %d computed tokens",
+            victim.request_id,
+            victim.priority,
+            victim.num_preemptions,
+            taker.request_id,
+            num_missing,
+            self._pool.num_available,
+            num_blocks,
+            num_tokens,
+        )
+        self.release(victim)
+        victim.num_computed_tokens = 0
+        victim.status = RequestStatus.WAITING
+        self._running.remove(victim)
+        self._waiting.add(victim)
