@@ -7,23 +7,16 @@ from pathlib import Path
 
 import torch
 
-from services.generator.model.activation import Activation, activation
-from services.generator.model.attention import Attention, attention
-from services.generator.model.bf16_linear import bf16_linear
 from services.generator.model.checkpoint import Checkpoint
 from services.generator.model.config import ModelConfig
 from services.generator.model.decoder import Decoder, Embedding
 from services.generator.model.errors import ModelConfigError
-from services.generator.model.gated_activation import gated_activation
-from services.generator.model.heads import HeadNorm, HeadRotation, HeadStep
-from services.generator.model.huge_pages import HugePages
-from services.generator.model.int8_linear import int8_linear
+from services.generator.model.heads import HeadStep
+from services.generator.model.kernels import CpuKernels, Kernels
 from services.generator.model.layer import Layer
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
-from services.generator.model.linear import Linear
 from services.generator.model.mlp import MLP, Branch, Expert, Mixture, NormedLinear
-from services.generator.model.native_head_steps import NativeHeadSteps
-from services.generator.model.norm import LayerNorm, Norm, RMSNorm, offset_rms_norm
+from services.generator.model.norm import LayerNorm, Norm
 from services.generator.model.projection import Projection
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
@@ -53,18 +46,15 @@ def load_model(
     """
     config = ModelConfig.read(folder)
     compute = compute_dtype(config, dtype)
-    attentions = [
-        attention(config, window, compute, attention_backend, block_size)
-        for window in config.windows
-    ]
-    act = activation(config.activation, batch_invariant)
-    if config.family.is_gated:
-        act = gated_activation(config.activation, compute, batch_invariant, attention_backend)
-    loader = _Loader(
-        *(config, Checkpoint(folder), compute, attentions, act, quantization, batch_invariant),
-        compiles=attention_backend != "torch",
+    kernels = CpuKernels(
+        config,
+        compute,
+        backend=attention_backend,
+        quantization=quantization,
+        batch_invariant=batch_invariant,
+        block_size=block_size,
     )
-    return loader.decoder()
+    return _Loader(config, Checkpoint(folder), compute, kernels).decoder()
 
 
 def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
@@ -81,22 +71,15 @@ class _Loader:
         config: ModelConfig,
         checkpoint: Checkpoint,
         dtype: torch.dtype,
-        attentions: Sequence[Attention],
-        act: Activation,
-        quantization: str | None,
-        batch_invariant: bool,
-        compiles: bool,
+        kernels: Kernels,
     ) -> None:
         self._config = config
-        self._attentions = attentions
-        self._act = act
-        self._quantization = quantization
-        self._batch_invariant = batch_invariant
-        self._compiles = compiles
+        self._kernels = kernels
+        self._attentions = [kernels.attention(window) for window in config.windows]
+        self._activation = kernels.activation()
         self._names = config.family.weights
         self._checkpoint = checkpoint
         self._dtype = dtype
-        self._memory = HugePages()
         roots, embedding = self._names.roots, f"{self._names.embedding}.weight"
         self._root = next((root for root in roots if root + embedding in checkpoint), roots[0])
 
@@ -116,7 +99,7 @@ class _Loader:
                 for index, layer in enumerate(config.layers)
             ],
             self._norm(f"{self._root}{names.norm}"),
-            self._product(head),
+            self._kernels.product(head),
         )
 
     def _embedding(self, tokens: torch.Tensor) -> Embedding:
@@ -155,18 +138,8 @@ class _Loader:
 
     def _head_steps(self, prefix: str, layer: LayerConfig) -> list[HeadStep]:
         config = self._config
-        norm_weight = self._head_norm_weight(prefix)
         rope_index = None if layer.rope is None else config.ropes.index(layer.rope)
-        if norm_weight is None and rope_index is None:
-            return []
-        if self._compiles and NativeHeadSteps.serves(config, self._dtype):
-            return [NativeHeadSteps(config, norm_weight, rope_index)]
-        steps: list[HeadStep] = []
-        if norm_weight is not None:
-            steps.append(HeadNorm(norm_weight, config.norm_eps))
-        if rope_index is not None:
-            steps.append(HeadRotation(config, rope_index))
-        return steps
+        return self._kernels.head_steps(self._head_norm_weight(prefix), rope_index)
 
     def _head_norm_weight(self, prefix: str) -> torch.Tensor | None:
         """Return float32 [query and key heads, head_dim], or None where heads have no norms."""
@@ -192,22 +165,21 @@ class _Loader:
             adds=names.post_mlp_norm is None,
         )
         branch = self._branch(down, prefix, names.post_mlp_norm)
-        return MLP(up, branch, self._act)
+        return MLP(up, branch, self._activation)
 
     def _mixture(self, prefix: str, experts: ExpertsConfig) -> Branch:
         names = self._names.experts
         assert names is not None, "experts without names. This is a bug."
         hidden, inner = self._config.hidden_size, experts.intermediate_size
-        router = Linear(
-            self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden),
-            batch_invariant=self._batch_invariant,
+        router = self._kernels.router(
+            self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden)
         )
         members = []
         for number in range(experts.num_experts):
             up_names = [prefix + name.format(number) for name in names.gate_up]
             up = self._linear(up_names, hidden, (inner, inner), False)
             down = self._linear([prefix + names.down.format(number)], inner, (hidden,), False)
-            members.append(Expert(up, down, self._act))
+            members.append(Expert(up, down, self._activation))
         return Mixture(router, members, experts.num_chosen, experts.normalizes)
 
     def _branch(self, linear: Projection, prefix: str, norm_name: str | None) -> Branch:
@@ -218,9 +190,9 @@ class _Loader:
         weight = self._tensor(f"{name}.weight", hidden)
         if self._config.family.norm == "layer":
             return LayerNorm(weight, self._tensor(f"{name}.bias", hidden), eps)
-        return (offset_rms_norm if self._config.family.norm == "rms_offset" else RMSNorm)(
-            weight, eps
-        )
+        # Gemma's weights tell how far they are from 1; near zero they keep their digits
+        is_offset = self._config.family.norm == "rms_offset"
+        return self._kernels.rms_norm(1.0 + weight.float() if is_offset else weight)
 
     def _linear(
         self,
@@ -238,20 +210,11 @@ class _Loader:
             for name, rows in zip(names, out_sizes, strict=True)
         ]
         if not has_bias:
-            return self._product(torch.cat(weights), adds=adds)
+            return self._kernels.product(torch.cat(weights), adds=adds)
         biases = [
             self._tensor(f"{name}.bias", rows) for name, rows in zip(names, out_sizes, strict=True)
         ]
-        return self._product(torch.cat(weights), torch.cat(biases), adds)
-
-    def _product(
-        self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
-    ) -> Projection:
-        if self._quantization == "int8":
-            return int8_linear(weight, bias, memory=self._memory)
-        return bf16_linear(weight, bias, self._memory) or Linear(
-            weight, bias, self._batch_invariant, adds
-        )
+        return self._kernels.product(torch.cat(weights), torch.cat(biases), adds)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:

@@ -1,4 +1,4 @@
-"""Normalisations: root mean square (arXiv:1910.07467), Gemma's form of it, and layer."""
+"""Normalisations: root mean square (arXiv:1910.07467) and layer."""
 
 from __future__ import annotations
 
@@ -77,11 +77,6 @@ class RMSNorm:
         out = x.new_empty(x.shape)
         Program(self.calls(x, out, rows)).run()
         return out
-
-
-def offset_rms_norm(weight: torch.Tensor, eps: float) -> RMSNorm:
-    """Return `x / rms(x) * (1 + weight)`, where a weight near zero keeps its digits (Gemma)."""
-    return RMSNorm(1.0 + weight.float(), eps)
 
 
 class LayerNorm:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.generator.model.norm import RMSNorm, offset_rms_norm
+from services.generator.model.norm import RMSNorm
 from tests.generator.model.backends import backends
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -46,7 +46,7 @@ def test_a_row_has_the_same_bits_beside_any_others(backend: str, dtype: torch.dt
 
 
 def test_an_offset_keeps_the_digits_of_a_small_weight() -> None:
-    """One is added in float32."""
+    """A float32 weight keeps them, whatever the rows are."""
     x, weight = torch.randn(3, 32), torch.full((32,), 1e-3).bfloat16()
     plain = functional.rms_norm(x, (32,), None, 1e-6)
-    torch.testing.assert_close(offset_rms_norm(weight, 1e-6)(x), plain * (1 + weight.float()))
+    torch.testing.assert_close(RMSNorm(1.0 + weight.float(), 1e-6)(x), plain * (1 + weight.float()))
