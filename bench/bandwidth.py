@@ -7,6 +7,8 @@ import time
 
 import torch
 
+from services.generator.model.huge_pages import HugePages
+
 BUFFER_BYTES = 2**29
 """Beyond any last-level cache, so that every pass comes from memory."""
 
@@ -14,9 +16,10 @@ BUFFER_BYTES = 2**29
 def read_bytes_per_s(passes: int = 5) -> float:
     """Return the best rate at which all cores together sum a large buffer of float32.
 
-    In cache the same sum runs several times faster, so memory is what it waits for.
+    In cache the same sum runs several times faster, so memory is what it waits for. The buffer lies
+    in huge pages: in others the translation of addresses may be what limits.
     """
-    buffer = torch.ones(BUFFER_BYTES // 4)
+    buffer = HugePages(0).zeros((BUFFER_BYTES // 4,), torch.float32).fill_(1.0)
     before = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
