@@ -51,9 +51,9 @@ class PrefixSharing:
 
     def publish(self, request: Request, num_published: int) -> None:
         """Name the request's full blocks from `num_published` on, for others to hit."""
-        if not self._is_on:
-            return
         num_full = request.num_computed_tokens // self._pool.block_size
+        if not self._is_on or num_full == num_published:
+            return
         self._extend_hashes(request, num_full)
         for index in range(num_published, num_full):
             block_hash = request.block_hashes[index]
