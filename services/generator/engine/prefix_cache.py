@@ -30,8 +30,8 @@ def chain_hash(parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
 
     The hash is cryptographic, so equal hashes are taken for equal prefixes without a comparison.
     """
-    tokens = array("q", token_ids).tobytes()
-    return hashlib.blake2b(tokens, key=parent_hash, digest_size=_DIGEST_BYTES).digest()
+    tokens = array("i", token_ids).tobytes()
+    return hashlib.blake2b(parent_hash + tokens, digest_size=_DIGEST_BYTES).digest()
 
 
 class PrefixCache:
