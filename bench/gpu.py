@@ -3,9 +3,9 @@
     python -m bench.gpu [--repeats 20] [--only attention linear]
 
 Needs torch, triton and a CUDA device, nothing else. Ceilings first: a large copy, a large product.
-Then each kernel over several sets of inputs that together exceed the L2 cache: microseconds, GB/s or
-TFLOP/s, the share of its ceiling, and torch's time for the same. A kernel whose result is not torch's
-is told and not timed. Writes bench/results/gpu.json.
+Then each kernel over several sets of inputs that together exceed the L2 cache: microseconds, GB/s
+or TFLOP/s, the share of its ceiling, and torch's time for the same. A kernel whose result is not
+torch's is told and not timed. Writes bench/results/gpu.json.
 """
 
 from __future__ import annotations
