@@ -1,0 +1,172 @@
+"""Search of a row of logits for the place where top_k or top_p cuts it, without a sort.
+
+A count or a weight of what lies above the cut is the goal. The range of values that holds the cut
+is divided into four, over and over (as in Qrita, arXiv:2602.01518), here in the floats' own order
+as integers, so that it ends after 16 passes over a float32 row at most, 10 over float16, 8 over
+bfloat16, and is exact to the last step. Ties at the cut fall to the lower ids.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def key_of(value, SHIFT: tl.constexpr):
+    # the floats' order as integers; zero has one sign
+    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
+    return (tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> SHIFT).to(tl.int64)
+
+
+@triton.jit
+def value_of(key, SHIFT: tl.constexpr):
+    bits = tl.where(key < 0, key ^ (0x7FFFFFFF >> SHIFT), key) << SHIFT
+    return bits.to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def best_of(p_row, V, BV: tl.constexpr):
+    b_best = tl.full([BV], float("-inf"), tl.float32)
+    for start in range(0, V, BV):
+        o_v = start + tl.arange(0, BV)
+        # [BV]
+        b_logits = tl.load(p_row + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32)
+        b_best = tl.maximum(b_best, b_logits)
+    return tl.max(b_best, axis=0)
+
+
+@triton.jit
+def weigh(p_row, V, best, temperature, bound_1, bound_2, bound_3, BV: tl.constexpr):
+    # how many logits reach each bound, and their weights relative to the best's
+    b_n1 = tl.zeros([BV], tl.int32)
+    b_n2 = tl.zeros([BV], tl.int32)
+    b_n3 = tl.zeros([BV], tl.int32)
+    b_w1 = tl.zeros([BV], tl.float32)
+    b_w2 = tl.zeros([BV], tl.float32)
+    b_w3 = tl.zeros([BV], tl.float32)
+    for start in range(0, V, BV):
+        o_v = start + tl.arange(0, BV)
+        m_v = o_v < V
+        # [BV]
+        b_logits = tl.load(p_row + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
+        b_weight = tl.exp((b_logits - best) / temperature)
+        m_1 = m_v & (b_logits >= bound_1)
+        m_2 = m_v & (b_logits >= bound_2)
+        m_3 = m_v & (b_logits >= bound_3)
+        b_n1 += m_1.to(tl.int32)
+        b_n2 += m_2.to(tl.int32)
+        b_n3 += m_3.to(tl.int32)
+        b_w1 += tl.where(m_1, b_weight, 0.0)
+        b_w2 += tl.where(m_2, b_weight, 0.0)
+        b_w3 += tl.where(m_3, b_weight, 0.0)
+    n_1, n_2, n_3 = tl.sum(b_n1, axis=0), tl.sum(b_n2, axis=0), tl.sum(b_n3, axis=0)
+    return n_1, n_2, n_3, tl.sum(b_w1, axis=0), tl.sum(b_w2, axis=0), tl.sum(b_w3, axis=0)
+
+
+@triton.jit
+def search(
+    p_row,
+    V,
+    best,
+    temperature,
+    lo,  # a key that reaches the goal
+    hi,  # one that does not
+    n_lo,
+    n_hi,
+    w_lo,
+    w_hi,
+    goal,
+    IS_WEIGHT: tl.constexpr,
+    SHIFT: tl.constexpr,
+    BV: tl.constexpr,
+):
+    # a single token between the bounds is at the cut, whatever its value
+    while (hi - lo > 1) & (n_lo - n_hi > 1) & (IS_WEIGHT | (n_lo != goal)):
+        width = hi - lo
+        k_1 = lo + tl.maximum(width // 4, 1)
+        k_2 = lo + width // 2
+        k_3 = lo + (3 * width) // 4
+        c_1, c_2, c_3 = value_of(k_1, SHIFT), value_of(k_2, SHIFT), value_of(k_3, SHIFT)
+        n_1, n_2, n_3, w_1, w_2, w_3 = weigh(p_row, V, best, temperature, c_1, c_2, c_3, BV)
+        if IS_WEIGHT:
+            m_1, m_2, m_3 = w_1 >= goal, w_2 >= goal, w_3 >= goal
+        else:
+            m_1, m_2, m_3 = n_1 >= goal, n_2 >= goal, n_3 >= goal
+        # the bounds rise, so what the third reaches the others do
+        hi = tl.where(m_3, hi, tl.where(m_2, k_3, tl.where(m_1, k_2, k_1)))
+        n_hi = tl.where(m_3, n_hi, tl.where(m_2, n_3, tl.where(m_1, n_2, n_1)))
+        w_hi = tl.where(m_3, w_hi, tl.where(m_2, w_3, tl.where(m_1, w_2, w_1)))
+        lo = tl.where(m_3, k_3, tl.where(m_2, k_2, tl.where(m_1, k_1, lo)))
+        n_lo = tl.where(m_3, n_3, tl.where(m_2, n_2, tl.where(m_1, n_1, n_lo)))
+        w_lo = tl.where(m_3, w_3, tl.where(m_2, w_2, tl.where(m_1, w_1, w_lo)))
+    return lo, hi, n_lo, n_hi, w_lo, w_hi
+
+
+@triton.jit
+def end_of(p_row, V, low, high, ties, BV: tl.constexpr):
+    # one past the id of the last of so many logits in [low, high)
+    seen = tl.zeros([], tl.int32)
+    start = tl.zeros([], tl.int32)
+    end = tl.zeros([], tl.int32)
+    while (seen < ties) & (start < V):
+        o_v = start + tl.arange(0, BV)
+        m_v = o_v < V
+        # [BV]
+        b_logits = tl.load(p_row + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
+        b_tie = (m_v & (b_logits >= low) & (b_logits < high)).to(tl.int32)
+        b_rank = seen + tl.cumsum(b_tie, axis=0)
+        is_kept = (b_tie > 0) & (b_rank <= ties)
+        end = tl.maximum(end, tl.max(tl.where(is_kept, o_v + 1, 0), axis=0))
+        seen += tl.sum(b_tie, axis=0)
+        start += BV
+    return end
+
+
+@triton.jit
+def cut(
+    p_row,  # [V]
+    V,
+    best,
+    temperature,
+    floor,  # what min_p leaves is not below it
+    top_k,
+    top_p,
+    SHIFT: tl.constexpr,
+    BV: tl.constexpr,
+):
+    # low, high and the end of the ids that are left between them
+    none = tl.zeros([], tl.int32)
+    nothing = tl.zeros([], tl.float32)
+    lo = key_of(floor, SHIFT)
+    end = key_of(best, SHIFT) + 1
+    # most often the cut is among what weighs more than 1/3000 of the best
+    near = tl.maximum(key_of(best - 8.0 * temperature, SHIFT), lo + 1)
+    c_near = value_of(near, SHIFT)
+    n_lo, n_near, _, w_lo, w_near, _ = weigh(p_row, V, best, temperature, floor, c_near, c_near, BV)
+    hi, n_hi, w_hi = end, none, nothing
+    left = n_lo
+    if (top_k > 0) & (top_k < n_lo):
+        is_near = n_near >= top_k
+        lo = tl.where(is_near, near, lo)
+        n_lo = tl.where(is_near, n_near, n_lo)
+        w_lo = tl.where(is_near, w_near, w_lo)
+        lo, hi, n_lo, n_hi, w_lo, w_hi = search(
+            p_row, V, best, temperature, lo, hi, n_lo, n_hi, w_lo, w_hi, top_k, False, SHIFT, BV
+        )
+        left = top_k
+        w_lo = w_hi + (w_lo - w_hi) * (left - n_hi) / (n_lo - n_hi)
+    ties = left - n_hi
+    if top_p < 1.0:
+        goal = top_p * w_lo
+        is_near = (near > lo) & (n_near > 0) & (w_near >= goal)
+        lo = tl.where(is_near, near, lo)
+        left = tl.where(is_near, n_near, left)
+        w_lo = tl.where(is_near, w_near, w_lo)
+        lo, hi, n_lo, n_hi, w_lo, w_hi = search(
+            p_row, V, best, temperature, lo, end, left, none, w_lo, nothing, goal, True, SHIFT, BV
+        )
+        # of equal weights, as many as begin below the goal
+        wanted = tl.ceil((goal - w_hi) * (n_lo - n_hi) / (w_lo - w_hi))
+        ties = tl.minimum(tl.maximum(wanted, 1.0), n_lo - n_hi).to(tl.int32)
+    low = tl.maximum(value_of(lo, SHIFT), floor)
+    high = value_of(hi, SHIFT)
+    return low, high, end_of(p_row, V, low, high, ties, BV)
