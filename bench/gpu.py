@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,10 @@ def timed(calls: list[Call], repeats: int) -> float:
     for call in calls:
         call()
     torch.cuda.synchronize()
-    taken = []
+    taken: list[float] = []
+    event = partial(torch.cuda.Event, enable_timing=True)
     for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = event(), event()
         begin.record()
         for call in calls:
             call()

@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from services.generator.kernels.paged_prefill import paged_attention
+from torch.nn import functional
+
 from services.generator.kernels.embedding import embedding
 from services.generator.kernels.gated import gated
 from services.generator.kernels.grouped_gemm import combine, grouped_gemm, row_tile
@@ -18,14 +21,11 @@ from services.generator.kernels.linear_w8a16 import linear_w8a16
 from services.generator.kernels.logprobs import logprobs
 from services.generator.kernels.lora import lora_expand_add, lora_shrink, sort_by_adapter
 from services.generator.kernels.paged_decode import paged_decode
-from services.generator.kernels.paged_prefill import paged_attention
 from services.generator.kernels.reference_linear import gptq_weight
+from services.generator.kernels.rms_norm import add_rms_norm, rms_norm
 from services.generator.kernels.rope_write import rope_write
 from services.generator.kernels.sample import sample
 from services.generator.kernels.sorted_rows import sort_by_expert
-from torch.nn import functional
-
-from services.generator.kernels.rms_norm import add_rms_norm, rms_norm
 
 BLOCK = 16
 BF16 = torch.bfloat16
@@ -97,10 +97,12 @@ def elementwise() -> Iterator[Case]:
     def rope() -> tuple[Call, None]:
         qkv = torch.randn(rows, (heads + 2 * kv_heads) * dim, dtype=BF16)
         angles = torch.rand(rows, dim // 2)
-        caches = [torch.zeros(rows // BLOCK, BLOCK, kv_heads, dim, dtype=BF16) for _ in range(2)]
+        keys, values = (
+            torch.zeros(rows // BLOCK, BLOCK, kv_heads, dim, dtype=BF16) for _ in range(2)
+        )
         slots = torch.randperm(rows)
-        return partial(
-            rope_write, qkv, angles.cos(), angles.sin(), slots, *caches, heads, kv_heads, dim
+        return lambda: rope_write(
+            qkv, angles.cos(), angles.sin(), slots, keys, values, heads, kv_heads, dim
         ), None
 
     moved = rows * dim * 2 * (2 * heads + 4 * kv_heads) + rows * dim * 4
