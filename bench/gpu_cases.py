@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from services.generator.kernels.paged_prefill import paged_attention
 from torch.nn import functional
 
 from services.generator.kernels.embedding import embedding
@@ -21,6 +20,7 @@ from services.generator.kernels.linear_w8a16 import linear_w8a16
 from services.generator.kernels.logprobs import logprobs
 from services.generator.kernels.lora import lora_expand_add, lora_shrink, sort_by_adapter
 from services.generator.kernels.paged_decode import paged_decode
+from services.generator.kernels.paged_prefill import paged_attention
 from services.generator.kernels.reference_linear import gptq_weight
 from services.generator.kernels.rms_norm import add_rms_norm, rms_norm
 from services.generator.kernels.rope_write import rope_write

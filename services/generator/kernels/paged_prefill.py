@@ -12,12 +12,15 @@ import torch
 import triton
 import triton.language as tl
 
-from services.generator.kernels.checks import KernelError
-from services.generator.kernels.checks_paged_prefill import (
-    require_cache,
-    require_options,
-    require_queries,
+from services.generator.kernels.checks import (
+    KernelError,
+    require_contiguous,
+    require_dtype,
+    require_shape,
 )
+from services.generator.kernels.checks_attention import check_cache, check_scores, check_tables
+
+HEAD_SIZES = (64, 80, 96, 128, 256)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LEAST = tl.constexpr(-1.0e30)  # below every score, and exp2(-inf - LEAST) is 0, not NaN
@@ -310,9 +313,16 @@ def paged_attention(
     become `soft_cap * tanh(score / soft_cap)`; `sinks`, float32 [H], are logits that only the
     denominator has (arXiv:2309.17453). Raises KernelError.
     """
-    require_queries(q, block_table, query_starts, lengths)
-    require_cache(q, k_cache, v_cache, k_scale, v_scale)
-    require_options(q, window, soft_cap, sinks)
+    require_shape("q", q, None, None, None)
+    if q.shape[2] not in HEAD_SIZES:
+        raise KernelError("q", f"has heads of {q.shape[2]}, not one of: {HEAD_SIZES}")
+    check_cache(q, k_cache, v_cache, k_scale, v_scale)
+    require_shape("lengths", lengths, None)
+    check_tables(block_table, lengths)
+    require_shape("query_starts", query_starts, len(lengths) + 1)
+    require_dtype("query_starts", query_starts, {torch.int32})
+    require_contiguous("query_starts", query_starts)
+    check_scores(q.shape[1], window, soft_cap, sinks)
     group = q.shape[1] // k_cache.shape[2]
     rows = triton.cdiv(len(q), max(len(lengths), 1)) * group
     launch = launch_of(q.dtype, k_cache.dtype, q.shape[2], group, rows)
