@@ -10,8 +10,8 @@ def paged_attention(
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
     block_table: torch.Tensor,
-    lengths: torch.Tensor,
     query_starts: torch.Tensor,
+    lengths: torch.Tensor,
     scale: float,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -56,7 +56,7 @@ def paged_decode(
     """Return `paged_attention` of one query per sequence, its last token."""
     query_starts = torch.arange(len(q) + 1)
     return paged_attention(
-        *(q, k_cache, v_cache, block_table, lengths, query_starts, scale),
+        *(q, k_cache, v_cache, block_table, query_starts, lengths, scale),
         *(window, soft_cap, sinks, k_scale, v_scale),
     )
 
@@ -97,4 +97,6 @@ def attention(
     weights = torch.exp(scores - largest)
     total = weights.sum(-1, keepdim=True) + torch.exp(column - largest)
     weights = torch.where(total > 0, weights / total, 0.0)
+    # what nobody sees may hold anything, and zero times NaN is NaN
+    values = values.masked_fill(~sees.any(0)[:, None, None], 0.0)
     return torch.einsum("qhn,nhd->qhd", weights, values.repeat_interleave(group, 1))

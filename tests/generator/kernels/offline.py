@@ -10,7 +10,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 def main() -> None:
     """Compile all, on as many processes as there are processors."""
     assert "TRITON_INTERPRET" not in os.environ, "the interpreter cannot compile"
-    sys.modules.setdefault("tests.generator.kernels.offline", sys.modules[__name__])
     for path in sorted(CASES.glob("*.py")):
         if path.stem != "compile_case":
             module = importlib.import_module(f"tests.generator.kernels.cases.{path.stem}")

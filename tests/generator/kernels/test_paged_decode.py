@@ -328,7 +328,8 @@ def test_the_reference_is_torchs_attention(device: torch.device) -> None:
     cached = pages((20, 33), 2, 16, torch.float32, device)
     q = torch.randn(10, 6, 16, device=device)
     starts = torch.tensor([0, 5, 8], device=device)
-    out = reference_attention.paged_attention(q, *cached, starts, 0.3)
+    k_cache, v_cache, table, lengths = cached
+    out = reference_attention.paged_attention(q, k_cache, v_cache, table, starts, lengths, 0.3)
     for i, (first, count, length) in enumerate(((0, 5, 20), (5, 3, 33))):
         blocks = cached.block_table[i].long()
         keys, values = (

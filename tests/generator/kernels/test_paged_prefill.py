@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.generator.kernels import reference_paged_prefill as reference
+from services.generator.kernels import reference_attention as reference
 from services.generator.kernels.checks import KernelError
 from services.generator.kernels.paged_prefill import launch_of, paged_attention
 from tests.generator.kernels.compare import FLOATS, assert_near
