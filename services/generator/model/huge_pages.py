@@ -1,7 +1,7 @@
 """Memory in pages of 2 MiB, where the system gives them to those who ask.
 
-Every step reads all weights once. In pages of 4 KiB it waits for address translation and not for
-memory: 1.75 times as long on a virtual machine of two Zen 4 cores.
+Every step reads all weights once, and in pages of 4 KiB it waits for the translation of addresses
+too; `python -m bench.bandwidth` tells how long.
 """
 
 from __future__ import annotations
