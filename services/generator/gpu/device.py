@@ -1,0 +1,113 @@
+"""What a runner asks of a device besides arithmetic: memory, order, and recorded launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+Call = Callable[[], None]
+
+
+class Device(Protocol):
+    """Work is launched in order and completes later; `mark` tells when."""
+
+    device: torch.device
+
+    def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return host memory that the device copies from and to by itself."""
+        ...
+
+    def mark(self) -> Call:
+        """Return what waits for all that was launched before."""
+        ...
+
+    def record(self, work: Call) -> Call:
+        """Return what does again what `work` launches, on the same memory; run it once before."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the memory that can still be had, what the allocator keeps unused included."""
+        ...
+
+    def release(self) -> None:
+        """Give what the allocator keeps unused back to the device."""
+        ...
+
+
+class CudaDevice:
+    """One NVIDIA GPU, by its current stream. Recordings share their memory: replay, then read."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.device = torch.device("cuda", index)
+        torch.cuda.set_device(self.device)
+        self._pool: tuple[int, int] | None = None
+
+    def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """See `Device`."""
+        return torch.empty(*shape, dtype=dtype, pin_memory=True)
+
+    def mark(self) -> Call:
+        """See `Device`."""
+        event = torch.cuda.Event()
+        event.record()
+        return event.synchronize
+
+    def record(self, work: Call) -> Call:
+        """See `Device`."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # libraries take their workspaces and kernels are compiled before, not while, recording
+            work()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            work()
+        self._pool = self._pool or graph.pool()
+        return graph.replay
+
+    def free_bytes(self) -> int:
+        """See `Device`."""
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free + unused)
+
+    def release(self) -> None:
+        """See `Device`."""
+        torch.cuda.empty_cache()
+
+    def __repr__(self) -> str:
+        return f"CudaDevice({torch.cuda.get_device_name(self.device)})"
+
+
+class HostDevice:
+    """The CPU in a GPU's place, where Triton's interpreter runs the kernels; records nothing."""
+
+    def __init__(self, num_bytes: int = 2**30) -> None:
+        """`num_bytes` is what it says is free."""
+        self.device = torch.device("cpu")
+        self._num_bytes = num_bytes
+
+    def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """See `Device`."""
+        return torch.empty(*shape, dtype=dtype)
+
+    def mark(self) -> Call:
+        """See `Device`."""
+        return lambda: None
+
+    def record(self, work: Call) -> Call:
+        """See `Device`."""
+        return work
+
+    def free_bytes(self) -> int:
+        """See `Device`."""
+        return self._num_bytes
+
+    def release(self) -> None:
+        """See `Device`."""
+
+    def __repr__(self) -> str:
+        return "HostDevice()"
