@@ -37,11 +37,10 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """One NVIDIA GPU, by its current stream. Recordings share their memory: replay, then read."""
+    """The first visible GPU, by its default stream. Recordings share memory: replay, then read."""
 
-    def __init__(self, index: int = 0) -> None:
-        self.device = torch.device("cuda", index)
-        torch.cuda.set_device(self.device)
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", 0)
         self._pool: tuple[int, int] | None = None
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
