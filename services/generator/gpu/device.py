@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 Call = Callable[[], None]
+# whose classes have no types
+_cuda: Any = torch.cuda
 
 
 class Device(Protocol):
@@ -41,7 +43,7 @@ class CudaDevice:
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0)
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """See `Device`."""
@@ -49,23 +51,25 @@ class CudaDevice:
 
     def mark(self) -> Call:
         """See `Device`."""
-        event = torch.cuda.Event()
+        event = _cuda.Event()
         event.record()
-        return event.synchronize
+        wait: Call = event.synchronize
+        return wait
 
     def record(self, work: Call) -> Call:
         """See `Device`."""
-        side = torch.cuda.Stream()
+        side = _cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # libraries take their workspaces and kernels are compiled before, not while, recording
             work()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
+        graph = _cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             work()
         self._pool = self._pool or graph.pool()
-        return graph.replay
+        replay: Call = graph.replay
+        return replay
 
     def free_bytes(self) -> int:
         """See `Device`."""

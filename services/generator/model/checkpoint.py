@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,21 @@ from services.generator.model.errors import WeightError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+
+
+class Weights(Protocol):
+    """Tensors by name, from wherever they come."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """Return a tensor; WeightError if absent or of another shape."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all tensors."""
+        ...
 
 
 class Checkpoint:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 
 from services.generator.model.gated_activation import CompiledGate
+from services.generator.model.heads import SteppedAttention
 from services.generator.model.kv_cache import KVCache, LayerCache
 from services.generator.model.layer import Layer
 from services.generator.model.mlp import MLP, Branch, NormedLinear
@@ -122,14 +123,17 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, layer: Layer) -> _Parts | None:
-        steps, mlp = layer.head_steps, layer.mlp
+        heads, mlp = layer.attention, layer.mlp
+        if not isinstance(heads, SteppedAttention):
+            return None
+        steps, attention = heads.steps, heads.attention
         out = _Branch.of(layer.out)
         down = _Branch.of(mlp.down) if isinstance(mlp, MLP) else None
         if (
             _is_compiled(layer.attention_norm)
             and isinstance(layer.qkv, NativeProduct)
             and (not steps or (len(steps) == 1 and isinstance(steps[0], NativeHeadSteps)))
-            and isinstance(layer.attention, NativeAttention)
+            and isinstance(attention, NativeAttention)
             and out is not None
             and _is_compiled(layer.mlp_norm)
             and isinstance(mlp, MLP)
@@ -139,7 +143,7 @@ class _Parts(NamedTuple):
         ):
             head_steps = steps[0] if steps and isinstance(steps[0], NativeHeadSteps) else None
             return cls(
-                *(layer.attention_norm, layer.qkv, head_steps, layer.attention, layer.plan_index),
+                *(layer.attention_norm, layer.qkv, head_steps, attention, layer.plan_index),
                 *(out, layer.mlp_norm, mlp.up, mlp.activation, down),
             )
         return None

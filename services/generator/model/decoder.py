@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from services.generator.model.attention import Attention
 from services.generator.model.compiled_layers import CompiledLayers
@@ -16,29 +15,22 @@ from services.generator.model.layer import Layer, LayerByLayer
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
 from services.generator.model.projection import Projection
-from services.generator.model.rope import Rope, Rotation
 from services.generator.model.soft_cap import soft_cap_
+
+Rows = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Embedding:
-    """Token rows, times `scale` if any, plus position rows if any."""
+    """Token rows, plus position rows if any; both [ids] to [ids, hidden]."""
 
-    def __init__(
-        self, tokens: torch.Tensor, scale: float | None, positions: torch.Tensor | None
-    ) -> None:
-        self.dtype = tokens.dtype
+    def __init__(self, tokens: Rows, positions: Rows | None) -> None:
         self._tokens = tokens
-        self._scale = scale
         self._positions = positions
 
     def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return [T, hidden]."""
-        hidden = functional.embedding(token_ids, self._tokens)
-        if self._scale is not None:
-            hidden = hidden * self._scale
-        if self._positions is not None:
-            hidden = hidden + functional.embedding(positions, self._positions)
-        return hidden
+        hidden = self._tokens(token_ids)
+        return hidden if self._positions is None else hidden + self._positions(positions)
 
 
 class Pass(NamedTuple):
@@ -47,7 +39,7 @@ class Pass(NamedTuple):
     positions: torch.Tensor  # [T] int64
     rows: torch.Tensor  # int64, whose logits are wanted
     plans: list[Any]  # of attention, one for each window
-    rotations: list[Rotation]
+    rotations: list[Any]  # one for each kind of layer
 
 
 class Decoder:
@@ -56,20 +48,22 @@ class Decoder:
     def __init__(
         self,
         config: ModelConfig,
+        dtype: torch.dtype,
         embedding: Embedding,
+        ropes: Sequence[Callable[[torch.Tensor], Any]],
         attentions: Sequence[Attention],
         layers: Sequence[Layer],
         norm: Norm,
         head: Projection,
     ) -> None:
         self.config = config
-        self.dtype = embedding.dtype
+        self.dtype = dtype
         self._attentions = attentions
         self._embedding = embedding
         self._layers = CompiledLayers.of(layers) or LayerByLayer(layers)
         self._norm = norm
         self._head = head
-        self._ropes = [Rope(rope) for rope in config.ropes]
+        self._ropes = ropes
 
     def forward(
         self,
@@ -101,11 +95,22 @@ class Decoder:
         meanwhile: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Return what `forward` does; call `meanwhile` once, while layers compute if they can."""
-        hidden = self._embedding(token_ids, prepared.positions)
-        hidden = self._layers(hidden, cache, prepared.plans, prepared.rotations, meanwhile)
-        return self._logits(hidden[prepared.rows])
+        hidden = self.hidden_states(token_ids, prepared, cache, meanwhile)
+        return self.logits(hidden[prepared.rows])
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self,
+        token_ids: torch.Tensor,
+        prepared: Pass,
+        cache: KVCache,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """Return [T, hidden] after all layers, good until the next call."""
+        hidden = self._embedding(token_ids, prepared.positions)
+        return self._layers(hidden, cache, prepared.plans, prepared.rotations, meanwhile)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map [S, hidden] after all layers to logits [S, vocab]."""
         logits = self._head(self._norm(hidden))
         if self.config.logit_softcap is not None:
             logits = soft_cap_(logits, self.config.logit_softcap)

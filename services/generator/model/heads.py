@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 
+from services.generator.model.attention import Attention
 from services.generator.model.config import ModelConfig
+from services.generator.model.kv_cache import LayerCache
 from services.generator.model.rope import Rotation
 
 # Changes [T, q_size + 2 kv_size] in place, with one rotation per kind of layer.
 HeadStep = Callable[[torch.Tensor, Sequence[Rotation]], None]
+
+
+class HeadAttention(Protocol):
+    """All that a layer does between its stacked projection and its output's."""
+
+    def __call__(
+        self, qkv: torch.Tensor, cache: LayerCache, plan: Any, rotations: Sequence[Any]
+    ) -> torch.Tensor:
+        """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache.
+
+        `plan` is that of the layer's attention; `rotations` has one for each kind of layer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SteppedAttention:
+    """Steps on the heads in place, one after the other, then attention."""
+
+    steps: tuple[HeadStep, ...]
+    attention: Attention
+
+    def __call__(
+        self, qkv: torch.Tensor, cache: LayerCache, plan: Any, rotations: Sequence[Rotation]
+    ) -> torch.Tensor:
+        """See `HeadAttention`."""
+        for step in self.steps:
+            step(qkv, rotations)
+        return self.attention(qkv, cache, plan)
 
 
 class HeadNorm:

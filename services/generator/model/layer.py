@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from services.generator.model.attention import Attention
-from services.generator.model.heads import HeadStep
+from services.generator.model.heads import HeadAttention
 from services.generator.model.kv_cache import KVCache, LayerCache
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
 from services.generator.model.projection import Projection
-from services.generator.model.rope import Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +24,8 @@ class Layer:
 
     attention_norm: Norm
     qkv: Projection  # hidden -> q_size + 2 kv_size
-    head_steps: tuple[HeadStep, ...]
-    attention: Attention
-    plan_index: int  # of its attention in the decoder's
+    attention: HeadAttention
+    plan_index: int  # of its attention's in the decoder's
     out: Branch  # q_size -> hidden
     mlp_norm: Norm
     mlp: Branch  # hidden -> hidden
@@ -38,16 +35,14 @@ class Layer:
         hidden: torch.Tensor,
         cache: LayerCache,
         plans: Sequence[Any],
-        rotations: Sequence[Rotation],
+        rotations: Sequence[Any],
     ) -> torch.Tensor:
         """Map [T, hidden] to [T, hidden], writing the tokens' keys and values to the cache.
 
         `plans` and `rotations` are what all layers share in one pass, one per kind of layer.
         """
         qkv = self.qkv(self.attention_norm(hidden))
-        for head_step in self.head_steps:
-            head_step(qkv, rotations)
-        attended = self.attention(qkv, cache, plans[self.plan_index])
+        attended = self.attention(qkv, cache, plans[self.plan_index], rotations)
         hidden = self.out.add_to(attended, hidden)
         return self.mlp.add_to(self.mlp_norm(hidden), hidden)
 
@@ -63,7 +58,7 @@ class LayerByLayer:
         hidden: torch.Tensor,
         cache: KVCache,
         plans: Sequence[Any],
-        rotations: Sequence[Rotation],
+        rotations: Sequence[Any],
         meanwhile: Callable[[], None],
     ) -> torch.Tensor:
         """Map [T, hidden] to [T, hidden]; `meanwhile` is called before."""

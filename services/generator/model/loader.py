@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from services.generator.model.checkpoint import Checkpoint
+from services.generator.model.attention import Attention
+from services.generator.model.checkpoint import Checkpoint, Weights
 from services.generator.model.config import ModelConfig
+from services.generator.model.cpu_kernels import CpuKernels
 from services.generator.model.decoder import Decoder, Embedding
 from services.generator.model.errors import ModelConfigError
-from services.generator.model.heads import HeadStep
-from services.generator.model.kernels import CpuKernels, Kernels
+from services.generator.model.heads import HeadAttention
+from services.generator.model.kernels import Kernels
 from services.generator.model.layer import Layer
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
-from services.generator.model.mlp import MLP, Branch, Expert, Mixture, NormedLinear
+from services.generator.model.mlp import MLP, Branch, NormedLinear
 from services.generator.model.norm import LayerNorm, Norm
 from services.generator.model.projection import Projection
 
@@ -54,7 +56,14 @@ def load_model(
         batch_invariant=batch_invariant,
         block_size=block_size,
     )
-    return _Loader(config, Checkpoint(folder), compute, kernels).decoder()
+    return build_decoder(config, Checkpoint(folder), compute, kernels)
+
+
+def build_decoder(
+    config: ModelConfig, weights: Weights, dtype: torch.dtype, kernels: Kernels
+) -> Decoder:
+    """Return the model of these weights for the kernels' device; raises WeightError."""
+    return _Loader(config, weights, dtype, kernels).decoder()
 
 
 def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
@@ -69,7 +78,7 @@ class _Loader:
     def __init__(
         self,
         config: ModelConfig,
-        checkpoint: Checkpoint,
+        weights: Weights,
         dtype: torch.dtype,
         kernels: Kernels,
     ) -> None:
@@ -78,10 +87,10 @@ class _Loader:
         self._attentions = [kernels.attention(window) for window in config.windows]
         self._activation = kernels.activation()
         self._names = config.family.weights
-        self._checkpoint = checkpoint
+        self._weights = weights
         self._dtype = dtype
         roots, embedding = self._names.roots, f"{self._names.embedding}.weight"
-        self._root = next((root for root in roots if root + embedding in checkpoint), roots[0])
+        self._root = next((root for root in roots if root + embedding in weights), roots[0])
 
     def decoder(self) -> Decoder:
         config, names = self._config, self._names
@@ -92,7 +101,9 @@ class _Loader:
             head = self._tensor(f"{names.head}.weight", *vocab_shape)
         return Decoder(
             config,
+            self._dtype,
             self._embedding(tokens),
+            [self._kernels.rope(rope) for rope in config.ropes],
             self._attentions,
             [
                 self._layer(f"{self._root}{names.layer.format(index)}", layer)
@@ -111,8 +122,9 @@ class _Loader:
         positions = None
         if self._names.positions is not None:
             name = f"{self._root}{self._names.positions}.weight"
-            positions = self._tensor(name, config.context_length, config.hidden_size)
-        return Embedding(tokens, scale, positions)
+            table = self._tensor(name, config.context_length, config.hidden_size)
+            positions = self._kernels.lookup(table, None)
+        return Embedding(self._kernels.lookup(tokens, scale), positions)
 
     def _layer(self, prefix: str, layer: LayerConfig) -> Layer:
         config, names = self._config, self._names
@@ -126,8 +138,7 @@ class _Loader:
         return Layer(
             attention_norm=self._norm(prefix + names.attention_norm),
             qkv=self._linear(qkv_names, config.hidden_size, qkv_sizes, config.qkv_bias),
-            head_steps=tuple(self._head_steps(prefix, layer)),
-            attention=self._attentions[plan_index],
+            attention=self._heads(prefix, layer, self._attentions[plan_index]),
             plan_index=plan_index,
             out=self._branch(out, prefix, names.post_attention_norm),
             mlp_norm=self._norm(prefix + names.mlp_norm),
@@ -136,10 +147,9 @@ class _Loader:
             else self._mixture(prefix, layer.experts),
         )
 
-    def _head_steps(self, prefix: str, layer: LayerConfig) -> list[HeadStep]:
-        config = self._config
-        rope_index = None if layer.rope is None else config.ropes.index(layer.rope)
-        return self._kernels.head_steps(self._head_norm_weight(prefix), rope_index)
+    def _heads(self, prefix: str, layer: LayerConfig, attention: Attention) -> HeadAttention:
+        rope_index = None if layer.rope is None else self._config.ropes.index(layer.rope)
+        return self._kernels.heads(attention, self._head_norm_weight(prefix), rope_index)
 
     def _head_norm_weight(self, prefix: str) -> torch.Tensor | None:
         """Return float32 [query and key heads, head_dim], or None where heads have no norms."""
@@ -171,16 +181,16 @@ class _Loader:
         names = self._names.experts
         assert names is not None, "experts without names. This is a bug."
         hidden, inner = self._config.hidden_size, experts.intermediate_size
-        router = self._kernels.router(
-            self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden)
-        )
-        members = []
-        for number in range(experts.num_experts):
-            up_names = [prefix + name.format(number) for name in names.gate_up]
-            up = self._linear(up_names, hidden, (inner, inner), False)
-            down = self._linear([prefix + names.down.format(number)], inner, (hidden,), False)
-            members.append(Expert(up, down, self._activation))
-        return Mixture(router, members, experts.num_chosen, experts.normalizes)
+        router = self._matrix(f"{prefix}{names.router}.weight", experts.num_experts, hidden)
+
+        def weights() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for number in range(experts.num_experts):
+                up_names = [prefix + name.format(number) for name in names.gate_up]
+                ups = [self._matrix(f"{name}.weight", inner, hidden) for name in up_names]
+                down_name = prefix + names.down.format(number)
+                yield torch.cat(ups), self._matrix(f"{down_name}.weight", hidden, inner)
+
+        return self._kernels.mixture(experts, router, weights())
 
     def _branch(self, linear: Projection, prefix: str, norm_name: str | None) -> Branch:
         return linear if norm_name is None else NormedLinear(linear, self._norm(prefix + norm_name))
@@ -222,4 +232,5 @@ class _Loader:
         return self._tensor(name, rows, columns)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
-        return self._checkpoint.tensor(name, *shape).to(self._dtype)
+        tensor = self._weights.tensor(name, *shape)
+        return tensor.to(self._kernels.device, self._dtype)
