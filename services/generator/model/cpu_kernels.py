@@ -17,6 +17,7 @@ from services.generator.model.heads import (
     HeadNorm,
     HeadRotation,
     HeadStep,
+    Planner,
     SteppedAttention,
 )
 from services.generator.model.huge_pages import HugePages
@@ -56,6 +57,7 @@ class CpuKernels:
         self._batch_invariant = batch_invariant
         self._block_size = block_size
         self._memory = HugePages()
+        self._attentions: dict[int | None, Attention] = {}
 
     def lookup(
         self, table: torch.Tensor, scale: float | None
@@ -72,15 +74,16 @@ class CpuKernels:
         """See `Kernels`."""
         return Rope(config)
 
-    def attention(self, window: int | None) -> Attention:
+    def planner(self, window: int | None) -> Planner:
         """See `Kernels`."""
-        return attention(self._config, window, self._dtype, self._backend, self._block_size)
+        return self._attention(window).plan
 
     def heads(
-        self, attention: Attention, norm_weight: torch.Tensor | None, rope_index: int | None
+        self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
     ) -> HeadAttention:
         """See `Kernels`."""
-        return SteppedAttention(tuple(self._steps(norm_weight, rope_index)), attention)
+        steps = self._steps(norm_weight, rope_index)
+        return SteppedAttention(tuple(steps), self._attention(window))
 
     def rms_norm(self, weight: torch.Tensor) -> Norm:
         """See `Kernels`."""
@@ -113,6 +116,13 @@ class CpuKernels:
         members = [Expert(self.product(up), self.product(down), gate) for up, down in experts]
         router_product = Linear(router, batch_invariant=self._batch_invariant)
         return Mixture(router_product, members, config.num_chosen, config.normalizes)
+
+    def _attention(self, window: int | None) -> Attention:
+        if window not in self._attentions:
+            self._attentions[window] = attention(
+                self._config, window, self._dtype, self._backend, self._block_size
+            )
+        return self._attentions[window]
 
     def _steps(self, norm_weight: torch.Tensor | None, rope_index: int | None) -> list[HeadStep]:
         if norm_weight is None and rope_index is None:

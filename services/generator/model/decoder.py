@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from services.generator.model.attention import Attention
 from services.generator.model.compiled_layers import CompiledLayers
 from services.generator.model.config import ModelConfig
+from services.generator.model.heads import Planner
 from services.generator.model.kv_cache import KVCache
 from services.generator.model.layer import Layer, LayerByLayer
 from services.generator.model.norm import Norm
@@ -38,7 +38,7 @@ class Pass(NamedTuple):
 
     positions: torch.Tensor  # [T] int64
     rows: torch.Tensor  # int64, whose logits are wanted
-    plans: list[Any]  # of attention, one for each window
+    plans: list[Any]  # one for each window
     rotations: list[Any]  # one for each kind of layer
 
 
@@ -51,14 +51,14 @@ class Decoder:
         dtype: torch.dtype,
         embedding: Embedding,
         ropes: Sequence[Callable[[torch.Tensor], Any]],
-        attentions: Sequence[Attention],
+        planners: Sequence[Planner],
         layers: Sequence[Layer],
         norm: Norm,
         head: Projection,
     ) -> None:
         self.config = config
         self.dtype = dtype
-        self._attentions = attentions
+        self._planners = planners
         self._embedding = embedding
         self._layers = CompiledLayers.of(layers) or LayerByLayer(layers)
         self._norm = norm
@@ -81,10 +81,10 @@ class Decoder:
         return self.run(token_ids, self.prepare(positions, pages, cache, rows), cache)
 
     def prepare(
-        self, positions: torch.Tensor, pages: Pages, cache: KVCache, rows: torch.Tensor
+        self, positions: torch.Tensor, pages: Any, cache: KVCache, rows: torch.Tensor
     ) -> Pass:
-        """Return all that a pass needs but its tokens."""
-        plans = [each.plan(pages, cache.block_size) for each in self._attentions]
+        """Return all that a pass needs but its tokens; `pages` are those of the model's device."""
+        plans = [plan(pages, cache.block_size) for plan in self._planners]
         return Pass(positions, rows, plans, [rope(positions) for rope in self._ropes])
 
     def run(

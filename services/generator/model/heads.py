@@ -14,6 +14,8 @@ from services.generator.model.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
 from services.generator.model.rope import Rotation
 
+# Returns, of a step's pages and the size of blocks, what layers with one window share in a pass.
+Planner = Callable[[Any, int], Any]
 # Changes [T, q_size + 2 kv_size] in place, with one rotation per kind of layer.
 HeadStep = Callable[[torch.Tensor, Sequence[Rotation]], None]
 
@@ -26,7 +28,7 @@ class HeadAttention(Protocol):
     ) -> torch.Tensor:
         """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache.
 
-        `plan` is that of the layer's attention; `rotations` has one for each kind of layer.
+        `plan` is that of the layer's window; `rotations` has one for each kind of layer.
         """
         ...
 

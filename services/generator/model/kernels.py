@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from services.generator.model.activation import Activation
-from services.generator.model.attention import Attention
-from services.generator.model.heads import HeadAttention
+from services.generator.model.heads import HeadAttention, Planner
 from services.generator.model.layer_config import ExpertsConfig
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
@@ -32,14 +31,14 @@ class Kernels(Protocol):
         """Return what maps int64 positions [T] to the angles that `heads` of this device take."""
         ...
 
-    def attention(self, window: int | None) -> Attention:
-        """Return what attends in layers with this window."""
+    def planner(self, window: int | None) -> Planner:
+        """Return what makes of a step's pages the plan of all layers with this window."""
         ...
 
     def heads(
-        self, attention: Attention, norm_weight: torch.Tensor | None, rope_index: int | None
+        self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
     ) -> HeadAttention:
-        """Return attention after what happens to query and key heads first in one layer.
+        """Return one layer's attention, after what happens to query and key heads first.
 
         `norm_weight` is float32 [query and key heads, head_dim]; None means no such step.
         """

@@ -25,7 +25,7 @@ class Layer:
     attention_norm: Norm
     qkv: Projection  # hidden -> q_size + 2 kv_size
     attention: HeadAttention
-    plan_index: int  # of its attention's in the decoder's
+    plan_index: int  # of its window's in a pass
     out: Branch  # q_size -> hidden
     mlp_norm: Norm
     mlp: Branch  # hidden -> hidden

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from services.generator.model.attention import Attention
 from services.generator.model.checkpoint import Checkpoint, Weights
 from services.generator.model.config import ModelConfig
 from services.generator.model.cpu_kernels import CpuKernels
@@ -84,7 +83,7 @@ class _Loader:
     ) -> None:
         self._config = config
         self._kernels = kernels
-        self._attentions = [kernels.attention(window) for window in config.windows]
+        self._planners = [kernels.planner(window) for window in config.windows]
         self._activation = kernels.activation()
         self._names = config.family.weights
         self._weights = weights
@@ -104,7 +103,7 @@ class _Loader:
             self._dtype,
             self._embedding(tokens),
             [self._kernels.rope(rope) for rope in config.ropes],
-            self._attentions,
+            self._planners,
             [
                 self._layer(f"{self._root}{names.layer.format(index)}", layer)
                 for index, layer in enumerate(config.layers)
@@ -134,12 +133,11 @@ class _Loader:
             *([prefix + names.out], config.q_size, (config.hidden_size,), config.out_bias),
             adds=names.post_attention_norm is None,
         )
-        plan_index = config.windows.index(layer.window)
         return Layer(
             attention_norm=self._norm(prefix + names.attention_norm),
             qkv=self._linear(qkv_names, config.hidden_size, qkv_sizes, config.qkv_bias),
-            attention=self._heads(prefix, layer, self._attentions[plan_index]),
-            plan_index=plan_index,
+            attention=self._heads(prefix, layer),
+            plan_index=config.windows.index(layer.window),
             out=self._branch(out, prefix, names.post_attention_norm),
             mlp_norm=self._norm(prefix + names.mlp_norm),
             mlp=self._mlp(prefix)
@@ -147,9 +145,9 @@ class _Loader:
             else self._mixture(prefix, layer.experts),
         )
 
-    def _heads(self, prefix: str, layer: LayerConfig, attention: Attention) -> HeadAttention:
+    def _heads(self, prefix: str, layer: LayerConfig) -> HeadAttention:
         rope_index = None if layer.rope is None else self._config.ropes.index(layer.rope)
-        return self._kernels.heads(attention, self._head_norm_weight(prefix), rope_index)
+        return self._kernels.heads(layer.window, self._head_norm_weight(prefix), rope_index)
 
     def _head_norm_weight(self, prefix: str) -> torch.Tensor | None:
         """Return float32 [query and key heads, head_dim], or None where heads have no norms."""
