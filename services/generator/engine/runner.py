@@ -5,20 +5,20 @@ What it remembers of a request (token counts for penalties) follows from the req
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
 from services.generator.engine.batch import Batch, build_batch
 from services.generator.engine.beam_candidates import beam_candidates
+from services.generator.engine.beam_search import Candidate
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.draw import kept_tokens
+from services.generator.engine.draw import Draw
 from services.generator.engine.logit_edits import LogitEdits
 from services.generator.engine.logprobs import token_logprobs
+from services.generator.engine.results import Choices, Scored, draws_of, results_of
 from services.generator.engine.sampler import sample
 from services.generator.engine.token_logprobs import TokenLogprobs
 from services.generator.model import Decoder, KVCache
@@ -68,13 +68,10 @@ class Runner:
         batch = prepared.batch
         logits = self._model.run(batch.token_ids, prepared.model_pass, self._cache, prepare_next)
         num_samples = len(batch.sample_rows)
-        scores = _prompt_scores(logits[num_samples:], batch.chunks)
-        sampling = [chunk for chunk in batch.chunks if chunk.samples]
-        drawn = self._draw(logits[:num_samples], sampling)
-        return [
-            _result(drawn.get(id(c.request), ChunkResult()), scores.get(id(c.request), ()))
-            for c in chunks
-        ]
+        choices = self._choose(logits[:num_samples], draws_of(batch.chunks))
+        scored = Scored.of(batch.chunks)
+        scores = token_logprobs(logits[num_samples:], scored.token_ids, scored.counts)
+        return results_of(chunks, batch.chunks, choices, scores)
 
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
@@ -92,9 +89,8 @@ class Runner:
         """Copy the KV memory of each pair's first block to its second; all are read first."""
         self._cache.copy(pairs)
 
-    def _draw(self, logits: torch.Tensor, chunks: Sequence[Chunk]) -> dict[int, ChunkResult]:
-        """Return what was drawn from the chunks' rows [S, vocab], by the id() of their request."""
-        draws = [draw for chunk in chunks for draw in chunk.draws]
+    def _choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Choices:
+        """Return what is drawn from rows [S, vocab]."""
         asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
         # a copy, because the edits change the rows before it is known which token to describe
         raw = logits[asking] if asking else None
@@ -102,49 +98,20 @@ class Runner:
         totals = logits[searching].float().logsumexp(dim=1, keepdim=True) if searching else None
         logits = self._edits.apply(logits, draws)
         token_ids = sample(logits, draws)
-        described: Iterator[TokenLogprobs] = iter(())
+        described: list[TokenLogprobs] = []
         if raw is not None:
             counts = [draws[row].params.logprobs or 0 for row in asking]
-            described = iter(token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts))
-        results: dict[int, ChunkResult] = {}
-        drawn = iter(token_ids)
-        for chunk in chunks:
-            told = []
-            asks = chunk.request.params.logprobs is not None
-            for drafts in (chunk.drafts, *(() for _ in chunk.forks)):
-                num_draws = len(drafts) + 1
-                kept = kept_tokens(drafts, list(islice(drawn, num_draws)))
-                logprobs = list(islice(described, num_draws))[: len(kept)] if asks else ()
-                told.append(ChunkResult(kept, failed=not kept, logprobs=logprobs))
-            results[id(chunk.request)] = told[0]._replace(forks=told[1:])
+            described = token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts)
+        found: list[list[Candidate]] = []
         if totals is not None:
             beams = [draws[row].request for row in searching]
             counts = [beam.params.beam_width + len(beam.stop_token_ids) for beam in beams]
             found = beam_candidates(logits[searching], totals, counts)
-            for beam, candidates in zip(beams, found, strict=True):
-                failed = results[id(beam)].failed
-                results[id(beam)] = ChunkResult(failed=failed, candidates=candidates)
-        return results
+        return Choices(
+            token_ids,
+            dict(zip(asking, described, strict=True)),
+            dict(zip(searching, found, strict=True)),
+        )
 
     def __repr__(self) -> str:
         return f"Runner({self._cache!r})"
-
-
-def _prompt_scores(
-    logits: torch.Tensor, chunks: Sequence[Chunk]
-) -> dict[int, Sequence[TokenLogprobs]]:
-    """Describe the prompt tokens after the scored positions, by the id() of their request."""
-    if not len(logits):
-        return {}
-    scoring = [chunk for chunk in chunks if chunk.scored]
-    token_ids = [c.request.token_ids[position + 1] for c in scoring for position in c.scored]
-    counts = [c.request.params.prompt_logprobs or 0 for c in scoring for _ in c.scored]
-    described = iter(token_logprobs(logits, token_ids, counts))
-    return {id(c.request): [next(described) for _ in c.scored] for c in scoring}
-
-
-def _result(drawn: ChunkResult, scores: Sequence[TokenLogprobs]) -> ChunkResult:
-    """Put both halves together; a prompt whose logits are not finite fails."""
-    if not all(math.isfinite(score.logprob) for score in scores):
-        return ChunkResult(failed=True)
-    return drawn._replace(prompt_logprobs=scores)

@@ -1,0 +1,89 @@
+"""A model's parts on a GPU: Triton kernels, and torch's library for unquantised products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.nn import functional
+
+from services.generator.gpu.attention import PagedHeads, check_heads
+from services.generator.gpu.linear import Linear
+from services.generator.gpu.rope import Angles, AngleTable
+from services.generator.kernels.embedding import embedding
+from services.generator.kernels.gated import ACTIVATIONS, gated
+from services.generator.kernels.rms_norm import rms_norm
+from services.generator.model.activation import Activation, activation
+from services.generator.model.config import ModelConfig
+from services.generator.model.heads import HeadAttention, Planner
+from services.generator.model.layer_config import ExpertsConfig
+from services.generator.model.mlp import Branch
+from services.generator.model.norm import Norm
+from services.generator.model.projection import Projection
+from services.generator.model.rope_config import RopeConfig
+
+
+class GpuKernels:
+    """The `Kernels` of a CUDA device, or of the CPU under Triton's interpreter.
+
+    Raises ModelConfigError for a model that they do not take.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        check_heads(config)
+        self.device = device
+        self._config = config
+
+    def lookup(
+        self, table: torch.Tensor, scale: float | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """See `Kernels`."""
+        return lambda ids: embedding(ids, table, scale)
+
+    def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Angles]:
+        """See `Kernels`."""
+        return AngleTable(config, self._config.context_length, self.device)
+
+    def planner(self, window: int | None) -> Planner:
+        """See `Kernels`; the tables of a step serve every window."""
+        return lambda pages, block_size: pages
+
+    def heads(
+        self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
+    ) -> HeadAttention:
+        """See `Kernels`."""
+        return PagedHeads(self._config, window, norm_weight, rope_index, self.device)
+
+    def rms_norm(self, weight: torch.Tensor) -> Norm:
+        """See `Kernels`."""
+        eps = self._config.norm_eps
+        return lambda x: rms_norm(x, weight, eps)
+
+    def activation(self) -> Activation:
+        """See `Kernels`."""
+        name = self._config.activation
+        if not self._config.family.is_gated:
+            return activation(name, batch_invariant=False)
+        if name in ACTIVATIONS:
+            return lambda gate_up: gated(gate_up, name)
+        return _gelu_gated
+
+    def product(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """See `Kernels`."""
+        return Linear(weight, bias)
+
+    def mixture(
+        self,
+        config: ExpertsConfig,
+        router: torch.Tensor,
+        experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    ) -> Branch:
+        """See `Kernels`."""
+        raise NotImplementedError
+
+
+def _gelu_gated(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.gelu(gate) * up
