@@ -141,6 +141,9 @@ class NoModel:
     def clear(self, block_ids: Sequence[int]) -> None:
         """There is nothing to clear."""
 
+    def release_memory(self) -> None:
+        """Nothing is held."""
+
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """There is nothing to copy."""
 

@@ -40,7 +40,10 @@ class BlockClaims:
             self._pool.num_available
         ):
             victim = self._running[-1].owner
-            self._preempt(victim, request, num_taken)
+            available = self._pool.num_available
+            self.give_way(
+                victim, f"{request.request_id} needs {num_taken} blocks, {available} are available"
+            )
             if victim is request.owner:
                 return False
         if self._copies.num_needed(request):
@@ -78,8 +81,8 @@ class BlockClaims:
         self._running = running
         self._copies = CopyOnWrite(self._pool)
 
-    def _preempt(self, victim: Request, taker: Request, num_missing: int) -> None:
-        """Take everything from the least urgent, latest request; it computes again later."""
+    def give_way(self, victim: Request, reason: str) -> None:
+        """Take everything from a running request; it waits again and computes again later."""
         num_blocks = sum(len(sequence.block_ids) for sequence in victim.sequences)
         num_tokens = sum(sequence.num_computed_tokens for sequence in victim.sequences)
         self.num_preemptions += 1
@@ -87,14 +90,11 @@ class BlockClaims:
         self.num_preempted_tokens += num_tokens
         victim.num_preemptions += 1
         logger.warning(
-            "preempted %s (priority %d, time %d): %s needs %d blocks, %d are available; "
-            "it held %d blocks with %d computed tokens",
+            "preempted %s (priority %d, time %d): %s; it held %d blocks with %d computed tokens",
             victim.request_id,
             victim.priority,
             victim.num_preemptions,
-            taker.request_id,
-            num_missing,
-            self._pool.num_available,
+            reason,
             num_blocks,
             num_tokens,
         )

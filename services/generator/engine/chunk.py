@@ -88,6 +88,7 @@ class Chunk:
 class ChunkResult(NamedTuple):
     """What became of a chunk: drawn tokens, nothing (more chunks follow), or a failure.
 
+    One that is `deferred` was not computed: there was no memory for it, even alone.
     `token_ids` are the drafts that were drawn too and one token more. `logprobs`, where asked for,
     describes each; `prompt_logprobs` the tokens after the scored positions. `forks` has what each
     fork of the request drew from the same row; `candidates` are a beam's, best first.
@@ -99,3 +100,4 @@ class ChunkResult(NamedTuple):
     prompt_logprobs: Sequence[TokenLogprobs] = ()
     forks: Sequence[ChunkResult] = ()
     candidates: Sequence[Candidate] = ()
+    deferred: bool = False

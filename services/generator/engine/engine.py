@@ -9,56 +9,30 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import torch
 
 from services.generator.engine.beam_group import BeamGroup
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.chunk_executor import Executor, Meanwhile
 from services.generator.engine.engine_config import EngineConfig
 from services.generator.engine.engine_stats import EngineStats
-from services.generator.engine.errors import EngineConfigError, EngineFaultError, RequestError
+from services.generator.engine.errors import EngineFaultError, RequestError
 from services.generator.engine.fork import plan_forks, sequence_id, sequence_seed
-from services.generator.engine.memory import is_out_of_memory, plan_num_blocks
+from services.generator.engine.loading import load_executor
+from services.generator.engine.memory import is_out_of_memory
 from services.generator.engine.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.request_rules import RequestRules
-from services.generator.engine.runner import Runner
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.scheduler import Scheduler
 from services.generator.engine.step_output import StepOutput
-from services.generator.model import KVCache, ModelConfig, load_model
-from services.generator.model.checkpoint import Checkpoint
-from services.generator.model.kv_cache import block_bytes
-from services.generator.model.loader import compute_dtype
+from services.generator.model import ModelConfig
+from services.generator.model.checkpoint import Weights
 
 # so many faults without a good step between them say that the machine is at fault
 MAX_FAULTS_IN_A_ROW = 3
 
 logger = logging.getLogger(__name__)
-
-
-Meanwhile = Callable[[], Sequence[Chunk]]
-
-
-class Executor(Protocol):
-    """What the engine needs of a runner; tests bring one without a model."""
-
-    def execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
-        """Return one result per chunk, in order; call `meanwhile` once while they are computed.
-
-        It tells the chunks that are likely to come next, whose tokens are not known yet.
-        """
-        ...
-
-    def clear(self, block_ids: Sequence[int]) -> None:
-        """Forget the content of these blocks."""
-        ...
-
-    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy the content of each pair's first block to its second; all are read first."""
-        ...
 
 
 class Engine:
@@ -99,40 +73,22 @@ class Engine:
         self._last_step_s = 0.0
 
     @classmethod
-    def load(cls, config: EngineConfig, clock: Callable[[], float] = time.monotonic) -> Engine:
+    def load(
+        cls,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.monotonic,
+        weights: Weights | None = None,
+    ) -> Engine:
         """Read the model and allocate the cache, once it is known that both fit into the memory.
 
-        Deadlines and step times are told by `clock`.
+        Deadlines and step times are told by `clock`; `weights` take the place of the folder's.
 
         Raises ModelError for the folder's faults and EngineConfigError for the options'.
         """
         started_s = time.monotonic()
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
-        shape = ModelConfig.read(config.model)
-        dtype = compute_dtype(shape, config.dtype)
-        num_blocks = plan_num_blocks(
-            config,
-            shape.context_length,
-            block_bytes(shape, config.block_size, dtype),
-            Checkpoint(config.model).num_parameters * dtype.itemsize,
-        )
-        try:
-            model = load_model(
-                config.model,
-                config.dtype,
-                config.attention,
-                config.quantization,
-                config.batch_invariant,
-                config.block_size,
-            )
-            cache = KVCache(model.config, num_blocks, config.block_size, model.dtype)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise EngineConfigError("model", "does not fit into the memory that is left") from error
+        executor, model_config, num_blocks = load_executor(config, weights)
         pool = BlockPool(num_blocks, config.block_size)
-        engine = cls(config, model.config, Runner(model, cache), pool, clock)
+        engine = cls(config, model_config, executor, pool, clock)
         logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
         return engine
 
@@ -311,27 +267,44 @@ class Engine:
             self._pool.taint(block_ids)
             raise
 
-    def _execute(self, chunks: list[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
-        """Run the batch; if that raises, run each chunk alone so that only its own request fails.
+    def _execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
+        """Run the batch; where it raises, run less of it, so that only who is to blame is hit.
 
-        Raises the last error when every one of several chunks fails, unless for want of memory:
-        then it is not confined.
+        Raises the last error when every one of several chunks fails, unless for want of memory.
         """
         try:
             return self._runner.execute(chunks, meanwhile)
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                return self._execute_in_halves(chunks, error)
             logger.exception("a batch of %d failed, isolating the cause", len(chunks))
         results, faults = [], []
         for chunk in chunks:
             try:
                 results += self._runner.execute([chunk], lambda: ())
             except Exception as fault:
+                if is_out_of_memory(fault):
+                    results += self._execute_in_halves([chunk], fault)
+                    continue
                 logger.exception("%r failed", chunk.request)
                 results.append(ChunkResult(failed=True))
                 faults.append(fault)
-        if 1 < len(chunks) == len(faults) and not all(map(is_out_of_memory, faults)):
+        if 1 < len(chunks) == len(faults):
             raise EngineFaultError(f"all {len(chunks)} requests of a step failed") from faults[-1]
         return results
+
+    def _execute_in_halves(self, chunks: Sequence[Chunk], error: Exception) -> list[ChunkResult]:
+        """Run a batch for which there was no memory in parts; defer a chunk that is one alone."""
+        logger.warning("no memory for a batch of %d: %s", len(chunks), error)
+        self._runner.release_memory()
+        if len(chunks) == 1:
+            return [ChunkResult(deferred=True)]
+        middle = len(chunks) // 2
+        return [
+            result
+            for part in (chunks[:middle], chunks[middle:])
+            for result in self._execute(part, lambda: ())
+        ]
 
     def _count(self, chunks: Sequence[Chunk], step_s: float) -> None:
         self._num_steps += 1

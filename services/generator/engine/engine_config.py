@@ -30,6 +30,9 @@ class EngineConfig:
     None follows the streams: a step takes at most twice what their decodes alone would take, and
     more only while more prompts than streams wait. Streams then keep their pace, and first tokens
     come later. Without `prefix_caching` no request reuses what another computed.
+    On the `device` cuda, the first GPU that CUDA shows, steps of decodes alone are recorded and
+    replayed where `graphs`; `attention`, `num_threads` and `batch_invariant` are a CPU's. There
+    `quantization` int8 rounds weights only, and fp8 (compute capability 9.0 and later) does.
     """
 
     model: Path
@@ -49,6 +52,8 @@ class EngineConfig:
     speculative_tokens: int = 0
     batch_invariant: bool = True
     quantization: str | None = None
+    device: str = "cpu"
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -61,8 +66,12 @@ class EngineConfig:
             raise EngineConfigError("speculative_tokens", message)
         if self.attention not in ("auto", "torch"):
             raise EngineConfigError("attention", "must be auto or torch")
-        if self.quantization not in (None, "int8"):
-            raise EngineConfigError("quantization", "must be int8 or None")
+        if self.device not in ("cpu", "cuda"):
+            raise EngineConfigError("device", "must be cpu or cuda")
+        known = (None, "int8") if self.device == "cpu" else (None, "int8", "fp8")
+        if self.quantization not in known:
+            names = "int8, fp8" if "fp8" in known else "int8"
+            raise EngineConfigError("quantization", f"must be {names} or None")
         if self.target_step_s is not None and self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,43 +24,66 @@ logger = logging.getLogger(__name__)
 def plan_num_blocks(
     config: EngineConfig, context_length: int, block_bytes: int, weight_bytes: int = 0
 ) -> int:
-    """Return the number of KV blocks beside weights that are not loaded yet; log the arithmetic.
+    """Return the number of KV blocks in the machine's memory, weights not loaded yet; log why.
 
     Raises EngineConfigError if the weights or the chosen cache do not fit into the free memory,
     or not even one block does.
     """
-    wanted = config.max_num_seqs * -(-context_length // config.block_size)
-    free_bytes = available_memory_bytes() - weight_bytes
-    if free_bytes < 0:
+    free_bytes = available_memory_bytes()
+    check_weights(weight_bytes, free_bytes)
+    beside = f"beside weights of {mib(weight_bytes)}"
+    room = Room(free_bytes - weight_bytes, _FREE_SHARE, beside)
+    return num_blocks_within(config, context_length, block_bytes, room)
+
+
+class Room(NamedTuple):
+    """What a cache may have: its default is a `share` of the free bytes, `beside` what else."""
+
+    free_bytes: int
+    share: float
+    beside: str
+
+
+def check_weights(weight_bytes: int, free_bytes: int) -> None:
+    """Raise EngineConfigError if there is not so much memory for weights."""
+    if weight_bytes > free_bytes:
         raise EngineConfigError(
-            "model",
-            f"its weights take {_mib(weight_bytes)}, {_mib(free_bytes + weight_bytes)} are free",
+            "model", f"its weights take {mib(weight_bytes)}, {mib(free_bytes)} are free"
         )
+
+
+def num_blocks_within(
+    config: EngineConfig, context_length: int, block_bytes: int, room: Room
+) -> int:
+    """Return the number of KV blocks, and log the arithmetic.
+
+    Raises EngineConfigError if the chosen cache does not fit, or not even one block does.
+    """
+    wanted = config.max_num_seqs * -(-context_length // config.block_size)
     limit = config.kv_cache_bytes
-    if limit is not None and limit > free_bytes:
+    if limit is not None and limit > room.free_bytes:
         raise EngineConfigError(
             "kv_cache_bytes",
-            f"{_mib(limit)} do not fit: {_mib(free_bytes)} are free beside the weights "
-            f"({_mib(weight_bytes)})",
+            f"{mib(limit)} do not fit: {mib(room.free_bytes)} are free {room.beside}",
         )
-    budget_bytes = int(free_bytes * _FREE_SHARE) if limit is None else limit
+    budget_bytes = int(room.free_bytes * room.share) if limit is None else limit
     affordable = budget_bytes // block_bytes
     num_blocks = min(wanted, affordable) if limit is None else affordable
     if num_blocks < 1:
         raise EngineConfigError("kv_cache_bytes", f"one block alone takes {block_bytes} bytes")
     logger.info(
         "KV cache: %d blocks x %d tokens x %d bytes = %s (wanted %d for %d sequences of %d tokens; "
-        "budget %s of %s free beside weights of %s)",
+        "budget %s of %s free %s)",
         num_blocks,
         config.block_size,
         block_bytes // config.block_size,
-        _mib(num_blocks * block_bytes),
+        mib(num_blocks * block_bytes),
         wanted,
         config.max_num_seqs,
         context_length,
-        _mib(budget_bytes),
-        _mib(free_bytes),
-        _mib(weight_bytes),
+        mib(budget_bytes),
+        mib(room.free_bytes),
+        room.beside,
     )
     return num_blocks
 
@@ -101,5 +125,6 @@ def _field(text: str, name: str) -> int:
     return int(found[1])
 
 
-def _mib(num_bytes: int) -> str:
+def mib(num_bytes: int) -> str:
+    """Return a size for people."""
     return f"{num_bytes / _MIB:.1f} MiB"

@@ -63,6 +63,7 @@ class Request:
     num_cached_tokens: int | None = None
     num_scored_tokens: int = 0
     num_preemptions: int = 0
+    num_deferrals: int = 0
     waited_for_prefix: bool = False
     # drawn by the step that is being computed, while the next one is planned
     num_foreseen_tokens: int = 0

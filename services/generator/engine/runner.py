@@ -89,6 +89,10 @@ class Runner:
         """Copy the KV memory of each pair's first block to its second; all are read first."""
         self._cache.copy(pairs)
 
+    def release_memory(self) -> None:
+        """Give back what no step holds, after one found too little."""
+        self._prepared = None
+
     def _choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Choices:
         """Return what is drawn from rows [S, vocab]."""
         asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]

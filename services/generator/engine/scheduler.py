@@ -27,7 +27,11 @@ from services.generator.engine.speculation import Speculation
 from services.generator.engine.step_budget import StepBudget
 from services.generator.engine.step_output import StepOutput, beams_told, conclusion, progress
 from services.generator.engine.step_time import StepTimeModel
+from services.generator.engine.token_limit import TokenLimit
 from services.generator.engine.waiting_queue import WaitingQueue
+
+# so often a request gives way because a step found no memory for it; the next time it ends
+MAX_DEFERRALS = 3
 
 
 class Scheduler:
@@ -60,7 +64,7 @@ class Scheduler:
         self._lengths = OutputLengths(output_quantile)
         self._admission = Admission(pool, self._lengths)
         self._max_num_seqs = max_num_seqs
-        self._max_batched_tokens = max_batched_tokens
+        self.limit = TokenLimit(max_num_seqs, max_batched_tokens)
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
@@ -166,6 +170,7 @@ class Scheduler:
 
     def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Learn how long a step of these chunks took."""
+        self.limit.observe_step()
         self.step_times.observe(chunks, step_s)
         if all(chunk.num_known == 1 for chunk in chunks):
             self.speculation.observe_step(sum(chunk.num_tokens for chunk in chunks), step_s)
@@ -179,7 +184,11 @@ class Scheduler:
             chunk.request.num_foreseen_tokens = 0
         for chunk, result in zip(chunks, results, strict=True):
             request = chunk.request
-            if request.owner.is_finished:
+            # a group of beams ends, or gives way, as a whole
+            if request.owner.status is not RequestStatus.RUNNING:
+                continue
+            if result.deferred:
+                outputs += self._defer(request.owner, now_s)
                 continue
             if result.failed:
                 outputs.append(self.finish(request.owner, FinishReason.ERROR, now_s))
@@ -224,7 +233,7 @@ class Scheduler:
     def _prompt_budget(self) -> StepBudget:
         """Keep one token for each decode; what is left is for prompts, within the time's target."""
         decodes = [r for r in self.running if r.num_uncomputed_tokens == 1 and not r.has_all_tokens]
-        budget = StepBudget(self._max_batched_tokens - len(decodes))
+        budget = StepBudget(self.limit.num_tokens - len(decodes))
         num_prompts = len(self.running) + len(self.waiting) - len(decodes)
         if self._target_step_s != 0.0 and decodes and (num_prompts or self.speculation.is_on):
             time = self.step_times.fit()
@@ -243,7 +252,7 @@ class Scheduler:
         if any(r.forks or r.beams or r.num_unscored_tokens for r in self.running):
             return False
         # each may begin a block, and prompts fill what the budget holds
-        num_blocks = 2 * len(self.running) + self._max_batched_tokens // self.pool.block_size
+        num_blocks = 2 * len(self.running) + self.limit.num_tokens // self.pool.block_size
         return self.pool.num_available >= num_blocks
 
     def _take_foreseen(self, budget: StepBudget) -> list[Chunk] | None:
@@ -326,6 +335,15 @@ class Scheduler:
 
     def _num_seats(self) -> int:
         return sum(request.num_seats for request in self.running)
+
+    def _defer(self, request: Request, now_s: float) -> list[StepOutput]:
+        """Let a request compute again in smaller steps; end it if that was of no use before."""
+        self.limit.lower()
+        request.num_deferrals += 1
+        if request.num_deferrals > MAX_DEFERRALS:
+            return [self.finish(request, FinishReason.ERROR, now_s)]
+        self.claims.give_way(request, f"no memory for its chunk, now {self.limit!r}")
+        return []
 
     def _seat(self, request: Request) -> None:
         self.waiting.take(request)

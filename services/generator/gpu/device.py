@@ -37,6 +37,10 @@ class Device(Protocol):
         """Give what the allocator keeps unused back to the device."""
         ...
 
+    def peak_bytes(self, work: Call) -> int:
+        """Return the most memory that `work`, which is run, holds at once."""
+        ...
+
 
 class CudaDevice:
     """The first visible GPU, by its default stream. Recordings share memory: replay, then read."""
@@ -81,6 +85,14 @@ class CudaDevice:
         """See `Device`."""
         torch.cuda.empty_cache()
 
+    def peak_bytes(self, work: Call) -> int:
+        """See `Device`."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        work()
+        torch.cuda.synchronize(self.device)
+        return int(torch.cuda.max_memory_allocated(self.device)) - before
+
     def __repr__(self) -> str:
         return f"CudaDevice({torch.cuda.get_device_name(self.device)})"
 
@@ -111,6 +123,10 @@ class HostDevice:
 
     def release(self) -> None:
         """See `Device`."""
+
+    def peak_bytes(self, work: Call) -> int:
+        """See `Device`; nothing tells here, so nothing is run."""
+        return 0
 
     def __repr__(self) -> str:
         return "HostDevice()"

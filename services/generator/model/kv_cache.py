@@ -26,10 +26,19 @@ class KVCache:
     """Allocated once. Zeroed, because a masked position times NaN would still be NaN."""
 
     def __init__(
-        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
+        """Without a `device` it is in the machine's memory."""
         shape = (config.num_layers, num_blocks, block_size, 2 * config.kv_size)
-        self._storage = HugePages(0).zeros(shape, dtype)
+        if device is None:
+            self._storage = HugePages(0).zeros(shape, dtype)
+        else:
+            self._storage = torch.zeros(shape, dtype=dtype, device=device)
         self.block_size = block_size
         self.layers = [
             LayerCache(layer.view(-1, shape[-1]), layer.view(num_blocks, -1))

@@ -35,13 +35,14 @@ def load_model(
     quantization: str | None = None,
     batch_invariant: bool = True,
     block_size: int = 16,
+    weights: Weights | None = None,
 ) -> Decoder:
     """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
 
     `attention_backend` torch keeps to torch's operations where auto would take compiled ones.
     `quantization` int8 rounds all matrices but embeddings and routers. Where `batch_invariant`,
     a token's products and activations have the same bits beside any others. `block_size` is that of
-    the caches it will meet.
+    the caches it will meet. `weights` take the place of the folder's.
 
     Raises ModelConfigError or WeightError, naming the field or tensor at fault.
     """
@@ -55,7 +56,7 @@ def load_model(
         batch_invariant=batch_invariant,
         block_size=block_size,
     )
-    return build_decoder(config, Checkpoint(folder), compute, kernels)
+    return build_decoder(config, weights or Checkpoint(folder), compute, kernels)
 
 
 def build_decoder(
@@ -65,12 +66,12 @@ def build_decoder(
     return _Loader(config, weights, dtype, kernels).decoder()
 
 
-def compute_dtype(config: ModelConfig, dtype: str | None) -> torch.dtype:
+def compute_dtype(config: ModelConfig, dtype: str | None, widens_half: bool = True) -> torch.dtype:
     """Return the dtype of weights and cache; ModelConfigError for one that is not supported."""
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")
-    return _COMPUTE_DTYPES[name]
+    return torch.float16 if name == "float16" and not widens_half else _COMPUTE_DTYPES[name]
 
 
 class _Loader:

@@ -44,6 +44,9 @@ class FakeExecutor:
     def clear(self, block_ids: Sequence[int]) -> None:
         self.cleared += block_ids
 
+    def release_memory(self) -> None:
+        """Nothing is held."""
+
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         assert len({target for _, target in pairs}) == len(pairs), "a block is written twice"
         read = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from services.generator.engine import Engine, EngineConfig, EngineConfigError, engine, memory
+from services.generator.engine import Engine, EngineConfig, EngineConfigError, loading, memory
 from services.generator.engine.memory import available_memory_bytes, plan_num_blocks
 
 
@@ -73,7 +73,7 @@ def test_a_model_that_does_not_fit_is_not_read(
     """The refusal comes before the first weight, by the sizes in the files' headers."""
     num_bytes = 4 * sum(t.numel() for t in load_file(checkpoint / "model.safetensors").values())
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: num_bytes - 1)
-    monkeypatch.setattr(engine, "load_model", lambda *_: pytest.fail("the model was read"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was read"))
     with pytest.raises(EngineConfigError, match="model: its weights"):
         Engine.load(EngineConfig(checkpoint))
 
@@ -86,7 +86,7 @@ def test_memory_that_is_gone_while_loading_is_refused(
     def burn(*_: object) -> None:
         raise RuntimeError(text)
 
-    monkeypatch.setattr(engine, "load_model", burn)
+    monkeypatch.setattr(loading, "load_model", burn)
     text = "DefaultCPUAllocator: can't allocate memory"
     with pytest.raises(EngineConfigError, match="model: does not fit"):
         Engine.load(EngineConfig(checkpoint))

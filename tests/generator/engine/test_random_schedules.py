@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -78,6 +79,7 @@ class Schedules(RuleBasedStateMachine):
         self.live: dict[str, tuple[list[int], SamplingParams, int, list[int]]] = {}
         self.failing: set[str] = set()
         self.is_broken = False
+        self.num_roomy_tokens = 10**9
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
         self.num_ended = 0
         self.num_refused = 0
@@ -94,10 +96,15 @@ class Schedules(RuleBasedStateMachine):
         self.now_s += 0.1 + 0.05 * num_tokens
         if self.is_broken:
             raise RuntimeError("the machine burns")
+        if num_tokens > self.num_roomy_tokens:
+            raise torch.OutOfMemoryError("no room")
         return self.executor.execute(chunks, meanwhile)
 
     def clear(self, block_ids: Sequence[int]) -> None:
         self.executor.clear(block_ids)
+
+    def release_memory(self) -> None:
+        """Nothing is held."""
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         self.executor.copy(pairs)
@@ -193,6 +200,13 @@ class Schedules(RuleBasedStateMachine):
         scheduler.commit = commit  # type: ignore[method-assign]
         self.step(1)
         self.engine._num_faults_in_a_row = 0
+
+    @rule(num_tokens=st.integers(0, 8), count=st.integers(1, 3))
+    def run_out_of_memory(self, num_tokens: int, count: int) -> None:
+        """Larger steps find no memory for a while."""
+        self.num_roomy_tokens = num_tokens
+        self.step(count)
+        self.num_roomy_tokens = 10**9
 
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:

@@ -1,0 +1,33 @@
+"""The seam between the engine and what computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from services.generator.engine.chunk import Chunk, ChunkResult
+
+Meanwhile = Callable[[], Sequence[Chunk]]
+
+
+class Executor(Protocol):
+    """What the engine needs of a runner; tests bring one without a model."""
+
+    def execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
+        """Return one result per chunk, in order; call `meanwhile` once while they are computed.
+
+        It tells the chunks that are likely to come next, whose tokens are not known yet.
+        """
+        ...
+
+    def clear(self, block_ids: Sequence[int]) -> None:
+        """Forget the content of these blocks."""
+        ...
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of each pair's first block to its second; all are read first."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back what no step holds, after one found too little."""
+        ...

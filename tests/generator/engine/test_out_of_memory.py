@@ -1,0 +1,120 @@
+"""A step that finds no memory: smaller steps, then those who give way, then the one that ends."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
+from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.token_limit import TokenLimit
+from tests.generator.engine.fake_executor import FakeExecutor, continuation
+from tests.generator.shape import shape
+
+MODEL = shape(vocab_size=50, max_position_embeddings=64, eos_token_id=7)
+GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+
+
+class SmallDevice(FakeExecutor):
+    """Has memory for passes of at most `room` tokens."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(4)
+        self.room = room
+        self.sizes: list[int] = []
+        self.num_releases = 0
+
+    def execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+    ) -> list[ChunkResult]:
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        if num_tokens > self.room:
+            raise torch.OutOfMemoryError(f"no room for {num_tokens}")
+        self.sizes.append(num_tokens)
+        return super().execute(chunks, meanwhile)
+
+    def release_memory(self) -> None:
+        self.num_releases += 1
+
+
+def made(device: SmallDevice) -> Engine:
+    config = EngineConfig(Path("unused"), max_num_seqs=2, max_batched_tokens=16, block_size=4)
+    return Engine(config, MODEL, device, BlockPool(24, 4))
+
+
+def run(engine: Engine) -> dict[str, tuple[FinishReason, list[int]]]:
+    """Step until idle; return the outcomes with all tokens."""
+    told: dict[str, list[int]] = {}
+    ended: dict[str, tuple[FinishReason, list[int]]] = {}
+    while engine.has_work:
+        for output in engine.step():
+            told.setdefault(output.request_id, []).extend(output.token_ids)
+            if output.finish_reason is not None:
+                ended[output.request_id] = output.finish_reason, told[output.request_id]
+        engine.check()
+    return ended
+
+
+def test_a_batch_without_room_runs_in_halves() -> None:
+    """Two prompts that do not fit together run one after the other; nobody gives way."""
+    device = SmallDevice(room=8)
+    engine = made(device)
+    prompts = {"a": [1] * 8, "b": [2] * 8}
+    for name, prompt in prompts.items():
+        engine.add(name, prompt, GREEDY)
+    assert run(engine) == {
+        name: (FinishReason.LENGTH, continuation(prompt, 4)) for name, prompt in prompts.items()
+    }
+    assert device.sizes[:2] == [8, 8]
+    assert (engine.stats().num_preemptions, device.num_releases) == (0, 1)
+
+
+def test_a_chunk_without_room_is_computed_in_smaller_ones() -> None:
+    """Its request gives way and begins again with half the budget, and its tokens are the same."""
+    device = SmallDevice(room=4)
+    engine = made(device)
+    engine.add("a", list(range(10, 26)), GREEDY)
+    assert run(engine) == {"a": (FinishReason.LENGTH, continuation(list(range(10, 26)), 4))}
+    assert device.sizes[:4] == [4, 4, 4, 4]
+    assert engine.stats().num_preemptions == 2
+
+
+def test_one_that_never_finds_room_ends_and_others_go_on() -> None:
+    """After three retries it ends with an error; what fits is served before and after."""
+    device = SmallDevice(room=0)
+    engine = made(device)
+    engine.add("a", [1] * 8, GREEDY)
+    assert run(engine) == {"a": (FinishReason.ERROR, [])}
+    assert engine.stats().num_preemptions == 3
+    device.room = 16
+    engine.add("b", [2] * 8, GREEDY)
+    assert run(engine)["b"] == (FinishReason.LENGTH, continuation([2] * 8, 4))
+
+
+def test_a_running_stream_survives_a_moment_without_room() -> None:
+    """A decode that finds no memory is computed again from its prompt; no token is lost."""
+    device = SmallDevice(room=16)
+    engine = made(device)
+    engine.add("a", [1] * 8, GREEDY)
+    outputs = [*engine.step(), *engine.step()]
+    device.room = 0
+    outputs += engine.step()
+    device.room = 16
+    delivered = [token_id for output in outputs for token_id in output.token_ids]
+    reason, rest = run(engine)["a"]
+    assert (reason, [*delivered, *rest]) == (FinishReason.LENGTH, continuation([1] * 8, 4))
+
+
+def test_the_limit_grows_back_after_good_steps() -> None:
+    """It halves down to the least, and doubles up to the most after many good steps."""
+    limit = TokenLimit(3, 16)
+    for _ in range(4):
+        limit.lower()
+    assert limit.num_tokens == 3
+    for _ in range(256):
+        limit.observe_step()
+    assert limit.num_tokens == 6
+    for _ in range(3 * 256):
+        limit.observe_step()
+    assert limit.num_tokens == 16
