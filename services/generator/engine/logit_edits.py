@@ -14,15 +14,15 @@ import torch
 
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_counts import TokenCounts
+from services.generator.engine.vocabulary_edit import VocabularyEdit
 
 
 class LogitEdits:
     """Remembers per live request what its options need, and drops it with the request."""
 
     def __init__(self) -> None:
-        self._vocabularies: WeakKeyDictionary[Request, _VocabularyEdit] = WeakKeyDictionary()
+        self._vocabularies: WeakKeyDictionary[Request, VocabularyEdit] = WeakKeyDictionary()
         self._counts: WeakKeyDictionary[Request, TokenCounts] = WeakKeyDictionary()
 
     def apply(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
@@ -37,14 +37,16 @@ class LogitEdits:
         for row in edited:
             if draws[row].params.edits_vocabulary:
                 self._vocabulary(draws[row].request).apply_(logits[row])
-        _hold_back_stops(logits, draws)
+        rows, columns = held_back_stops(draws)
+        if rows:
+            logits[rows, columns] = float("-inf")
         self._penalize(logits, [row for row in edited if draws[row].params.penalizes], draws)
         return logits
 
-    def _vocabulary(self, request: Request) -> _VocabularyEdit:
+    def _vocabulary(self, request: Request) -> VocabularyEdit:
         edit = self._vocabularies.get(request)
         if edit is None:
-            edit = self._vocabularies[request] = _VocabularyEdit(request.params)
+            edit = self._vocabularies[request] = VocabularyEdit(request.params)
         return edit
 
     def _penalize(self, logits: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> None:
@@ -96,35 +98,13 @@ def penalized(
     return scaled - frequency * counts - presence * (counts > 0)
 
 
-class _VocabularyEdit:
-    """One request's bans and bias as tensors."""
-
-    def __init__(self, params: SamplingParams) -> None:
-        self._allowed = torch.tensor(params.allowed_token_ids, dtype=torch.int64)
-        self._banned = torch.tensor(params.bad_token_ids, dtype=torch.int64)
-        self._biased = torch.tensor([i for i, _ in params.logit_bias], dtype=torch.int64)
-        self._bias = torch.tensor([bias for _, bias in params.logit_bias])
-
-    def apply_(self, logits: torch.Tensor) -> None:
-        """Bias one row [vocab], then ban in it what is not allowed and what is bad."""
-        logits[self._biased] += self._bias
-        if len(self._allowed):
-            kept = logits[self._allowed]
-            logits.fill_(float("-inf"))
-            logits[self._allowed] = kept
-        logits[self._banned] = float("-inf")
-
-
 def _is_edited(draw: Draw) -> bool:
     params = draw.params
     return params.edits_vocabulary or params.penalizes or _holds_back_stops(draw)
 
 
-def _holds_back_stops(draw: Draw) -> bool:
-    return draw.output_index < draw.params.min_tokens
-
-
-def _hold_back_stops(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
+def held_back_stops(draws: Sequence[Draw]) -> tuple[list[int], list[int]]:
+    """Return the rows and the tokens that must not be drawn before min_tokens, in pairs."""
     rows: list[int] = []
     columns: list[int] = []
     for row, draw in enumerate(draws):
@@ -132,5 +112,8 @@ def _hold_back_stops(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
             stop_token_ids = draw.request.stop_token_ids
             columns += stop_token_ids
             rows += [row] * len(stop_token_ids)
-    if rows:
-        logits[rows, columns] = float("-inf")
+    return rows, columns
+
+
+def _holds_back_stops(draw: Draw) -> bool:
+    return draw.output_index < draw.params.min_tokens

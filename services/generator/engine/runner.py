@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from services.generator.engine.batch import Batch, build_batch
-from services.generator.engine.beam_candidates import beam_candidates
+from services.generator.engine.beam_candidates import beam_candidates, num_candidates
 from services.generator.engine.beam_search import Candidate
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw
@@ -109,8 +109,7 @@ class Runner:
         found: list[list[Candidate]] = []
         if totals is not None:
             beams = [draws[row].request for row in searching]
-            counts = [beam.params.beam_width + len(beam.stop_token_ids) for beam in beams]
-            found = beam_candidates(logits[searching], totals, counts)
+            found = beam_candidates(logits[searching], totals, list(map(num_candidates, beams)))
         return Choices(
             token_ids,
             dict(zip(asking, described, strict=True)),

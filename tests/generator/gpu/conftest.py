@@ -1,0 +1,19 @@
+"""The generator on the GPU where there is one, elsewhere on the CPU by Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+
+from services.generator.gpu.device import CudaDevice, Device, HostDevice
+
+IS_GPU = torch.cuda.is_available()
+if not IS_GPU:
+    # read when a kernel's module is imported, which the tests beside this file do later
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def device() -> Device:
+    """Where the kernels run."""
+    return CudaDevice() if IS_GPU else HostDevice()
