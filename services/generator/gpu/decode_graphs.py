@@ -1,0 +1,87 @@
+"""Steps of decodes alone, recorded once for each of a ladder of batch sizes and then replayed.
+
+A replay is one call from the host where a step is hundreds of launches; a batch between two sizes
+is padded to the larger one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import time
+from dataclasses import replace
+
+import torch
+
+from services.generator.gpu.device import Call, Device
+from services.generator.gpu.step_inputs import Inputs, StepInputs
+from services.generator.model import Decoder, KVCache
+
+logger = logging.getLogger(__name__)
+
+
+def ladder(largest: int) -> list[int]:
+    """Return the batch sizes up to `largest`: padding wastes at most half, from 8 on an eighth."""
+    sizes, size = [1, 2, 4], 8
+    while size < largest:
+        sizes.append(size)
+        size += max(8, 1 << (size.bit_length() - 4))
+    return [*(size for size in sizes if size < largest), largest]
+
+
+class DecodeGraphs:
+    """Owns the recordings, and the block tables that they read."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: KVCache,
+        device: Device,
+        inputs: StepInputs,
+        largest: int,
+        num_blocks: int,
+    ) -> None:
+        """Record all sizes, the largest first, whose memory the others share.
+
+        `num_blocks` is the most that one sequence has.
+        """
+        started_s, free_bytes = time.monotonic(), device.free_bytes()
+        self._sizes = ladder(largest)
+        self._table = torch.zeros(largest, num_blocks, dtype=torch.int32, device=device.device)
+        self._recordings: dict[int, tuple[Call, list[torch.Tensor]]] = {}
+        self._model, self._cache = model, cache
+        for size in reversed(self._sizes):
+            self._recordings[size] = self._record(device, inputs.decodes(size), size)
+        logger.info(
+            "recorded decodes of %s sequences in %.1f s and %.1f MiB",
+            ", ".join(map(str, self._sizes)),
+            time.monotonic() - started_s,
+            (free_bytes - device.free_bytes()) / 2**20,
+        )
+
+    def padded(self, num_decodes: int) -> int | None:
+        """Return the size that takes so many decodes; None beyond the largest."""
+        index = bisect.bisect_left(self._sizes, num_decodes)
+        return self._sizes[index] if index < len(self._sizes) else None
+
+    def replay(self, inputs: Inputs) -> torch.Tensor:
+        """Return hidden states [padded, hidden], good until the next replay."""
+        size, num_blocks = inputs.block_table.shape
+        self._table[:size, :num_blocks] = inputs.block_table
+        replay, hidden = self._recordings[size]
+        replay()
+        return hidden[0]
+
+    def _record(self, device: Device, inputs: Inputs, size: int) -> tuple[Call, list[torch.Tensor]]:
+        pages = replace(inputs, block_table=self._table[:size]).pages(size)
+        hidden: list[torch.Tensor] = []
+
+        def work() -> None:
+            prepared = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
+            hidden[:] = [self._model.hidden_states(inputs.token_ids, prepared, self._cache)]
+
+        # the inputs are still zeros: such a batch writes to the first block, which nobody has yet
+        return device.record(work), hidden
+
+    def __repr__(self) -> str:
+        return f"DecodeGraphs({len(self._sizes)} sizes up to {self._sizes[-1]})"
