@@ -48,15 +48,16 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     singles = [(p, chunk) for chunk in decodes for p in range(chunk.start, chunk.end)]
     singles.sort(key=_POSITION, reverse=True)
     rows = _rows_by_chunk(singles, prompts)
-    positions = [position for position, _ in singles]
+    positions = [torch.tensor([position for position, _ in singles], dtype=torch.int64)]
     slots = [_slot(chunk, position, block_size) for position, chunk in singles]
+    places = [torch.tensor(slots, dtype=torch.int64)]
     for chunk in prompts:
-        positions += range(chunk.start, chunk.end)
-        slots += [_slot(chunk, p, block_size) for p in range(chunk.start, chunk.end)]
+        positions.append(torch.arange(chunk.start, chunk.end))
+        places.append(_slots(chunk, positions[-1], block_size))
     ends = [(position + 1, chunk) for position, chunk in singles]
     ends += [(chunk.end, chunk) for chunk in prompts]
     pages = Pages(
-        torch.tensor(slots),
+        torch.cat(places),
         [1] * len(singles) + [chunk.num_tokens for chunk in prompts],
         [end for end, _ in ends],
         [chunk.request.block_ids[: -(-end // block_size)] for end, chunk in ends],
@@ -77,7 +78,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
     return Batch(
         ordered,
         singles,
-        torch.tensor(positions),
+        torch.cat(positions),
         torch.tensor(sample_rows, dtype=torch.int64),
         torch.tensor(score_rows, dtype=torch.int64),
         pages,
@@ -103,3 +104,11 @@ def _rows_by_chunk(
 def _slot(chunk: Chunk, position: int, block_size: int) -> int:
     """Return the row of the cache for one of the chunk's tokens."""
     return chunk.request.block_ids[position // block_size] * block_size + position % block_size
+
+
+def _slots(chunk: Chunk, positions: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Return the rows of the cache for consecutive positions of a chunk."""
+    first = chunk.start // block_size
+    blocks = torch.tensor(chunk.request.block_ids[first : -(-chunk.end // block_size)])
+    places = positions - first * block_size
+    return blocks[places // block_size] * block_size + places % block_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from services.generator.engine.beam_search import Candidate
@@ -53,36 +52,46 @@ def results_of(
     A chunk that does not reach its request's last token yields neither tokens nor failure.
     """
     drawn = _drawn(in_row_order, choices)
+    nothing = ChunkResult()
+    if not scores:
+        return [drawn.get(id(chunk.request), nothing) for chunk in chunks]
     described = iter(scores)
     told = {id(c.request): [next(described) for _ in c.scored] for c in in_row_order}
-    return [
-        _with_scores(drawn.get(id(c.request), ChunkResult()), told[id(c.request)]) for c in chunks
-    ]
+    return [_with_scores(drawn.get(id(c.request), nothing), told[id(c.request)]) for c in chunks]
 
 
 def _drawn(chunks: Sequence[Chunk], choices: Choices) -> dict[int, ChunkResult]:
     """Return what was drawn, by the id() of the chunks' requests."""
     results: dict[int, ChunkResult] = {}
-    rows = iter(range(len(choices.token_ids)))
+    row = 0
     for chunk in chunks:
         if not chunk.samples:
             continue
-        if chunk.request.beams is not None:
-            row = next(rows)
+        request, forks = chunk.request, chunk.forks
+        if request.beams is not None:
             failed = choices.token_ids[row] is None
-            results[id(chunk.request)] = ChunkResult(
-                failed=failed, candidates=choices.candidates[row]
-            )
+            results[id(request)] = ChunkResult(failed=failed, candidates=choices.candidates[row])
+            row += 1
             continue
-        told = []
-        for drafts in (chunk.drafts, *(() for _ in chunk.forks)):
-            own = list(islice(rows, len(drafts) + 1))
-            kept = kept_tokens(drafts, [choices.token_ids[row] for row in own])
-            asked = [row for row in own[: len(kept)] if row in choices.logprobs]
-            logprobs = [choices.logprobs[row] for row in asked]
-            told.append(ChunkResult(kept, failed=not kept, logprobs=logprobs))
-        results[id(chunk.request)] = told[0]._replace(forks=told[1:])
+        end = row + len(chunk.drafts) + 1
+        told = _told(chunk.drafts, row, end, choices)
+        if forks:
+            own = [_told((), each, each + 1, choices) for each in range(end, end + len(forks))]
+            told = told._replace(forks=own)
+        results[id(request)] = told
+        row = end + len(forks)
     return results
+
+
+def _told(drafts: Sequence[int], first: int, end: int, choices: Choices) -> ChunkResult:
+    """Return what one sequence keeps of what was drawn in its rows."""
+    kept = kept_tokens(drafts, choices.token_ids[first:end])
+    if not kept:
+        return ChunkResult(failed=True)
+    if not choices.logprobs:
+        return ChunkResult(kept)
+    rows = range(first, first + len(kept))
+    return ChunkResult(kept, logprobs=[choices.logprobs[r] for r in rows if r in choices.logprobs])
 
 
 def _with_scores(drawn: ChunkResult, scores: Sequence[TokenLogprobs]) -> ChunkResult:
