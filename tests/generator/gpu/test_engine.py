@@ -140,7 +140,8 @@ def test_the_cache_takes_its_share_of_what_is_left(
 ) -> None:
     """The arithmetic is one line of the log."""
     caplog.set_level("INFO")
-    engine = on_device(folder, HostDevice(num_bytes=2**19), kv_cache_bytes=None, graphs=False)
+    options: dict[str, Any] = {"kv_cache_bytes": None, "max_num_seqs": 16, "graphs": False}
+    engine = on_device(folder, HostDevice(num_bytes=2**19), **options)
     assert engine.stats().num_blocks_total == int(2**19 * 0.9) // (4 * 16 * 2 * 64)
     assert "beside weights of" in caplog.text
 
