@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from services.generator.engine.chunk import Chunk
+from services.generator.engine.request import Request
 from services.generator.model.pages import Pages
 
 _END = operator.attrgetter("end")
@@ -33,7 +34,29 @@ class Batch:
     @property
     def token_ids(self) -> torch.Tensor:
         """The tokens of the rows as they are now, int64 [T]."""
-        token_ids = [chunk.token_at(position) for position, chunk in self.singles]
+        return self._tokens([chunk.token_at(position) for position, chunk in self.singles])
+
+    @property
+    def undrawn(self) -> dict[int, Request]:
+        """The requests of the rows whose tokens are not known as yet, by row; without drafts."""
+        return {
+            row: chunk.request
+            for row, (position, chunk) in enumerate(self.singles)
+            if position >= len(chunk.request.token_ids)
+        }
+
+    @property
+    def known_token_ids(self) -> torch.Tensor:
+        """The tokens of the rows as far as they are known, else 0, int64 [T]; without drafts."""
+        return self._tokens(
+            [
+                tokens[position] if position < len(tokens := chunk.request.token_ids) else 0
+                for position, chunk in self.singles
+            ]
+        )
+
+    def _tokens(self, token_ids: list[int]) -> torch.Tensor:
+        """Return the tokens of the decodes with those of the prompts behind them."""
         for chunk in self.chunks:
             if chunk.num_known > 1:
                 token_ids += chunk.token_ids

@@ -71,6 +71,10 @@ class BlockClaims:
         self._pool.release(request.block_ids)
         request.block_ids = []
 
+    def shares_next_block(self, request: Request) -> bool:
+        """Return whether the request needs a copy before it writes again."""
+        return self._copies.num_needed(request) > 0
+
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before anybody writes; see `CopyOnWrite`."""
         return self._copies.take()

@@ -10,10 +10,14 @@ from services.generator.engine.sampling_params import SamplingParams
 
 
 class Draw(NamedTuple):
-    """The next output token of `request`, as if `drafts` had been drawn before it."""
+    """The next output token of `request`, as if `drafts` had been drawn before it.
+
+    `num_unknown` tokens before it are drawn, but not known on the host as yet.
+    """
 
     request: Request
     drafts: tuple[int, ...] = ()
+    num_unknown: int = 0
 
     @property
     def params(self) -> SamplingParams:
@@ -23,7 +27,7 @@ class Draw(NamedTuple):
     @property
     def output_index(self) -> int:
         """The place of the drawn token in the output, from 0."""
-        return self.request.num_output_tokens + len(self.drafts)
+        return self.request.num_output_tokens + self.num_unknown + len(self.drafts)
 
 
 def kept_tokens(drafts: Sequence[int], drawn: Sequence[int | None]) -> tuple[int, ...]:

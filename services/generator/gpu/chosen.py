@@ -31,16 +31,21 @@ class BeamRows(NamedTuple):
 
 
 class Chosen:
-    """The results of one launch. They must be read before the next but one overwrites them."""
+    """The results of one launch. They must be read before the third turn after it.
+
+    `drawn` are the tokens on the device, int64 [S], for what is launched next.
+    """
 
     def __init__(
         self,
+        drawn: torch.Tensor,
         tokens: torch.Tensor,
         on_host: HostDraws | None,
         described: DescribedRows | None,
         beams: BeamRows | None,
     ) -> None:
-        """`tokens` int64 [S] has -1 where a row is not finite."""
+        """`tokens`, their copy on the host, has -1 where a row is not finite."""
+        self.drawn = drawn
         self._tokens = tokens
         self._on_host = on_host
         self._described = described

@@ -1,6 +1,7 @@
 """Executes chunks on a GPU: one copy in, launches without a wait, one copy out and one wait.
 
-While the device computes a step, the host plans the next one and lays it out.
+While the device computes a step, the host plans the next one and launches it behind, on the tokens
+that this one will have drawn; so the device goes from step to step without waiting for the host.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import torch
 
 from services.generator.engine.batch import Batch, build_batch
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.results import Choices, Scored, draws_of, results_of
+from services.generator.engine.draw import Draw
+from services.generator.engine.results import Scored, draws_of
+from services.generator.engine.token_logprobs import TokenLogprobs
 from services.generator.gpu.decode_graphs import DecodeGraphs
 from services.generator.gpu.device import Device
+from services.generator.gpu.flight import Drawn, Flight
 from services.generator.gpu.step_inputs import Inputs, Layout, StepInputs
-from services.generator.gpu.token_choice import TokenChoice
+from services.generator.gpu.token_choice import TokenChoice, follows_known_tokens
+from services.generator.kernels.feed_tokens import feed_tokens
 from services.generator.model import Decoder, KVCache
 
 # rows of prompts whose logits are there at once
@@ -59,46 +64,30 @@ class GpuRunner:
         self._choice = choice
         self._graphs = graphs
         self._prepared: _Prepared | None = None
+        self._ahead: Flight | None = None
 
     @torch.inference_mode()
     def execute(
         self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
     ) -> list[ChunkResult]:
-        """Compute the chunks in one pass; return a result for each, in their order.
+        """Compute the chunks; return a result for each, in their order.
 
-        The chunks that `meanwhile` tells are laid out for the next pass while this one computes.
+        The chunks that `meanwhile` tells are launched behind them, or at least laid out. Of what is
+        under way already, only the chunks that are still asked for count.
         """
-        prepared, self._prepared = self._prepared, None
-        if prepared is None or not prepared.serves(chunks):
-            prepared = self._prepare(chunks)
-        batch = prepared.batch
-        inputs = self._inputs.send(prepared.layout, prepared.inputs, batch.token_ids)
-        hidden = self._hidden_states(prepared, inputs)
-        num_samples = len(batch.sample_rows)
-        draws = draws_of(batch.chunks)
-        chosen = None
-        if draws:
-            rows = inputs.rows[:num_samples]
-            logits = self._model.logits(hidden.index_select(0, rows))
-            chosen = self._choice.launch(logits, draws)
-        scored = Scored.of(batch.chunks)
-        scores = [
-            self._choice.launch_scores(
-                self._model.logits(hidden.index_select(0, inputs.rows[num_samples:][part])),
-                scored.token_ids[part],
-                scored.counts[part],
-            )
-            for part in _parts(len(scored.counts))
-        ]
-        wait = self._device.mark()
+        flights = self._under_way(chunks)
         if foreseen := meanwhile():
-            self._prepared = self._prepare(foreseen)
-        wait()
-        choices = Choices((), {}, {})
-        if chosen is not None:
-            choices = Choices(chosen.token_ids(), chosen.logprobs(), chosen.candidates())
-        told = [score for read in scores for score in read()]
-        return results_of(chunks, batch.chunks, choices, told)
+            prepared = self._prepare(foreseen)
+            if _can_follow(prepared):
+                self._ahead = self._launch(prepared, Drawn([flight for flight, _ in flights]))
+            else:
+                self._prepared = prepared
+        results = {
+            id(chunk): result
+            for flight, own in flights
+            for chunk, result in zip(own, flight.land(own), strict=True)
+        }
+        return [results[id(chunk)] for chunk in chunks]
 
     @torch.inference_mode()
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -112,8 +101,26 @@ class GpuRunner:
 
     def release_memory(self) -> None:
         """Give back what no step holds, after one found too little."""
-        self._prepared = None
+        self._prepared = self._ahead = None
         self._device.release()
+
+    def _under_way(self, chunks: Sequence[Chunk]) -> list[tuple[Flight, list[Chunk]]]:
+        """Return what computes the chunks, with those of each; launch what is not yet."""
+        ahead, self._ahead = self._ahead, None
+        prepared, self._prepared = self._prepared, None
+        flights = []
+        rest = list(chunks)
+        if ahead is not None:
+            launched = set(map(id, ahead.batch.chunks))
+            own = [chunk for chunk in chunks if id(chunk) in launched]
+            rest = [chunk for chunk in chunks if id(chunk) not in launched]
+            # a flight without passengers lands by itself: nobody reads it
+            flights = [(ahead, own)] if own else []
+        if rest:
+            if prepared is None or not prepared.serves(rest):
+                prepared = self._prepare(rest)
+            flights.append((self._launch(prepared), rest))
+        return flights
 
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
@@ -123,6 +130,31 @@ class GpuRunner:
         layout, inputs = self._inputs.lay_out(batch, num_padded)
         return _Prepared(list(chunks), batch, layout, inputs, num_padded is not None)
 
+    def _launch(self, prepared: _Prepared, drawn: Drawn | None = None) -> Flight:
+        """Launch a pass; `drawn` has the tokens of those that it follows before they landed."""
+        batch = prepared.batch
+        draws = draws_of(batch.chunks)
+        if drawn is None:
+            inputs = self._inputs.send(prepared.layout, prepared.inputs, batch.token_ids)
+        else:
+            undrawn = batch.undrawn
+            sources = {row: drawn.place(request) for row, request in undrawn.items()}
+            inputs = self._inputs.send(
+                prepared.layout, prepared.inputs, batch.known_token_ids, sources
+            )
+            if sources:
+                feed_tokens(inputs.token_ids, inputs.sources, drawn.tokens)
+            draws = [d._replace(num_unknown=d.request.num_foreseen_tokens) for d in draws]
+        hidden = self._hidden_states(prepared, inputs)
+        self._choice.turn()
+        num_samples = len(batch.sample_rows)
+        chosen = None
+        if draws:
+            logits = self._model.logits(hidden.index_select(0, inputs.rows[:num_samples]))
+            chosen = self._choice.launch(logits, draws)
+        scores = self._launch_scores(hidden, inputs.rows[num_samples:], Scored.of(batch.chunks))
+        return Flight(batch, chosen, scores, self._device.mark())
+
     def _hidden_states(self, prepared: _Prepared, inputs: Inputs) -> torch.Tensor:
         if prepared.is_recorded:
             assert self._graphs is not None, "a batch for no recording. This is a bug."
@@ -131,9 +163,24 @@ class GpuRunner:
         model_pass = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
         return self._model.hidden_states(inputs.token_ids, model_pass, self._cache)
 
+    def _launch_scores(
+        self, hidden: torch.Tensor, rows: torch.Tensor, scored: Scored
+    ) -> list[Callable[[], list[TokenLogprobs]]]:
+        """Launch in parts, lest a long prompt's logits are all there at once."""
+        reads = []
+        for first in range(0, len(scored.counts), _SCORED_ROWS):
+            part = slice(first, first + _SCORED_ROWS)
+            logits = self._model.logits(hidden.index_select(0, rows[part]))
+            reads.append(
+                self._choice.launch_scores(logits, scored.token_ids[part], scored.counts[part])
+            )
+        return reads
+
     def __repr__(self) -> str:
         return f"GpuRunner({self._device!r}, {self._cache!r}, {self._graphs!r})"
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(first, first + _SCORED_ROWS) for first in range(0, count, _SCORED_ROWS)]
+def _can_follow(prepared: _Prepared) -> bool:
+    """Return whether a pass may be launched before the tokens that it follows are known here."""
+    requests = (chunk.request for chunk in prepared.chunks if chunk.samples)
+    return all(follows_known_tokens(Draw(request)) for request in requests)

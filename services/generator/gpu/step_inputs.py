@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ class Inputs:
     token_ids: torch.Tensor  # int64 [T]
     positions: torch.Tensor  # int64 [T]
     slots: torch.Tensor  # int64 [T]
+    sources: torch.Tensor  # int64 [T], which of the tokens just drawn is a row's; -1 for none
     lengths: torch.Tensor  # int32 [S]
     rows: torch.Tensor  # int64 [N], whose logits are wanted
     chunk_starts: torch.Tensor  # int32 [chunks + 1]
@@ -61,7 +62,7 @@ class Layout:
         """Return the dtype and shape of each of the `Inputs`."""
         tokens = (torch.int64, (self.num_tokens,))
         return [
-            *([tokens] * 3),
+            *([tokens] * 4),
             (torch.int32, (self.num_sequences,)),
             (torch.int64, (self.num_rows,)),
             (torch.int32, (self.num_chunks + 1,)),
@@ -89,30 +90,32 @@ def _aligned(num_bytes: int) -> int:
 
 
 class StepInputs:
-    """Two buffers on the host, which take turns, and one on the device.
+    """Three buffers on the host, which take turns, and one on the device.
 
-    A step may be laid out while the one before is computed: its copy waits for `send`, which comes
-    when that one's results were read.
+    A batch may be laid out while two others are on their way; the one three turns ago has been
+    waited for. On the device the order of work keeps them apart.
     """
 
     def __init__(self, device: Device, capacity: Layout) -> None:
         """`capacity` has the most of everything that any step may have."""
         num_bytes = capacity.num_bytes
-        self._hosts = [device.host_tensor(num_bytes, dtype=torch.uint8) for _ in range(2)]
+        self._hosts = [device.host_tensor(num_bytes, dtype=torch.uint8) for _ in range(3)]
         self._buffer = torch.zeros(num_bytes, dtype=torch.uint8, device=device.device)
         self._turn = 0
 
     def lay_out(self, batch: Batch, num_padded: int | None = None) -> tuple[Layout, Inputs]:
         """Write all that is known of a batch to a buffer on the host; its tokens may not be."""
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._hosts)
         layout = Layout.of(batch, num_padded)
         host = layout.views(self._hosts[self._turn])
         count, pages = len(batch.positions), batch.pages
         num_sequences = len(pages.num_queries)
         # padding is at position 0, sees nothing and leaves nothing
-        for part, padding in ((host.positions, 0), (host.slots, -1), (host.lengths, 0)):
-            part[num_sequences if part is host.lengths else count :] = padding
-        host.token_ids[count:] = 0
+        for padded in (host.token_ids, host.positions):
+            padded[count:] = 0
+        host.slots[count:] = -1
+        host.lengths[num_sequences:] = 0
+        host.sources.fill_(-1)
         host.positions[:count] = batch.positions
         host.slots[:count] = pages.slots
         host.lengths[:num_sequences] = torch.tensor(pages.context_lengths)
@@ -124,12 +127,23 @@ class StepInputs:
         _fill(host.block_table, pages.block_ids)
         return layout, host
 
-    def send(self, layout: Layout, host: Inputs, token_ids: torch.Tensor) -> Inputs:
-        """Start the copy of what was laid out last, with its tokens; return it on the device."""
+    def send(
+        self,
+        layout: Layout,
+        host: Inputs,
+        token_ids: torch.Tensor,
+        sources: Mapping[int, int] | None = None,
+    ) -> Inputs:
+        """Start the copy of what was laid out last, with its tokens; return it on the device.
+
+        `sources` tells, by row, which of the tokens just drawn takes the place of `token_ids`'.
+        """
         host.token_ids[: len(token_ids)] = token_ids
+        if sources:
+            host.sources[list(sources)] = torch.tensor(list(sources.values()))
         num_bytes = layout.num_bytes
-        source = self._hosts[self._turn][:num_bytes]
-        self._buffer[:num_bytes].copy_(source, non_blocking=True)
+        laid_out = self._hosts[self._turn][:num_bytes]
+        self._buffer[:num_bytes].copy_(laid_out, non_blocking=True)
         return layout.views(self._buffer)
 
     def decodes(self, num_padded: int) -> Inputs:

@@ -35,16 +35,19 @@ class TokenChoice:
     """Launches the choice of a token per row; what was launched is read after the wait.
 
     What it remembers of a request follows from the request itself, so that a step may be launched
-    again. The last but one launch must have been waited for and read.
+    again. What was launched three turns ago must have been waited for and read.
     """
 
     def __init__(self, device: Device, vocab_size: int, max_rows: int) -> None:
         """`max_rows` is how many a step is expected to have at most; more are served too."""
         self._vocab_size = vocab_size
         self._transfers = Transfers(device, 4096 + _ROW_BYTES * max_rows)
-        self._score_transfers = Transfers(device, 4096)
         self._vocabulary = VocabularyEdits(self._transfers, device.device, vocab_size)
         self._penalties = Penalties(device.device, vocab_size, min(_FIRST_SLOTS, max_rows))
+
+    def turn(self) -> None:
+        """Begin a pass, of which there may be several launches."""
+        self._transfers.turn()
 
     @torch.inference_mode()
     def launch(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Chosen:
@@ -53,7 +56,6 @@ class TokenChoice:
         Rows with typical_p are copied to host memory whole and drawn there. Raises KernelError.
         """
         require_shape("logits", logits, len(draws), self._vocab_size)
-        self._transfers.turn()
         described = [row for row, draw in enumerate(draws) if _is_described(draw)]
         beams = [row for row, draw in enumerate(draws) if draw.request.beams is not None]
         sent = self._transfers.send(
@@ -69,6 +71,7 @@ class TokenChoice:
         tokens = sample(edited, **{name: sent[name] for name in _SAMPLE_ARGUMENTS})
         on_host = {row: draw for row, draw in enumerate(draws) if is_drawn_on_host(draw)}
         return Chosen(
+            tokens,
             self._transfers.fetch(tokens),
             HostDraws(logits, edited, on_host, self._transfers) if on_host else None,
             self._describe(logits, tokens, draws, described, sent) if described else None,
@@ -84,10 +87,9 @@ class TokenChoice:
         Return what reads the descriptions after the wait. Raises KernelError.
         """
         require_shape("logits", logits, len(token_ids), self._vocab_size)
-        self._score_transfers.turn()
         column = torch.tensor(token_ids, dtype=torch.int64)
-        sent = self._score_transfers.send({"token_ids": column})
-        described = DescribedTokens(logits, sent["token_ids"], counts, self._score_transfers)
+        sent = self._transfers.send({"token_ids": column})
+        described = DescribedTokens(logits, sent["token_ids"], counts, self._transfers)
         return partial(described.read, token_ids)
 
     def _edited(
@@ -134,6 +136,11 @@ class TokenChoice:
 
     def __repr__(self) -> str:
         return f"TokenChoice({self._vocabulary!r}, {self._penalties!r})"
+
+
+def follows_known_tokens(draw: Draw) -> bool:
+    """Return whether a draw may be launched before all tokens ahead of it are known here."""
+    return not draw.params.penalizes and not is_drawn_on_host(draw) and not draw.request.beams
 
 
 def _is_described(draw: Draw) -> bool:

@@ -13,34 +13,34 @@ _ALIGNMENT = 16
 
 
 class Transfers:
-    """Two arenas of host memory, used in turn and grown as needed.
+    """Three arenas of host memory, used in turn and grown as needed.
 
-    What was sent or fetched in one turn is overwritten in the next but one; until then the caller
-    has waited for it (`Device.mark`).
+    What was sent or fetched in one turn is overwritten three turns later; until then the caller has
+    waited for it (`Device.mark`): two passes may be under way while a third is launched.
     """
 
     def __init__(self, device: Device, num_bytes: int) -> None:
         """`num_bytes` is what one turn is expected to need."""
         self._device = device
-        self._arena, self._other = (
-            device.host_tensor(_aligned(num_bytes), dtype=torch.uint8) for _ in range(2)
-        )
+        self._arenas = [
+            device.host_tensor(_aligned(num_bytes), dtype=torch.uint8) for _ in range(3)
+        ]
         self._num_used = 0
 
     def turn(self) -> None:
-        """Begin another turn, in the memory of the last but one."""
-        self._arena, self._other = self._other, self._arena
+        """Begin another turn, in the memory of the one three turns ago."""
+        self._arenas.append(self._arenas.pop(0))
         self._num_used = 0
 
     def take(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Return host memory for this turn, not cleared."""
         num_bytes = dtype.itemsize * torch.Size(shape).numel()
-        if self._num_used + num_bytes > len(self._arena):
+        if self._num_used + num_bytes > len(self._arenas[0]):
             # what was taken of the old arena keeps it alive, as its copies under way do
-            num_needed = max(2 * len(self._arena), _aligned(num_bytes))
-            self._arena = self._device.host_tensor(num_needed, dtype=torch.uint8)
+            num_needed = max(2 * len(self._arenas[0]), _aligned(num_bytes))
+            self._arenas[0] = self._device.host_tensor(num_needed, dtype=torch.uint8)
             self._num_used = 0
-        part = self._arena[self._num_used : self._num_used + num_bytes]
+        part = self._arenas[0][self._num_used : self._num_used + num_bytes]
         self._num_used += _aligned(num_bytes)
         return part.view(dtype).view(shape)
 
@@ -64,7 +64,7 @@ class Transfers:
         return self.take(*tensor.shape, dtype=tensor.dtype).copy_(tensor, non_blocking=True)
 
     def __repr__(self) -> str:
-        return f"Transfers({self._device!r}, {self._num_used} of {len(self._arena)} bytes)"
+        return f"Transfers({self._device!r}, {self._num_used} of {len(self._arenas[0])} bytes)"
 
 
 def _aligned(num_bytes: int) -> int:

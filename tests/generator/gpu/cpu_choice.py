@@ -49,6 +49,7 @@ def on_device(
     device: Device, choice: TokenChoice, logits: torch.Tensor, draws: Sequence[Draw]
 ) -> Choice:
     """Choose on the device and wait."""
+    choice.turn()
     chosen = choice.launch(logits.to(device.device), draws)
     device.mark()()
     return Choice(chosen.token_ids(), chosen.logprobs(), chosen.candidates())
