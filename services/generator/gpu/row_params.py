@@ -9,9 +9,8 @@ import torch
 from services.generator.engine.draw import Draw
 from services.generator.gpu.host_draws import is_drawn_on_host
 
-# what float32 cannot hold would be infinity or 0, where it shall be uniform or the best
+# what float32 cannot hold would be infinity, and so would its product with the noise
 _MAX_TEMPERATURE = 1e30
-_MIN_TOP_P = 1e-30
 
 
 def row_params(draws: Sequence[Draw], vocab_size: int) -> dict[str, torch.Tensor]:
@@ -28,7 +27,7 @@ def row_params(draws: Sequence[Draw], vocab_size: int) -> dict[str, torch.Tensor
     return {
         "temperature": torch.tensor(temperatures),
         "top_k": torch.tensor([min(p.top_k, vocab_size) for p in params], dtype=torch.int32),
-        "top_p": torch.tensor([max(p.top_p, _MIN_TOP_P) for p in params]),
+        "top_p": torch.tensor([p.top_p for p in params]),
         "min_p": torch.tensor([p.min_p for p in params]),
         "seeds": torch.tensor([_int64(d.request.seed) for d in draws], dtype=torch.int64),
         "positions": torch.tensor([d.output_index for d in draws], dtype=torch.int64),

@@ -27,7 +27,7 @@ KINDS: list[dict[str, Any]] = [
     {"temperature": 3.0, "min_p": 0.3},
     {"top_k": 2**40, "top_p": 0.6, "min_p": 0.1, "bad_token_ids": (3,)},
     {"temperature": 9.0, "allowed_token_ids": (3, 5, 8), "presence_penalty": 1.0},
-    {"top_p": 1e-40},
+    {"top_p": 1e-300},
 ]
 
 
@@ -90,17 +90,20 @@ def test_a_seed_draws_alike_whatever_else_is_in_the_batch(
     assert on_device(device, choice, logits, same).token_ids == alone
 
 
-def test_seeds_and_positions_draw_differently(
+def test_the_random_numbers_are_those_of_seed_and_place(
     make_request: MakeRequest, device: Device, choice: TokenChoice
 ) -> None:
-    """Of equal logits; after drafts as later, when they are tokens."""
-    [first, *_] = draws = [warm(make_request, seed) for seed in (0, 1, 2, 2**32, 2**63)]
-    draws += [Draw(first.request, (1,) * count) for count in (1, 2, 3)]
+    """64 bits of the seed count; after drafts a token is drawn as later, when they are tokens."""
+    requests = [warm(make_request, seed).request for seed in (0, 1, 2**32, 2**63, -1)]
+    draws = [*map(Draw, requests), *(Draw(requests[3], (1,) * count) for count in (1, 2))]
+    due = [
+        reference_sampling.gumbel(draw.request.seed % 2**64, draw.output_index, VOCAB).argmax()
+        for draw in draws
+    ]
     equal = torch.zeros(len(draws), VOCAB)
-    drawn = on_device(device, choice, equal, draws).token_ids
-    assert len(set(drawn)) > 5
-    first.request.token_ids += [1, 1]
-    assert on_device(device, choice, equal[:2], [first, draws[1]]).token_ids == [drawn[6], drawn[1]]
+    assert on_device(device, choice, equal, draws).token_ids == due
+    requests[3].token_ids += [1, 1]
+    assert on_device(device, choice, equal[:1], draws[3:4]).token_ids == due[-1:]
 
 
 def test_a_very_high_temperature_is_uniform(

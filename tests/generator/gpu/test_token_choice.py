@@ -1,6 +1,5 @@
 """Tokens chosen on the device are those that the CPU chooses."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,46 +8,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.generator.engine import SamplingParams
-from services.generator.engine.beam_group import BeamGroup
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.draw import Draw
-from services.generator.engine.logprobs import token_logprobs
-from services.generator.engine.request import Request
 from services.generator.gpu.device import Device
 from services.generator.gpu.token_choice import TokenChoice
 from services.generator.kernels.checks import KernelError
-from tests.generator.gpu.cpu_choice import assert_same, assert_same_logprobs, on_cpu, on_device
+from tests.generator.gpu.cpu_choice import assert_same, on_cpu, on_device
+from tests.generator.gpu.rows import (
+    EDITS,
+    STOPS,
+    VOCAB,
+    MakeRequest,
+    favour,
+    greedy,
+    make_logits,
+)
 
 # numpy, behind the interpreter, warns of infinities and NaN
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-MakeRequest = Callable[..., Request]
-
-VOCAB = 120
-STOPS = frozenset({1, 2, 90})
 TOKENS = st.integers(0, VOCAB - 1)
-
-
-def greedy(make_request: MakeRequest, output: tuple[int, ...] = (), **params: Any) -> Request:
-    """Make a request at temperature 0 that has this output already."""
-    options = SamplingParams(max_tokens=64, temperature=0.0, **params)
-    request = make_request((3, 5, 5, 8), params=options, stop_token_ids=STOPS)
-    request.token_ids += output
-    return request
-
-
-def make_logits(rows: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """Random logits of both signs without ties, also in narrow dtypes."""
-    generator = torch.Generator().manual_seed(seed)
-    places = [torch.randperm(VOCAB, generator=generator) - VOCAB / 2 for _ in range(rows)]
-    return (torch.stack(places) / 8).to(dtype)
-
-
-def favour(logits: torch.Tensor, *token_ids: int) -> torch.Tensor:
-    """Let these be the best of every row, the first before the others."""
-    best = torch.arange(len(token_ids), 0, -1, dtype=torch.float32)
-    logits[:, list(token_ids)] = (10.0 + best).to(logits.dtype)
-    return logits
 
 
 @pytest.fixture
@@ -69,21 +48,6 @@ def test_the_best_token_is_chosen(
         assert chosen == on_cpu(logits, draws)
         assert None not in chosen.token_ids
         assert torch.equal(logits, before)
-
-
-EDITS: list[dict[str, Any]] = [
-    {},
-    {"logit_bias": ((7, 40.0), (3, -100.0))},
-    {"bad_token_ids": (3, 5)},
-    {"allowed_token_ids": (11, 60, 119, 0)},
-    {"allowed_token_ids": (3, 5, 44), "bad_token_ids": (3,), "logit_bias": ((44, 30.0),)},
-    {"min_tokens": 3},
-    {"min_tokens": 2},
-    {"repetition_penalty": 4.0},
-    {"frequency_penalty": 2.0},
-    {"presence_penalty": 2.0, "bad_token_ids": (3,)},
-    {"repetition_penalty": 0.5, "frequency_penalty": -1.0, "presence_penalty": 0.5},
-]
 
 
 def test_each_edit_is_the_cpus(
@@ -184,24 +148,6 @@ def test_forks_draw_from_the_same_row(
     assert chosen.token_ids == [9, 9, 9]
 
 
-def test_logprobs_are_those_of_the_raw_logits(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
-) -> None:
-    """As many alternatives as each row asks for, whatever its edits."""
-    kinds: list[dict[str, Any]] = [
-        *({"logprobs": 0}, {}, {"logprobs": 5, "bad_token_ids": (3, 5)}),
-        *({"logprobs": 20, "allowed_token_ids": (4, 6)}, {"logprobs": 2, "presence_penalty": 1.0}),
-    ]
-    logits = favour(make_logits(5), 3, 5)
-    draws = [Draw(greedy(make_request, (3,), **params)) for params in kinds]
-    chosen = on_device(device, choice, logits, draws)
-    assert_same(chosen, on_cpu(logits, draws))
-    assert [len(one.top_token_ids) for one in chosen.logprobs.values()] == [0, 5, 20, 2]
-    # where every row asks, narrow logits are not gathered
-    logits, draws = logits.bfloat16(), [draws[0], draws[0], draws[4], draws[4], draws[4]]
-    assert_same(on_device(device, choice, logits, draws), on_cpu(logits, draws))
-
-
 def test_a_row_that_is_not_finite_fails_alone(
     make_request: MakeRequest, device: Device, choice: TokenChoice
 ) -> None:
@@ -220,71 +166,6 @@ def test_a_row_that_is_not_finite_fails_alone(
     chosen = on_device(device, choice, logits, draws)
     assert_same(chosen, on_cpu(logits, draws))
     assert chosen.token_ids[:-1] == [4, None, None, None, 4, 4, None, None, None]
-
-
-def test_beams_are_told_their_candidates(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
-) -> None:
-    """Of edited logits, at the probabilities of the raw ones, as many as each search needs."""
-    kinds: list[dict[str, Any]] = [
-        *({"beam_width": 4}, {"beam_width": 2, "bad_token_ids": (3,)}),
-        *({"beam_width": 3, "allowed_token_ids": (5, 6)}, {"beam_width": 40, "min_tokens": 2}),
-    ]
-    beams = [greedy(make_request, **params) for params in kinds]
-    for beam in beams:
-        BeamGroup(beam, [])
-    draws = [Draw(greedy(make_request)), *map(Draw, beams)]
-    logits = favour(make_logits(5), 3, 1, 5, 6)
-    chosen = on_device(device, choice, logits, draws)
-    assert_same(chosen, on_cpu(logits, draws))
-    assert [len(found) for found in chosen.candidates.values()] == [7, 5, 2, 43]
-    assert on_device(device, choice, logits[:1], draws[:1]).candidates == {}
-
-
-def test_typical_p_is_drawn_by_the_cpus_sampler(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
-) -> None:
-    """With its random numbers, of edited logits, beside rows that the device draws."""
-    kinds: list[dict[str, Any]] = [
-        {"typical_p": 0.8, "logprobs": 3, "bad_token_ids": (3,)},
-        {"temperature": 0.0, "typical_p": 0.8, "logprobs": 2},
-        {"typical_p": 0.3, "presence_penalty": 1.0, "top_k": 9},
-    ]
-    draws = [
-        Draw(make_request(seed=seed, params=SamplingParams(**params)))
-        for seed, params in enumerate(kinds)
-    ]
-    for dtype in (torch.float32, torch.bfloat16):
-        logits = (favour(make_logits(3), 3, 9) / 4).to(dtype)
-        assert_same(on_device(device, choice, logits, draws), on_cpu(logits, draws))
-
-
-def test_prompt_tokens_are_described(device: Device, choice: TokenChoice) -> None:
-    """As on the CPU, in a launch of their own beside the step's, or none at all."""
-    logits = make_logits(4)
-    token_ids, counts = [0, 119, 7, 7], [0, 1, 20, 3]
-    read = choice.launch_scores(logits.to(device.device), token_ids, counts)
-    device.mark()()
-    assert_same_logprobs(read(), token_logprobs(logits, token_ids, counts))
-    assert choice.launch_scores(logits[:0].to(device.device), [], [])() == []
-
-
-def test_no_rows(device: Device, choice: TokenChoice) -> None:
-    """A step may draw nothing."""
-    assert on_device(device, choice, make_logits(1)[:0], []) == ([], {}, {})
-
-
-def test_results_outlast_one_more_launch(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
-) -> None:
-    """A step can be launched before the one before it is read."""
-    logits = make_logits(2)
-    draws = [Draw(greedy(make_request, logprobs=1))]
-    first, second = (choice.launch(row.to(device.device), draws) for row in logits.split(1))
-    device.mark()()
-    best = [[token_id] for token_id in logits.argmax(1).tolist()]
-    assert [first.token_ids(), second.token_ids()] == best
-    assert [[one.logprobs()[0].token_id] for one in (first, second)] == best
 
 
 def test_logits_of_another_shape_are_refused(
