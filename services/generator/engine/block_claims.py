@@ -71,9 +71,9 @@ class BlockClaims:
         self._pool.release(request.block_ids)
         request.block_ids = []
 
-    def shares_next_block(self, request: Request) -> bool:
-        """Return whether the request needs a copy before it writes again."""
-        return self._copies.num_needed(request) > 0
+    def shares_block(self, request: Request, position: int) -> bool:
+        """Return whether the request needs a copy before it writes at this position."""
+        return self._copies.is_shared(request, position)
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before anybody writes; see `CopyOnWrite`."""

@@ -252,7 +252,10 @@ class Scheduler:
         if any(r.forks or r.beams or r.num_unscored_tokens for r in self.running):
             return False
         # what is foreseen may be computed before anything could be copied
-        if any(map(self.claims.shares_next_block, self.running)):
+        ends = {chunk.request: chunk.end for chunk in chunks}
+        if any(
+            self.claims.shares_block(r, ends.get(r, r.num_computed_tokens)) for r in self.running
+        ):
             return False
         # each may begin a block, and prompts fill what the budget holds
         num_blocks = 2 * len(self.running) + self.limit.num_tokens // self.pool.block_size

@@ -4,6 +4,7 @@ import math
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.generator.engine.beam_search import BeamSearch, Candidate, Row
 from services.generator.engine.chunk import Chunk, ChunkResult
@@ -19,7 +20,8 @@ class FakeExecutor:
     """Draws each token as a function of all tokens before it, as a greedy model would.
 
     It also remembers what was written to which block slot, and so proves that the blocks a chunk
-    reads hold exactly its request's tokens.
+    reads hold exactly its request's tokens. One that `goes_ahead` computes what is foreseen at
+    once, on the tokens just drawn, as a runner does that need not wait for results to be known.
     """
 
     def __init__(self, block_size: int, next_token: Callable[[Sequence[int]], int] | None = None):
@@ -30,16 +32,39 @@ class FakeExecutor:
         self.copied: list[tuple[int, int]] = []
         self.fails: Callable[[Chunk], bool] = lambda chunk: False
         self.raises: Callable[[Chunk], bool] = lambda chunk: False
+        self.goes_ahead = False
+        self._ahead: dict[int, tuple[Chunk, ChunkResult]] = {}
 
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Any] = lambda: ()
     ) -> list[ChunkResult]:
+        ahead, self._ahead = self._ahead, {}
         if any(self.raises(chunk) for chunk in chunks):
             raise RuntimeError("the fake executor was told to raise")
         for chunk in chunks:
-            self._write(chunk)
-        meanwhile()
-        return [self._result(chunk) for chunk in chunks]
+            if id(chunk) not in ahead:
+                self._write(chunk)
+        results = [
+            ahead[id(chunk)][1] if id(chunk) in ahead else self._result(chunk) for chunk in chunks
+        ]
+        foreseen = meanwhile() or ()
+        if self.goes_ahead:
+            drawn = {c.request: r.token_ids for c, r in zip(chunks, results, strict=True)}
+            self._ahead = {id(c): (c, self._go_ahead(c, drawn)) for c in foreseen}
+        return results
+
+    def _go_ahead(self, chunk: Chunk, drawn: dict[Request, tuple[int, ...]]) -> ChunkResult:
+        """Compute a chunk as if its request had what was just drawn for it."""
+        request = chunk.request
+        told = list(request.token_ids)
+        # a request whose token failed is not asked for again
+        request.token_ids += (drawn.get(request) or (0,))[: chunk.end - len(told)]
+        foreseen, request.num_foreseen_tokens = request.num_foreseen_tokens, 0
+        self._write(chunk)
+        result = self._result(chunk)
+        request.token_ids[:] = told
+        request.num_foreseen_tokens = foreseen
+        return result
 
     def clear(self, block_ids: Sequence[int]) -> None:
         self.cleared += block_ids
@@ -74,7 +99,7 @@ class FakeExecutor:
             return ChunkResult(candidates=candidates(request.token_ids))
         drawn = [
             drawn_token(self._next_token, [*r.token_ids, *drafts], r.branch)
-            for r, drafts in chunk.draws
+            for r, drafts, _ in chunk.draws
         ]
         num_own = len(chunk.drafts) + 1
         kept = kept_tokens(chunk.drafts, drawn[:num_own])

@@ -53,6 +53,7 @@ class Schedules(RuleBasedStateMachine):
         target_step_s=st.sampled_from([None, 0.0, 0.5, 1.5, 4.0]),
         speculative_tokens=st.sampled_from([0, 1, 3, 7]),
         repeats=st.booleans(),
+        goes_ahead=st.booleans(),
     )
     def start(
         self,
@@ -60,11 +61,13 @@ class Schedules(RuleBasedStateMachine):
         max_num_seqs: int,
         spare_budget: int,
         repeats: bool,
+        goes_ahead: bool,
         **options: Any,
     ) -> None:
         self.now_s = 0.0
         self.next_token = repeating_token if repeats else hashed_token
         self.executor = FakeExecutor(4, self.next_token)
+        self.executor.goes_ahead = goes_ahead
         config = EngineConfig(
             Path("unused"),
             max_num_seqs=max_num_seqs,
