@@ -71,9 +71,10 @@ class BlockClaims:
         self._pool.release(request.block_ids)
         request.block_ids = []
 
-    def shares_block(self, request: Request, position: int) -> bool:
-        """Return whether the request needs a copy before it writes at this position."""
-        return self._copies.is_shared(request, position)
+    @property
+    def has_copies(self) -> bool:
+        """Return whether blocks are to be copied before anybody writes."""
+        return self._copies.is_pending
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before anybody writes; see `CopyOnWrite`."""

@@ -68,13 +68,14 @@ class CopyOnWrite:
 
     def num_needed(self, request: Request) -> int:
         """Return 1 if the block that the request writes into next is held by others too, or 0."""
-        return int(self.is_shared(request, request.num_computed_tokens))
-
-    def is_shared(self, request: Request, position: int) -> bool:
-        """Return whether the request has a block for this position that is held by others too."""
-        index = position // self._pool.block_size
+        index = request.num_computed_tokens // self._pool.block_size
         block_ids = request.block_ids
-        return index < len(block_ids) and self._pool.num_holders(block_ids[index]) > 1
+        return int(index < len(block_ids) and self._pool.num_holders(block_ids[index]) > 1)
+
+    @property
+    def is_pending(self) -> bool:
+        """Return whether there is something to take."""
+        return bool(self._source_by_target)
 
     def detach(self, request: Request) -> None:
         """Give the request its own copy of the shared block that it writes into next."""

@@ -82,6 +82,7 @@ class Schedules(RuleBasedStateMachine):
         self.live: dict[str, tuple[list[int], SamplingParams, int, list[int]]] = {}
         self.failing: set[str] = set()
         self.is_broken = False
+        self.misread: list[Exception] = []
         self.num_roomy_tokens = 10**9
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
         self.num_ended = 0
@@ -101,7 +102,12 @@ class Schedules(RuleBasedStateMachine):
             raise RuntimeError("the machine burns")
         if num_tokens > self.num_roomy_tokens:
             raise torch.OutOfMemoryError("no room")
-        return self.executor.execute(chunks, meanwhile)
+        try:
+            return self.executor.execute(chunks, meanwhile)
+        except (AssertionError, LookupError) as error:
+            # the engine takes it for a fault of the machine's, and goes on
+            self.misread.append(error)
+            raise
 
     def clear(self, block_ids: Sequence[int]) -> None:
         self.executor.clear(block_ids)
@@ -249,6 +255,7 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def accounts_hold(self) -> None:
         if hasattr(self, "engine"):
+            assert not self.misread, f"a chunk read what it should not: {self.misread}"
             self.engine.check()
             self.follow_events()
             stats = self.engine.stats()
