@@ -1,4 +1,4 @@
-"""Products with weights of four bits, packed here as the formats say, against float64."""
+"""Products with weights of four bits against float64."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from services.generator.kernels import reference_linear
 from services.generator.kernels.checks import KernelError
 from services.generator.kernels.linear_w4a16 import linear_awq, linear_gptq
 from tests.generator.kernels.compare import FLOATS, assert_near
+from tests.generator.kernels.packing import quantised
 
 DTYPES = pytest.mark.parametrize(
     "dtype", [*FLOATS, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
@@ -17,34 +18,6 @@ HALVES = pytest.mark.parametrize(
     "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 )
 FORMATS = pytest.mark.parametrize("is_awq", [False, True], ids=["gptq", "awq"])
-AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
-
-
-def packed(values: torch.Tensor, dim: int, order: list[int]) -> torch.Tensor:
-    """Return int32 words of eight values along `dim`, in this order from the lowest bits."""
-    words = torch.zeros_like(values.narrow(dim, 0, values.shape[dim] // 8))
-    for position, value in enumerate(order):
-        index = torch.arange(value, values.shape[dim], 8, device=values.device)
-        words |= values.index_select(dim, index) << 4 * position
-    return torch.where(words >= 2**31, words - 2**32, words).int()
-
-
-def quantised(
-    columns: int, depth: int, group: int, is_awq: bool, device: torch.device, zero_offset: int = 1
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return words, zeros and scales, and the weight [N, K] that they stand for, in float64."""
-    values = torch.randint(0, 16, (depth, columns), device=device)
-    zeros = torch.randint(0, 16, (depth // group, columns), device=device)
-    scales = (torch.rand(depth // group, columns, device=device) / 8 + 0.01).half()
-    if is_awq:
-        words, stored = packed(values, 1, AWQ_ORDER), packed(zeros, 1, AWQ_ORDER)
-    else:
-        straight = list(range(8))
-        words = packed(values, 0, straight)
-        stored = packed((zeros - zero_offset) % 16, 1, straight)
-    wide = [part.repeat_interleave(group, 0) for part in (zeros, scales.double())]
-    weight = ((values - wide[0]) * wide[1]).T
-    return {"qweight": words, "qzeros": stored, "scales": scales}, weight
 
 
 def multiplied(is_awq: bool, x: torch.Tensor, **given: Any) -> torch.Tensor:
