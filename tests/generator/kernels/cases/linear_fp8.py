@@ -40,7 +40,11 @@ def product(name: str, dtype: str, plan: Plan) -> CompileCase:
 
 
 CASES = [
-    *(product(name, "bfloat16", plan) for name, plan in plans(lambda rows, _: choose(TABLE, rows))),
+    *(
+        product(name, dtype, plan)
+        for dtype in ("bfloat16", "float16")
+        for name, plan in plans(lambda rows, _: choose(TABLE, rows))
+    ),
     *(
         CompileCase(
             f"quantize_fp8 {dtype} {tile}",
