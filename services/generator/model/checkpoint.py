@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from services.generator.model.errors import WeightError
+from services.generator.model.packed_weight import VALUES
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -27,7 +28,7 @@ class Weights(Protocol):
 
     @property
     def num_parameters(self) -> int:
-        """Elements of all tensors."""
+        """Elements of all tensors; a packed word counts as its eight."""
         ...
 
 
@@ -53,12 +54,12 @@ class Checkpoint:
 
     @property
     def num_parameters(self) -> int:
-        """Elements of all tensors, from the files' headers."""
-        shapes = (
-            self._open(shard).get_slice(name).get_shape()
+        """Elements of all tensors, from the files' headers; a packed word counts as its eight."""
+        return sum(
+            math.prod(self._open(shard).get_slice(name).get_shape())
+            * (VALUES if name.endswith(".qweight") else 1)
             for name, shard in self._shard_by_name.items()
         )
-        return sum(map(math.prod, shapes))
 
     def _read_index(self) -> dict[str, str]:
         if (self._folder / _INDEX).is_file():

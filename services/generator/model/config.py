@@ -17,6 +17,7 @@ from services.generator.model.generation_config import GenerationConfig
 from services.generator.model.json_file import read_object
 from services.generator.model.layer_config import LayerConfig, parse_layers
 from services.generator.model.rope_config import RopeConfig
+from services.generator.model.weight_format import SECTION, WeightFormat, parse_weight_format
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -51,6 +52,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     dtype: str
     eos_token_ids: tuple[int, ...]
+    weight_format: WeightFormat | None  # of quantised matrices
 
     @property
     def num_layers(self) -> int:
@@ -125,6 +127,7 @@ class ModelConfig:
             eos_token_ids=_ids(
                 fields.get("eos_token_id") if eos_token_id is None else eos_token_id
             ),
+            weight_format=parse_weight_format(fields.get(SECTION)),
         )
 
 
@@ -138,8 +141,6 @@ def _family(raw: Mapping[str, Any]) -> Family:
 
 
 def _refuse_unsupported(fields: Fields, family: Family) -> None:
-    if fields.get("quantization_config") is not None:
-        raise ModelConfigError("quantization_config", "quantized weights are not supported")
     for field, value in family.required.items():
         if fields.get(field, value) != value:
             raise ModelConfigError(field, f"{fields.get(field)} is not supported, only {value}")

@@ -18,6 +18,8 @@ from services.generator.model.layer import Layer
 from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.mlp import MLP, Branch, NormedLinear
 from services.generator.model.norm import LayerNorm, Norm
+from services.generator.model.packed_checkpoint import read_packed
+from services.generator.model.packed_weight import PackedWeight
 from services.generator.model.projection import Projection
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
@@ -185,9 +187,9 @@ class _Loader:
         def weights() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for number in range(experts.num_experts):
                 up_names = [prefix + name.format(number) for name in names.gate_up]
-                ups = [self._matrix(f"{name}.weight", inner, hidden) for name in up_names]
-                down_name = prefix + names.down.format(number)
-                yield torch.cat(ups), self._matrix(f"{down_name}.weight", hidden, inner)
+                down_names = [prefix + names.down.format(number)]
+                up = self._expert(up_names, hidden, (inner, inner))
+                yield up, self._expert(down_names, inner, (hidden,))
 
         return self._kernels.mixture(experts, router, weights())
 
@@ -214,16 +216,29 @@ class _Loader:
         """Return one product for projections of the same input, however the file stacks them."""
         if len(names) == 1:
             out_sizes = (sum(out_sizes),)
-        weights = [
-            self._matrix(f"{name}.weight", rows, in_size)
-            for name, rows in zip(names, out_sizes, strict=True)
-        ]
-        if not has_bias:
-            return self._kernels.product(torch.cat(weights), adds=adds)
-        biases = [
-            self._tensor(f"{name}.bias", rows) for name, rows in zip(names, out_sizes, strict=True)
-        ]
-        return self._kernels.product(torch.cat(weights), torch.cat(biases), adds)
+        bias = None
+        if has_bias:
+            sizes = zip(names, out_sizes, strict=True)
+            bias = torch.cat([self._tensor(f"{name}.bias", rows) for name, rows in sizes])
+        weight = self._stacked(names, in_size, out_sizes)
+        if isinstance(weight, PackedWeight):
+            return self._kernels.packed_product(weight, bias, adds)
+        return self._kernels.product(weight, bias, adds)
+
+    def _expert(self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]) -> torch.Tensor:
+        weight = self._stacked(names, in_size, out_sizes)
+        return weight.dequantized(self._dtype) if isinstance(weight, PackedWeight) else weight
+
+    def _stacked(
+        self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]
+    ) -> torch.Tensor | PackedWeight:
+        """Return the matrices of one input as one, [sum of `out_sizes`, `in_size`]."""
+        weight_format = self._config.weight_format
+        if weight_format is not None and f"{names[0]}.qweight" in self._weights:
+            packed = read_packed(self._weights, weight_format, names, in_size, out_sizes)
+            return packed.to(self._kernels.device)
+        sizes = zip(names, out_sizes, strict=True)
+        return torch.cat([self._matrix(f"{name}.weight", rows, in_size) for name, rows in sizes])
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:

@@ -121,7 +121,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"architectures": ["BertModel"]}, "architectures"),
         ({"architectures": None}, "architectures"),
         ({"hidden_act": "relu6"}, "hidden_act"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"vocab_size": "100"}, "vocab_size"),
