@@ -27,6 +27,7 @@ from services.generator.model.linear import Linear
 from services.generator.model.mlp import Branch, Expert, Mixture
 from services.generator.model.native_head_steps import NativeHeadSteps
 from services.generator.model.norm import Norm, RMSNorm
+from services.generator.model.packed_weight import PackedWeight
 from services.generator.model.projection import Projection
 from services.generator.model.rope import Rope, Rotation
 from services.generator.model.rope_config import RopeConfig
@@ -104,6 +105,12 @@ class CpuKernels:
             return int8_linear(weight, bias, memory=self._memory)
         ours = bf16_linear(weight, bias, self._memory)
         return ours or Linear(weight, bias, self._batch_invariant, adds)
+
+    def packed_product(
+        self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """See `Kernels`; the weights become those of a float checkpoint."""
+        return self.product(weight.dequantized(self._dtype), bias, adds)
 
     def mixture(
         self,

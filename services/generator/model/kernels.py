@@ -12,6 +12,7 @@ from services.generator.model.heads import HeadAttention, Planner
 from services.generator.model.layer_config import ExpertsConfig
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
+from services.generator.model.packed_weight import PackedWeight
 from services.generator.model.projection import Projection
 from services.generator.model.rope_config import RopeConfig
 
@@ -56,6 +57,12 @@ class Kernels(Protocol):
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Projection:
         """Return the product with [out, in] weights; `adds` if it ends a branch."""
+        ...
+
+    def packed_product(
+        self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """Return the product with a matrix that the checkpoint has in four bits."""
         ...
 
     def mixture(
