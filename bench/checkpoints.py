@@ -63,6 +63,23 @@ QWEN3_0_6B: Mapping[str, Any] = {
 }
 """The shape of Qwen/Qwen3-0.6B (596,049,920 parameters)."""
 
+LLAMA_3_8B: Mapping[str, Any] = {
+    **SMOLLM_135M,
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
+"""The shape of meta-llama/Meta-Llama-3-8B (8,030,261,248 parameters)."""
+
 TINY: Mapping[str, Any] = {
     **SMOLLM_135M,
     "vocab_size": 512,
