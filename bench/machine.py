@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "grpcio", "nats-py", "aiohttp", "tokenizers")
+PACKAGES = ("torch", "triton", "transformers", "grpcio", "nats-py", "aiohttp", "tokenizers")
 
 
 def describe() -> dict[str, object]:
@@ -30,6 +30,8 @@ def describe() -> dict[str, object]:
 
 def _module() -> list[str]:
     path = Path(sys.argv[0])
+    if path.stem == "__main__":
+        path = path.parent
     return [f"{path.parent.name}.{path.stem}", *map(_portable, sys.argv[1:])]
 
 
@@ -54,7 +56,9 @@ def _version(package: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
+    command, folder = ["git", *arguments], Path(__file__).parent
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    except OSError:
+        return ""
     return done.stdout.strip()
