@@ -49,5 +49,9 @@ class RandomWeights:
         """Elements of all tensors."""
         return sum(map(math.prod, self._shapes.values()))
 
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """What they take as `dtype`."""
+        return self.num_parameters * dtype.itemsize
+
     def __repr__(self) -> str:
         return f"RandomWeights({len(self._shapes)} tensors, {self._dtype}, {self._device})"

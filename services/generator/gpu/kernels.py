@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch.nn import functional
 
 from services.generator.gpu.attention import PagedHeads, check_heads
 from services.generator.gpu.linear import Linear
+from services.generator.gpu.mixture import GroupedMixture, stack_experts
+from services.generator.gpu.quantized_linear import Fp8Linear, Int8Linear, packed_linear
 from services.generator.gpu.rope import Angles, AngleTable
 from services.generator.kernels.embedding import embedding
 from services.generator.kernels.gated import ACTIVATIONS, gated
@@ -19,20 +21,28 @@ from services.generator.model.heads import HeadAttention, Planner
 from services.generator.model.layer_config import ExpertsConfig
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
+from services.generator.model.packed_weight import PackedWeight
 from services.generator.model.projection import Projection
 from services.generator.model.rope_config import RopeConfig
+
+_Linear = Callable[[torch.Tensor, torch.Tensor | None], Projection]
+_LINEARS: Mapping[str | None, _Linear] = {None: Linear, "int8": Int8Linear, "fp8": Fp8Linear}
 
 
 class GpuKernels:
     """The `Kernels` of a CUDA device, or of the CPU under Triton's interpreter.
 
-    Raises ModelConfigError for a model that they do not take.
+    `quantization` int8 or fp8 rounds all matrices but embeddings, routers, experts, and what the
+    checkpoint has packed. Raises ModelConfigError for a model that they do not take.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device, quantization: str | None = None
+    ) -> None:
         check_heads(config)
         self.device = device
         self._config = config
+        self._linear = _LINEARS[quantization]
 
     def lookup(
         self, table: torch.Tensor, scale: float | None
@@ -72,7 +82,13 @@ class GpuKernels:
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Projection:
         """See `Kernels`."""
-        return Linear(weight, bias)
+        return self._linear(weight, bias)
+
+    def packed_product(
+        self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """See `Kernels`; the weights stay in four bits."""
+        return packed_linear(weight, bias)
 
     def mixture(
         self,
@@ -81,7 +97,9 @@ class GpuKernels:
         experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
     ) -> Branch:
         """See `Kernels`."""
-        raise NotImplementedError
+        stacks = stack_experts(experts, config.num_experts, self.device)
+        chosen = config.num_chosen, config.normalizes
+        return GroupedMixture(Linear(router), *stacks, self.activation(), *chosen)
 
 
 def _gelu_gated(gate_up: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from services.generator.engine.engine_config import EngineConfig
+from services.generator.engine.errors import EngineConfigError
 from services.generator.engine.memory import Room, check_weights, mib, num_blocks_within
 from services.generator.gpu.decode_graphs import DecodeGraphs
 from services.generator.gpu.device import Device
@@ -15,6 +16,7 @@ from services.generator.gpu.pages import TablePages
 from services.generator.gpu.runner import GpuRunner
 from services.generator.gpu.step_inputs import Layout, StepInputs
 from services.generator.gpu.token_choice import TokenChoice
+from services.generator.kernels.checks import KernelError
 from services.generator.model import Decoder, KVCache, ModelConfig
 from services.generator.model.checkpoint import Weights
 from services.generator.model.kv_cache import block_bytes
@@ -38,12 +40,18 @@ def load_runner(
     """Load the weights, measure the largest step, allocate the cache, record the decodes.
 
     Raises ModelConfigError for a model that the kernels do not take, and EngineConfigError for
-    one, or a cache, that does not fit.
+    one, or a cache, that does not fit, or a quantization that the device does not have.
     """
     dtype = compute_dtype(shape, config.dtype, widens_half=False)
-    check_weights(weights.num_parameters * dtype.itemsize, device.free_bytes())
+    # quantised here, they take a byte each at least
+    kept = dtype if config.quantization is None else torch.int8
+    check_weights(weights.num_bytes(kept), device.free_bytes())
     before_bytes = device.free_bytes()
-    model = build_decoder(shape, weights, dtype, GpuKernels(shape, device.device))
+    kernels = GpuKernels(shape, device.device, config.quantization)
+    try:
+        model = build_decoder(shape, weights, dtype, kernels)
+    except KernelError as error:
+        raise EngineConfigError("quantization", str(error)) from error
     device.release()
     weight_bytes = before_bytes - device.free_bytes()
     step_bytes = device.peak_bytes(lambda: _largest_step(config, model, device))

@@ -31,6 +31,10 @@ class Weights(Protocol):
         """Elements of all tensors; a packed word counts as its eight."""
         ...
 
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """Return what all tensors take where floats become `dtype` and packed words stay."""
+        ...
+
 
 class Checkpoint:
     """Opens each shard once; a tensor's pages are read when it is first used."""
@@ -59,6 +63,14 @@ class Checkpoint:
             math.prod(self._open(shard).get_slice(name).get_shape())
             * (VALUES if name.endswith(".qweight") else 1)
             for name, shard in self._shard_by_name.items()
+        )
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """Return what all tensors take where floats become `dtype` and packed words stay."""
+        slices = (self._open(shard).get_slice(name) for name, shard in self._shard_by_name.items())
+        return sum(
+            math.prod(each.get_shape()) * (4 if each.get_dtype() == "I32" else dtype.itemsize)
+            for each in slices
         )
 
     def _read_index(self) -> dict[str, str]:

@@ -162,3 +162,14 @@ def test_the_ladder_wastes_little(largest: int) -> None:
     for batch in range(1, largest + 1):
         padded = next(size for size in sizes if size >= batch)
         assert padded - batch < max(8, batch / 7 + 1)
+
+
+def test_weights_in_eight_bits(folder: Path, device: Device) -> None:
+    """Rounded at load; tokens are those of the CPU's rounded weights where no tie is near."""
+    params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True, logprobs=0)
+    prompts = {"a": PROMPTS["a"]}
+    whole = run(on_device(folder, device), prompts, params)["a"]
+    rounded = run(on_device(folder, device, quantization="int8"), prompts, params)["a"]
+    assert rounded[0] == whole[0]
+    gaps = [abs(r.logprob - w.logprob) for r, w in zip(rounded[1], whole[1], strict=True)]
+    assert 0.0 < max(gaps) < 0.02

@@ -29,6 +29,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": LLAMA3, "num_key_value_heads": 2},
     "qwen2": {"sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": {"head_dim": 64},
+    "qwen3_moe": {"head_dim": 64},
+    "mixtral": {"sliding_window": WINDOW},
     "gemma2": {"head_dim": 64, "sliding_window": WINDOW},
     "gemma3": {**GEMMA3, "head_dim": 80, "sliding_window": WINDOW, "sliding_window_pattern": 2},
     "phi3": {"sliding_window": WINDOW},
