@@ -32,10 +32,9 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     """Loads the model, then opens the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
     try:
-        max_live = settings.max_sequences + settings.max_waiting
-        bridge = await EngineBridge.load(
-            lambda: Engine.load(settings.engine()), max_live, settings.wedged_s
-        )
+        config = settings.engine()
+        max_live = config.max_num_seqs + settings.max_waiting
+        bridge = await EngineBridge.load(lambda: Engine.load(config), max_live, settings.wedged_s)
     except EngineConfigError as error:
         raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
     except (ModelError, OSError) as error:

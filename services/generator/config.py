@@ -17,6 +17,9 @@ _FIELDS = {
     "target_step_s": "target_step_ms",
 }
 
+# by device: sequences and tokens of a step, where both are left to us
+_SIZES = {"cpu": (64, 512), "cuda": (256, 8192)}
+
 
 class GeneratorSettings(Settings):
     """`INFERMESH_GENERATOR_*`; sizes in tokens unless named otherwise."""
@@ -24,9 +27,16 @@ class GeneratorSettings(Settings):
     service: ClassVar[str] = "generator"
 
     port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0 takes a free one")
-    dtype: str = Field("", pattern="^(|float32|bfloat16)$", description="default: the checkpoint's")
-    max_sequences: int = Field(64, ge=1, le=1024, description="sequences in one engine step")
-    max_batched_tokens: int = Field(512, ge=16, le=65536, description="token budget of one step")
+    device: str = Field("cpu", pattern="^(cpu|cuda)$", description="cuda takes the first GPU")
+    dtype: str = Field(
+        "", pattern="^(|float32|bfloat16|float16)$", description="default: the checkpoint's"
+    )
+    max_sequences: int = Field(
+        0, ge=0, le=1024, description="sequences in one engine step; 0: 64, 256 on a GPU"
+    )
+    max_batched_tokens: int = Field(
+        0, ge=0, le=65536, description="token budget of one step; 0: 512, 8192 on a GPU"
+    )
     target_step_ms: float = Field(
         0, ge=-1, description="step time while streams decode; 0: none, -1: twice the decodes' own"
     )
@@ -42,17 +52,21 @@ class GeneratorSettings(Settings):
     batch_invariant: bool = Field(
         True, description="the same bits for a request whatever runs beside it"
     )
-    quantization: str = Field("", pattern="^(|int8)$", description="default: none")
+    quantization: str = Field("", pattern="^(|int8|fp8)$", description="default: none")
+    graphs: bool = Field(True, description="a GPU's decodes are recorded once and replayed")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
     wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
 
     def engine(self) -> EngineConfig:
         """What the engine is told; 0 and an empty text stand for its own choice."""
+        max_num_seqs, max_batched_tokens = _SIZES[self.device]
         return EngineConfig(
             model=Path(self.model),
+            device=self.device,
+            graphs=self.graphs,
             dtype=self.dtype or None,
-            max_num_seqs=self.max_sequences,
-            max_batched_tokens=self.max_batched_tokens,
+            max_num_seqs=self.max_sequences or max_num_seqs,
+            max_batched_tokens=self.max_batched_tokens or max_batched_tokens,
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=None if self.target_step_ms < 0 else self.target_step_ms / 1000,
             attention=self.attention,

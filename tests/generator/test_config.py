@@ -33,3 +33,18 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(EngineConfigError) as refused:
         GeneratorSettings(max_sequences=100, max_batched_tokens=16).engine()
     assert variable(refused.value.field) == "INFERMESH_GENERATOR_MAX_BATCHED_TOKENS"
+
+
+def test_a_gpu_has_larger_steps() -> None:
+    """Sizes that are left to us follow the device; others are taken as they are."""
+    cpu, gpu = (GeneratorSettings(device=device).engine() for device in ("cpu", "cuda"))
+    assert (cpu.max_num_seqs, cpu.max_batched_tokens) == (64, 512)
+    assert (gpu.max_num_seqs, gpu.max_batched_tokens) == (256, 8192)
+    assert GeneratorSettings(device="cuda", max_sequences=3).engine().max_num_seqs == 3
+
+
+def test_what_only_a_gpu_does_is_refused_on_a_cpu() -> None:
+    """The engine names the option."""
+    assert GeneratorSettings(device="cuda", quantization="fp8").engine().quantization == "fp8"
+    with pytest.raises(EngineConfigError, match="quantization: must be int8"):
+        GeneratorSettings(quantization="fp8").engine()
