@@ -13,7 +13,8 @@ import pytest
 from mesh.health import Checks
 from services.generator.bridge import EngineBridge
 from services.generator.engine import FinishReason, RequestError, StepOutput
-from tests.generator.tiny import VOCAB, Ear, bridged, load, submission
+from tests.generator.tiny import VOCAB, Ear, load
+from tests.generator.tiny_bridge import bridged, submission
 from tests.waiting import until
 
 

@@ -19,7 +19,8 @@ from services.generator.engine import (
     StepOutput,
 )
 from services.generator.metrics import EngineCollector, EngineMetrics
-from tests.generator.tiny import Ear, bridged, load, submission
+from tests.generator.tiny import Ear, load
+from tests.generator.tiny_bridge import bridged, submission
 from tests.waiting import until
 
 LABELS = {"model_name": "tiny", "engine": "0"}

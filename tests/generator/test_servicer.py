@@ -22,7 +22,8 @@ from services.generator import wire
 from services.generator.bridge import EngineBridge
 from services.generator.engine import QueueFullError, sequence_seed
 from services.generator.servicer import GeneratorServicer
-from tests.generator.tiny import VOCAB, bridged
+from tests.generator.tiny import VOCAB
+from tests.generator.tiny_bridge import bridged
 from tests.waiting import until
 
 

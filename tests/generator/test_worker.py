@@ -16,7 +16,8 @@ from services.generator import wire, worker
 from services.generator.bridge import EngineBridge
 from services.generator.engine import QueueFullError
 from services.generator.worker import Worker
-from tests.generator.tiny import VOCAB, bridged
+from tests.generator.tiny import VOCAB
+from tests.generator.tiny_bridge import bridged
 from tests.waiting import until
 
 ABORT, LENGTH = common_pb2.FINISH_REASON_ABORT, common_pb2.FINISH_REASON_LENGTH

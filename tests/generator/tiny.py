@@ -1,16 +1,12 @@
 """A random Llama of a few kilobytes and an engine over it that starts in milliseconds."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from services.generator.bridge import EngineBridge, Submission
-from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
-from tests.waiting import until
+from services.generator.engine import Engine, EngineConfig, StepOutput
 
 VOCAB, CONTEXT, EOS = 96, 256, 95
 CONFIG = {
@@ -64,35 +60,6 @@ def load(folder: Path, *, max_num_seqs: int = 8) -> Engine:
     return Engine.load(
         EngineConfig(folder, max_num_seqs=max_num_seqs, kv_cache_bytes=2**22, num_threads=1, seed=1)
     )
-
-
-@asynccontextmanager
-async def bridged(folder: Path, *, max_live: int = 8) -> AsyncIterator[EngineBridge]:
-    """A running bridge; in the end no sequence and no block may be left."""
-    bridge = await EngineBridge.load(lambda: load(folder), max_live)
-    faults: list[None] = []
-    bridge.start(lambda: faults.append(None))
-    try:
-        yield bridge
-        await until(lambda: bridge.num_live() == 0)
-        assert not faults, "the engine failed"
-        await bridge.close()
-        bridge.engine.check()
-        assert bridge.engine.stats().num_blocks_used == 0
-    finally:
-        await bridge.close()
-
-
-def submission(
-    name: str,
-    *,
-    prompt: tuple[int, ...] = (1, 2, 3),
-    max_tokens: int = 8,
-    deadline: float = float("inf"),
-) -> Submission:
-    """A greedy sequence that runs to max_tokens."""
-    params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
-    return Submission(name, prompt, params, deadline)
 
 
 class Ear:
