@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
+from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from services.generator.engine import Engine, EngineConfig, EngineConfigError, SamplingParams
 from services.generator.engine.engine import is_out_of_memory
 from services.generator.gpu.decode_graphs import ladder
@@ -17,8 +17,9 @@ from tests.generator.gpu.cpu_choice import assert_same_logprobs
 from tests.generator.gpu.engines import on_cpu, on_device, run
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
-SIZES: dict[str, Any] = {
-    "vocab_size": 89, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1,
+SHAPE: dict[str, Any] = {
+    **SMOLLM_135M, "torch_dtype": "float32", "vocab_size": 89, "bos_token_id": 1,
+    "eos_token_id": 2, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64,
 }  # fmt: skip
 PROMPTS = {"a": [5, 6, 7], "b": [9, 3, 80, 14, 15, 9, 2, 6, 53], "c": list(range(20, 40))}
@@ -27,10 +28,7 @@ PROMPTS = {"a": [5, 6, 7], "b": [9, 3, 80, 14, 15, 9, 2, 6, 53], "c": list(range
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of one layer whose heads the kernels take."""
-    torch.manual_seed(5)
-    path = tmp_path_factory.mktemp("llama")
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(path)
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 
 def assert_equal(
@@ -123,8 +121,7 @@ def test_no_device_is_refused(folder: Path) -> None:
 
 def test_heads_that_the_kernels_do_not_take_are_refused(tmp_path: Path, device: Device) -> None:
     """By the name of the field in the model's file."""
-    config = transformers.LlamaConfig(**{**SIZES, "hidden_size": 64})
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    write_checkpoint(tmp_path, {**SHAPE, "hidden_size": 64})
     with pytest.raises(ModelConfigError, match="head_dim: 32 is not one of"):
         on_device(tmp_path, device)
 
