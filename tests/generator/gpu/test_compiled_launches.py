@@ -1,0 +1,35 @@
+"""What the engine launches while it serves compiles for compute capability 9.0, and fits it."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, dict[str, Any]]:
+    """What was compiled for each shape, at load and while serving."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.generator.gpu.compiled_launches"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = map(json.loads, done.stdout.splitlines())
+    return {line["shape"]: line for line in lines}
+
+
+@pytest.mark.parametrize("shape", ["qwen3-0.6b", "llama-3-8b"])
+def test_every_launch_compiles_without_spills(told: dict[str, dict[str, Any]], shape: str) -> None:
+    """In bfloat16, at the model's real sizes, with all that a request may ask for."""
+    kernels = [*told[shape]["at_load"], *told[shape]["serving"]]
+    assert told[shape]["launches"] > 500
+    assert [kernel for kernel in kernels if kernel["spilled"]] == []
+    assert max(kernel["registers"] for kernel in kernels) <= 255
