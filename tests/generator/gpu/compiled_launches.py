@@ -23,9 +23,27 @@ from services.generator.gpu.loading import load_runner
 from services.generator.model import ModelConfig
 
 CAPABILITY = 90
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen3-0.6b": {**QWEN3_0_6B, "num_hidden_layers": 1},
-    "llama-3-8b": {**LLAMA_3_8B, "num_hidden_layers": 1, "vocab_size": 32000},
+QWEN3: dict[str, Any] = {**QWEN3_0_6B, "num_hidden_layers": 1}
+LLAMA3: dict[str, Any] = {**LLAMA_3_8B, "num_hidden_layers": 1, "vocab_size": 32000}
+MIXTURE: dict[str, Any] = {
+    **QWEN3, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+    "vocab_size": 32000, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+}  # fmt: skip
+# layers with a window and without, capped scores, heads of 256
+GEMMA2: dict[str, Any] = {
+    **QWEN3, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "vocab_size": 32000,
+    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 64, "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+}  # fmt: skip
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qwen3-0.6b": (QWEN3, {}),
+    "llama-3-8b": (LLAMA3, {}),
+    "llama-3-8b int8": (LLAMA3, {"quantization": "int8"}),
+    "llama-3-8b fp8": (LLAMA3, {"quantization": "fp8"}),
+    "mixture": (MIXTURE, {}),
+    "gemma2": (GEMMA2, {}),
 }
 # all that serving may do; of prompts as long as the budget, longer, and shorter
 PROMPTS = [1, 2, 3, 15, 16, 17, 31, 64, 100, 128, 129, 200, 333]
@@ -67,10 +85,10 @@ def main() -> None:
     from tests.generator.gpu.offline_driver import OfflineDriver, zero_what_is_empty
 
     zero_what_is_empty()
-    for name, shape in SHAPES.items():
+    for name, (shape, options) in SHAPES.items():
         absent = OfflineDriver(CAPABILITY)
         driver.set_active(absent)
-        engine = load(shape)
+        engine = load(shape, options)
         num_at_load = len(absent.loaded)
         serve(engine)
         told = {
@@ -82,7 +100,7 @@ def main() -> None:
         print(json.dumps(told), flush=True)
 
 
-def load(shape: dict[str, Any]) -> Engine:
+def load(shape: dict[str, Any], options: dict[str, Any]) -> Engine:
     """Load an engine of one layer."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -94,6 +112,7 @@ def load(shape: dict[str, Any]) -> Engine:
             max_batched_tokens=128,
             kv_cache_bytes=2**24,
             seed=1,
+            **options,
         )
         model = ModelConfig.read(folder)
         weights = ZeroWeights(shape, "cpu", torch.bfloat16)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.generator.gpu.compiled_launches import SHAPES
+
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, dict[str, Any]]:
@@ -26,9 +28,10 @@ def told() -> dict[str, dict[str, Any]]:
     return {line["shape"]: line for line in lines}
 
 
-@pytest.mark.parametrize("shape", ["qwen3-0.6b", "llama-3-8b"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_launch_compiles_without_spills(told: dict[str, dict[str, Any]], shape: str) -> None:
-    """In bfloat16, at the model's real sizes, with all that a request may ask for."""
+    """In bfloat16, at real sizes, with all that a request may ask for."""
     kernels = [*told[shape]["at_load"], *told[shape]["serving"]]
     assert told[shape]["launches"] > 500
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
