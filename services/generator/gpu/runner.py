@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +76,17 @@ class GpuRunner:
         The chunks that `meanwhile` tells are launched behind them, or at least laid out. Of what is
         under way already, only the chunks that are still asked for count.
         """
+        try:
+            return self._execute(chunks, meanwhile)
+        except Exception:
+            # what was launched has host memory in use that will be used again
+            with suppress(RuntimeError):
+                self._device.mark()()
+            raise
+
+    def _execute(
+        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
+    ) -> list[ChunkResult]:
         flights = self._under_way(chunks)
         if foreseen := meanwhile():
             prepared = self._prepare(foreseen)
