@@ -48,10 +48,12 @@ class DecodeGraphs:
         started_s, free_bytes = time.monotonic(), device.free_bytes()
         self._sizes = ladder(largest)
         self._table = torch.zeros(largest, num_blocks, dtype=torch.int32, device=device.device)
-        self._recordings: dict[int, tuple[Call, list[torch.Tensor]]] = {}
         self._model, self._cache = model, cache
-        for size in reversed(self._sizes):
-            self._recordings[size] = self._record(device, inputs.decodes(size), size)
+        largest_first = self._sizes[::-1]
+        # by size, where the latest run of the work left it: on a GPU the recorded one
+        self._hidden: dict[int, torch.Tensor] = {}
+        works = [self._work(inputs.decodes(size), size) for size in largest_first]
+        self._replays = dict(zip(largest_first, device.record(*works), strict=True))
         logger.info(
             "recorded decodes of %s sequences in %.1f s and %.1f MiB",
             ", ".join(map(str, self._sizes)),
@@ -68,20 +70,18 @@ class DecodeGraphs:
         """Return hidden states [padded, hidden], good until the next replay."""
         size, num_blocks = inputs.block_table.shape
         self._table[:size, :num_blocks] = inputs.block_table
-        replay, hidden = self._recordings[size]
-        replay()
-        return hidden[0]
+        self._replays[size]()
+        return self._hidden[size]
 
-    def _record(self, device: Device, inputs: Inputs, size: int) -> tuple[Call, list[torch.Tensor]]:
+    def _work(self, inputs: Inputs, size: int) -> Call:
         pages = replace(inputs, block_table=self._table[:size]).pages(size)
-        hidden: list[torch.Tensor] = []
 
         def work() -> None:
+            # the inputs are zeros: such a batch writes to the first block, which nobody has yet
             prepared = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
-            hidden[:] = [self._model.hidden_states(inputs.token_ids, prepared, self._cache)]
+            self._hidden[size] = self._model.hidden_states(inputs.token_ids, prepared, self._cache)
 
-        # the inputs are still zeros: such a batch writes to the first block, which nobody has yet
-        return device.record(work), hidden
+        return work
 
     def __repr__(self) -> str:
         return f"DecodeGraphs({len(self._sizes)} sizes up to {self._sizes[-1]})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,8 +26,11 @@ class Device(Protocol):
         """Return what waits for all that was launched before."""
         ...
 
-    def record(self, work: Call) -> Call:
-        """Return what does again what `work` launches, on the same memory; run it once before."""
+    def record(self, *works: Call) -> list[Call]:
+        """Return for each what does again what it launches, on the same memory; run it once before.
+
+        All share the memory of what they make and let go: the largest comes first.
+        """
         ...
 
     def free_bytes(self) -> int:
@@ -47,7 +51,6 @@ class CudaDevice:
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0)
-        self._pool: Any = None
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """See `Device`."""
@@ -60,20 +63,27 @@ class CudaDevice:
         wait: Call = event.synchronize
         return wait
 
-    def record(self, work: Call) -> Call:
+    def record(self, *works: Call) -> list[Call]:
         """See `Device`."""
+        # what dies while a stream is recorded may call what must not be called then
+        gc.collect()
+        # one for all, because a library keeps a workspace for each stream that it has met
         side = _cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # libraries take their workspaces and kernels are compiled before, not while, recording
-            work()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = _cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            work()
-        self._pool = self._pool or graph.pool()
-        replay: Call = graph.replay
-        return replay
+        pool: Any = None
+        replays: list[Call] = []
+        for work in works:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                # workspaces are taken and kernels are compiled before, not while, recording
+                work()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = _cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=side):
+                work()
+            # which ends with the last of these recordings
+            pool = pool or graph.pool()
+            replays.append(graph.replay)
+        return replays
 
     def free_bytes(self) -> int:
         """See `Device`."""
@@ -113,9 +123,9 @@ class HostDevice:
         """See `Device`."""
         return lambda: None
 
-    def record(self, work: Call) -> Call:
+    def record(self, *works: Call) -> list[Call]:
         """See `Device`."""
-        return work
+        return list(works)
 
     def free_bytes(self) -> int:
         """See `Device`."""

@@ -23,3 +23,13 @@ collect_ignore = (
 def device() -> Device:
     """Where the kernels run."""
     return CudaDevice() if IS_GPU else HostDevice()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` need a device: recordings, bfloat16, what the compiler makes."""
+    if IS_GPU:
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(skip)

@@ -94,7 +94,7 @@ def test_a_recorded_mixture_is_the_same(device: Device) -> None:
         out.zero_()
         mixture.add_to(x, out)
 
-    replay = device.record(work)
+    [replay] = device.record(work)
     x.copy_(torch.randn_like(x))
     replay()
     assert torch.equal(out, mixture.add_to(x, torch.zeros_like(x)))

@@ -150,7 +150,7 @@ def test_a_recorded_product_is_the_same(make: Maker, device: Device) -> None:
     def work() -> None:
         out.copy_(linear(x))
 
-    replay = device.record(work)
+    [replay] = device.record(work)
     x.copy_(torch.randn_like(x))
     replay()
     assert torch.equal(out, linear(x))
