@@ -121,12 +121,12 @@ def store_tile(
     tl.store(p_tile, b_acc.to(p_out.dtype.element_ty), mask=m_n[:, None] & (o_t < T)[None, :])
 
 
-@triton.jit(do_not_specialize=["PARTS"])
+@triton.jit(do_not_specialize=["T", "PARTS"])
 def sum_parts_kernel(
-    p_parts,  # float32 [PARTS, SIZE] contiguous
+    p_parts,  # float32 [PARTS, T, N] contiguous
     p_bias,  # [N], or p_parts where there is none
-    p_out,  # [SIZE], rows of N
-    SIZE,
+    p_out,  # [T, N] contiguous
+    T,
     N,
     PARTS,
     HAS_BIAS: tl.constexpr,
@@ -135,6 +135,8 @@ def sum_parts_kernel(
 ):
     o_part = tl.arange(0, BPARTS).to(tl.int64)
     o_out = tl.program_id(0).to(tl.int64) * BSIZE + tl.arange(0, BSIZE)
+    # a multiple of 16 where N is one, for any T
+    SIZE = T * N
     m_out = o_out < SIZE
     m_parts = (o_part < PARTS)[:, None] & m_out[None, :]
     # [BPARTS, BSIZE], all at once and summed in an order that never changes
@@ -152,7 +154,7 @@ def sum_parts(parts: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor)
     """Write the sum of `parts` [PARTS, T, N] and `bias` [N] to `out` [T, N]; no atomics."""
     sum_parts_kernel[(triton.cdiv(out.numel(), SUM_TILE),)](
         *(parts, parts if bias is None else bias, out),
-        *(out.numel(), out.shape[-1], parts.shape[0]),
+        *(*out.shape, parts.shape[0]),
         HAS_BIAS=bias is not None,
         BPARTS=MAX_PARTS,
         BSIZE=SUM_TILE,

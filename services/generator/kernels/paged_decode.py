@@ -39,7 +39,7 @@ def capped(b_s, soft_cap):
     return tl.where(b_s < 0, -soft_cap, soft_cap) * ((1 - b_e) / (1 + b_e))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["s_table", "window"])
 def paged_decode_split_kernel(
     p_q,  # [S, H, D]
     p_k,  # [num_blocks, BLOCK_SIZE, KVH, D]
@@ -123,7 +123,7 @@ def paged_decode_split_kernel(
     tl.store(p_lse + o_row, b_max + tl.log2(b_sum), mask=m_h)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"])
 def paged_decode_reduce_kernel(
     p_partial,  # [S, H, SPLITS, D] contiguous
     p_lse,  # [S, H, SPLITS] contiguous

@@ -104,7 +104,11 @@ def attend(
     return b_acc, b_max, b_sum
 
 
-@triton.jit(do_not_specialize=["T", "S", "window"])
+@triton.jit(
+    do_not_specialize=["s_table", "T", "S", "window"],
+    # what stands behind the decodes of a batch begins anywhere
+    do_not_specialize_on_alignment=["p_table", "p_lengths"],
+)
 def paged_prefill_kernel(
     p_q,  # [T, H, D], tokens s_qt and heads s_qh apart
     p_k,  # [blocks, BLOCK, KVH, D]; blocks, tokens and heads s_kb, s_kn and s_kh apart

@@ -46,10 +46,10 @@ CASES = [
             "p_parts": POINTERS["float32"],
             "p_bias": POINTERS[dtype if has_bias else "float32"],
             "p_out": POINTERS[dtype],
-            **dict.fromkeys(("SIZE", "N", "PARTS"), "i32"),
+            **dict.fromkeys(("T", "N", "PARTS"), "i32"),
         },
         {"HAS_BIAS": has_bias, "BPARTS": MAX_PARTS, "BSIZE": SUM_TILE},
-        aligned=("p_parts", "p_bias", "p_out", "SIZE", "N"),
+        aligned=("p_parts", "p_bias", "p_out", "N"),
     )
     for dtype in DTYPES
     for has_bias in (False, True)
