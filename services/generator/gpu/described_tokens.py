@@ -12,7 +12,7 @@ from services.generator.gpu.transfers import Transfers
 from services.generator.kernels.logprobs import logprobs
 
 # each width is a kernel of its own to compile
-_WIDTHS = (0, 5, MAX_LOGPROBS)
+WIDTHS = (0, 5, MAX_LOGPROBS)
 
 
 class DescribedTokens:
@@ -27,7 +27,7 @@ class DescribedTokens:
     ) -> None:
         """Launch for raw `logits` [R, vocab] and `token_ids` int64 [R]; `counts` may differ."""
         most = max(counts, default=0)
-        width = min(next(width for width in _WIDTHS if width >= most), logits.shape[1])
+        width = min(next(width for width in WIDTHS if width >= most), logits.shape[1])
         self._counts = counts
         self._fetched = [transfers.fetch(t) for t in logprobs(logits, token_ids, width)]
 

@@ -17,6 +17,7 @@ class Device(Protocol):
     """Work is launched in order and completes later; `mark` tells when."""
 
     device: torch.device
+    compiles: bool  # whether a kernel waits for a compiler when it is launched first
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Return host memory that the device copies from and to by itself."""
@@ -51,6 +52,7 @@ class CudaDevice:
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0)
+        self.compiles = True
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """See `Device`."""
@@ -113,6 +115,7 @@ class HostDevice:
     def __init__(self, num_bytes: int = 2**30) -> None:
         """`num_bytes` is what it says is free."""
         self.device = torch.device("cpu")
+        self.compiles = False
         self._num_bytes = num_bytes
 
     def host_tensor(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:

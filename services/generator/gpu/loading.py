@@ -13,6 +13,7 @@ from services.generator.gpu.decode_graphs import DecodeGraphs
 from services.generator.gpu.device import Device
 from services.generator.gpu.kernels import GpuKernels
 from services.generator.gpu.pages import TablePages
+from services.generator.gpu.rehearsal import rehearse
 from services.generator.gpu.runner import GpuRunner
 from services.generator.gpu.step_inputs import Layout, StepInputs
 from services.generator.gpu.token_choice import TokenChoice
@@ -37,7 +38,7 @@ class LoadedRunner(NamedTuple):
 def load_runner(
     config: EngineConfig, shape: ModelConfig, weights: Weights, device: Device
 ) -> LoadedRunner:
-    """Load the weights, measure the largest step, allocate the cache, record the decodes.
+    """Load the weights, measure the largest step, allocate the cache, record decodes, rehearse.
 
     Raises ModelConfigError for a model that the kernels do not take, and EngineConfigError for
     one, or a cache, that does not fit, or a quantization that the device does not have.
@@ -73,7 +74,11 @@ def load_runner(
     graphs = None
     if config.graphs:
         graphs = DecodeGraphs(model, cache, device, inputs, config.max_num_seqs, longest)
-    return LoadedRunner(GpuRunner(model, cache, device, inputs, choice, graphs), num_blocks)
+    runner = GpuRunner(model, cache, device, inputs, choice, graphs)
+    if device.compiles:
+        rehearse(runner, config, min(shape.context_length, num_blocks * config.block_size))
+        device.release()
+    return LoadedRunner(runner, num_blocks)
 
 
 def _max_rows(config: EngineConfig) -> int:

@@ -36,3 +36,10 @@ def test_every_launch_compiles_without_spills(told: dict[str, dict[str, Any]], s
     assert told[shape]["launches"] > 500
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
     assert max(kernel["registers"] for kernel in kernels) <= 255
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_request_waits_for_a_compiler(told: dict[str, dict[str, Any]], shape: str) -> None:
+    """The steps that are rehearsed at load have all types, alignments and tiles of those served."""
+    assert told[shape]["serving"] == []
