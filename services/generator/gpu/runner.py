@@ -6,6 +6,7 @@ that this one will have drawn; so the device goes from step to step without wait
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from services.generator.gpu.step_inputs import Inputs, Layout, StepInputs
 from services.generator.gpu.token_choice import TokenChoice, follows_known_tokens
 from services.generator.kernels.feed_tokens import feed_tokens
 from services.generator.model import Decoder, KVCache
+
+logger = logging.getLogger(__name__)
 
 # rows of prompts whose logits are there at once
 _SCORED_ROWS = 256
@@ -89,11 +92,7 @@ class GpuRunner:
     ) -> list[ChunkResult]:
         flights = self._under_way(chunks)
         if foreseen := meanwhile():
-            prepared = self._prepare(foreseen)
-            if _can_follow(prepared):
-                self._ahead = self._launch(prepared, Drawn([flight for flight, _ in flights]))
-            else:
-                self._prepared = prepared
+            self._go_ahead(foreseen, [flight for flight, _ in flights])
         results = {
             id(chunk): result
             for flight, own in flights
@@ -133,6 +132,18 @@ class GpuRunner:
                 prepared = self._prepare(rest)
             flights.append((self._launch(prepared), rest))
         return flights
+
+    def _go_ahead(self, foreseen: Sequence[Chunk], flights: Sequence[Flight]) -> None:
+        """Launch what is foreseen behind the flights, or lay it out where it cannot follow yet."""
+        try:
+            prepared = self._prepare(foreseen)
+            if _can_follow(prepared):
+                self._ahead = self._launch(prepared, Drawn(flights))
+            else:
+                self._prepared = prepared
+        except Exception:
+            # those of this step are not to blame: it is launched again, and told, as its own step
+            logger.exception("%d chunks could not be launched ahead", len(foreseen))
 
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
