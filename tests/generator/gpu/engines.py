@@ -1,6 +1,6 @@
 """Two engines over one checkpoint: the CPU's, and the GPU's on whatever the tests run on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,18 @@ def on_device(folder: Path, device: Device, **options: Any) -> Engine:
 Told = dict[str, tuple[list[int], list[TokenLogprobs]]]
 
 
-def run(engine: Engine, prompts: Mapping[str, Sequence[int]], params: SamplingParams) -> Told:
+def run(
+    engine: Engine,
+    prompts: Mapping[str, Sequence[int]],
+    params: SamplingParams,
+    before_step: Callable[[], object] = lambda: None,
+) -> Told:
     """Serve all prompts together; return tokens and what is told of them."""
     told: Told = {name: ([], []) for name in prompts}
     for name, prompt in prompts.items():
         engine.add(name, prompt, params)
     while engine.has_work:
+        before_step()
         for output in engine.step():
             tokens, logprobs = told.setdefault(output.request_id, ([], []))
             tokens += output.token_ids
