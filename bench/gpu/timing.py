@@ -93,11 +93,13 @@ def _recorded(work: Call) -> Call | None:
     """Return what launches `work` again by itself; None where it cannot be recorded."""
     if not torch.cuda.is_available():
         return None
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph):
             work()
     except Exception:
+        # which a recording that breaks leaves the current one
+        torch.cuda.set_stream(stream)
         # what an operation holds of the broken recording goes with it
         gc.collect()
         torch.cuda.synchronize()
