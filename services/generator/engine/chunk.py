@@ -11,6 +11,8 @@ from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import TokenLogprobs
 
+_NOTHING = range(0)
+
 
 def num_pairs(start: int, num_tokens: int) -> int:
     """Return the pairs of query and key: each token attends to itself and to all before it."""
@@ -79,6 +81,8 @@ class Chunk:
     @property
     def scored(self) -> range:
         """Positions of the chunk whose logits tell the next prompt token's wanted probability."""
+        if self.request.params.prompt_logprobs is None:
+            return _NOTHING
         first = self.request.num_scored_tokens
         return range(
             max(self.start, first), min(self.end, first + self.request.num_unscored_tokens)
