@@ -108,6 +108,7 @@ class Worker:
                 num_tokens=max(each.num_tokens(MAX_BATCHED_TOKENS) for each in plans),
             )
             self._engine_key = key
+            _freeze()
         return measure_decode(self._engine, config, plan, question["copy_bytes_per_s"])
 
     def do_workload(self, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,12 +128,14 @@ class Worker:
         engine = load_engine(
             config, device=device, max_num_seqs=len(requests), num_tokens=num_tokens
         )
+        _freeze()
         serve(engine, warm_up)
         return serve(engine, requests)
 
     def _drop_engine(self) -> None:
         self._engine = self._engine_key = None
         # an engine's parts know each other
+        gc.unfreeze()
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -158,6 +161,12 @@ def main() -> None:
             }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _freeze() -> None:
+    """Spare what is there from further collections, as the service does once it has loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 def _lines(error: BaseException) -> list[str]:
