@@ -59,7 +59,7 @@ def attend(
     first,
     end,
     scale,
-    soft_cap,
+    cap_scale,
     window,
     IS_MASKED: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -82,18 +82,19 @@ def attend(
         o_k = (b_block * s_kb + o_slot * s_kn)[:, None] + o_d[None, :]
         b_k = tl.load(p_k + o_k, mask=m_nd, other=0.0).to(b_q.dtype)
         # [BM, BN]
-        b_score = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
+        b_score = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if HAS_SOFT_CAP:
             # tanh(x) is 1 - 2 / (exp(2x) + 1), right for an infinite exponential too
-            b_score = soft_cap * (1.0 - 2.0 / (tl.exp2(b_score) + 1.0))
+            b_score = 1.0 - 2.0 / (tl.exp2(b_score * cap_scale) + 1.0)
         if IS_MASKED:
             m_score = o_n[None, :] <= o_position[:, None]
             if HAS_WINDOW:
                 m_score = m_score & (o_n[None, :] > o_position[:, None] - window)
             b_score = tl.where(m_score, b_score, float("-inf"))
-        b_top = tl.maximum(b_max, tl.max(b_score, axis=1))
+        # a positive scale keeps the order, and is free in the exponent's subtraction
+        b_top = tl.maximum(b_max, tl.max(b_score, axis=1) * scale)
         b_shrink = tl.exp2(b_max - b_top)
-        b_p = tl.exp2(b_score - b_top[:, None])
+        b_p = tl.exp2(b_score * scale - b_top[:, None])
         b_sum = b_sum * b_shrink + tl.sum(b_p, axis=1)
         b_max = b_top
         # [BN, BD]
@@ -175,11 +176,12 @@ def paged_prefill_kernel(
         b_sum += 1.0
     if HAS_SCALES:
         scale *= tl.load(p_k_scale + i_kv)
-    # from here on scores are exponents of 2, except that the cap's tanh has its own scale
+    # scores times `scale` are exponents of 2; where there is a cap, so is twice its tanh's argument
     scale *= LOG2E
+    cap_scale = scale
     if HAS_SOFT_CAP:
-        scale *= 2.0 / soft_cap
-        soft_cap *= LOG2E
+        cap_scale *= 2.0 / soft_cap
+        scale = soft_cap * LOG2E
     position = length - queries + i_t
     # one past the last position that a row sees, and the first
     end = tl.minimum(position + BQ, length)
@@ -195,7 +197,7 @@ def paged_prefill_kernel(
         b_acc, b_max, b_sum = attend(
             *(b_acc, b_max, b_sum, b_q, position + o_m // GROUP),
             *(p_table + tl.cast(i_s, tl.int64) * s_table, p_k + i_kv * s_kh, p_v + i_kv * s_vh),
-            *(s_kb, s_kn, s_vb, s_vn, i_from, i_to, first, end, scale, soft_cap, window),
+            *(s_kb, s_kn, s_vb, s_vn, i_from, i_to, first, end, scale, cap_scale, window),
             *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP, BLOCK, D, BN, BD),
         )
         i_from = i_to
