@@ -19,6 +19,7 @@ from services.generator.kernels.checks import (
     require_shape,
 )
 from services.generator.kernels.checks_attention import check_cache, check_scores, check_tables
+from services.generator.kernels.places import places
 
 HEAD_SIZES = (64, 80, 96, 128, 256)
 
@@ -50,10 +51,6 @@ def attend(
     p_table,  # [blocks of the sequence]
     p_k,  # [blocks, BLOCK, D], blocks s_kb and tokens s_kn apart
     p_v,  # [blocks, BLOCK, D], blocks s_vb and tokens s_vn apart
-    s_kb,
-    s_kn,
-    s_vb,
-    s_vn,
     i_from,
     i_to,
     first,
@@ -64,6 +61,10 @@ def attend(
     IS_MASKED: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
+    s_kb: tl.constexpr,
+    s_kn: tl.constexpr,
+    s_vb: tl.constexpr,
+    s_vn: tl.constexpr,
     BLOCK: tl.constexpr,
     D: tl.constexpr,
     BN: tl.constexpr,
@@ -76,8 +77,9 @@ def attend(
         m_n = ((o_n >= first) & (o_n < end)) | (not IS_MASKED)
         m_nd = m_n[:, None] & (o_d < D)[None, :]
         # [BN]
-        b_block = tl.load(p_table + o_n // BLOCK, mask=m_n, other=0).to(tl.int64)
-        o_slot = (o_n % BLOCK).to(tl.int64)
+        o_block, o_slot = places(i_n, BN, BLOCK)
+        b_block = tl.load(p_table + o_block, mask=m_n, other=0).to(tl.int64)
+        o_slot = o_slot.to(tl.int64)
         # [BN, BD]
         o_k = (b_block * s_kb + o_slot * s_kn)[:, None] + o_d[None, :]
         b_k = tl.load(p_k + o_k, mask=m_nd, other=0.0).to(b_q.dtype)
@@ -123,18 +125,19 @@ def paged_prefill_kernel(
     p_out,  # [T, H, D] contiguous
     s_qt,
     s_qh,
-    s_kb,
-    s_kn,
-    s_kh,
-    s_vb,
-    s_vn,
-    s_vh,
     s_table,
     T,
     S,
     scale,
     soft_cap,
     window,
+    # of the cache and with it of the model: known to the compiler, a row's address is one addition
+    s_kb: tl.constexpr,
+    s_kn: tl.constexpr,
+    s_kh: tl.constexpr,
+    s_vb: tl.constexpr,
+    s_vn: tl.constexpr,
+    s_vh: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -197,8 +200,8 @@ def paged_prefill_kernel(
         b_acc, b_max, b_sum = attend(
             *(b_acc, b_max, b_sum, b_q, position + o_m // GROUP),
             *(p_table + tl.cast(i_s, tl.int64) * s_table, p_k + i_kv * s_kh, p_v + i_kv * s_vh),
-            *(s_kb, s_kn, s_vb, s_vn, i_from, i_to, first, end, scale, cap_scale, window),
-            *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP, BLOCK, D, BN, BD),
+            *(i_from, i_to, first, end, scale, cap_scale, window),
+            *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP, s_kb, s_kn, s_vb, s_vn, BLOCK, D, BN, BD),
         )
         i_from = i_to
     b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
@@ -275,8 +278,9 @@ def _launch(
         paged_prefill_kernel[(tiles, kv_heads)](
             *(q, k_cache, v_cache, block_table, query_starts, lengths),
             *(q if tensor is None else tensor for tensor in (sinks, k_scale, v_scale)),
-            *(out, *q.stride()[:2], *k_cache.stride()[:3], *v_cache.stride()[:3]),
-            *(block_table.stride(0), tokens, sequences, scale, soft_cap or 0.0, window or 0),
+            *(out, *q.stride()[:2], block_table.stride(0)),
+            *(tokens, sequences, scale, soft_cap or 0.0, window or 0),
+            *(*k_cache.stride()[:3], *v_cache.stride()[:3]),
             HAS_SINKS=sinks is not None,
             HAS_SCALES=k_scale is not None,
             HAS_WINDOW=window is not None,

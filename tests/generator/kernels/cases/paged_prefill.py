@@ -5,7 +5,7 @@ import torch
 from services.generator.kernels.paged_prefill import launch_of, paged_prefill_kernel
 from tests.generator.kernels.cases.compile_case import POINTERS, CompileCase
 
-STRIDES = ("s_qt", "s_qh", "s_kb", "s_kn", "s_kh", "s_vb", "s_vn", "s_vh")
+STRIDES = ("s_qt", "s_qh")
 CACHES = {**POINTERS, "float8_e4m3fn": "*fp8e4nv", "int8": "*i8"}
 
 
@@ -38,6 +38,10 @@ def case(
             **dict.fromkeys(("scale", "soft_cap"), "fp32"),
         },
         {
+            # eight KV heads in blocks of 16, values beside their keys
+            **dict.fromkeys(("s_kb", "s_vb"), 16 * 16 * size),
+            **dict.fromkeys(("s_kn", "s_vn"), 16 * size),
+            **dict.fromkeys(("s_kh", "s_vh"), size),
             "HAS_SINKS": has_sinks,
             "HAS_SCALES": cache is not None,
             "HAS_WINDOW": has_window,
