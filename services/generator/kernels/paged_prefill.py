@@ -6,6 +6,7 @@ tile's rows are tokens times the query heads that share keys (arXiv:2511.11581).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -235,19 +236,41 @@ TALLEST = {
     (4, 256): Launch(32, 16, 8, 2),
 }
 
+# on sm_90, whose wgmma takes keys from shared memory: fewer of them leave it waiting for its rows
+TALLEST_ON_SM90 = {
+    (2, 128): Launch(128, 128, 8, 3),
+    (2, 256): Launch(128, 64, 8, 3),
+}
+
+
+@cache
+def has_wgmma(device: torch.device) -> bool:
+    """Return whether a GPU is of sm_90; the interpreter has the tiles of one that is."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
+
 
 def launch_of(
-    dtype: torch.dtype, cache_dtype: torch.dtype, head_size: int, group: int, rows: int
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    head_size: int,
+    group: int,
+    rows: int,
+    is_sm90: bool,
 ) -> Launch:
     """Return the tile for sequences of about `rows` rows; `group` of them are one token's.
 
-    No tile needs more registers than sm_80 and sm_90 have.
+    No tile needs more registers than sm_80 has, or sm_90.
     """
-    launch = TALLEST[dtype.itemsize, triton.next_power_of_2(head_size)]
-    if max(rows, group) <= 16:
+    kind = dtype.itemsize, triton.next_power_of_2(head_size)
+    launch = TALLEST[kind]
+    rows = max(rows, group)
+    if rows <= 16:
         launch = launch._replace(rows=16, warps=4)
-    elif max(rows, group) <= 64 < launch.rows:
+    elif rows <= 64 < launch.rows:
         launch = launch._replace(rows=64, keys=32, warps=4)
+    elif rows > 64 and is_sm90 and cache_dtype == dtype:
+        # keys that are converted go through registers, of which these tiles have none to spare
+        launch = TALLEST_ON_SM90.get(kind, launch)
     if cache_dtype == torch.int8:
         launch = launch._replace(keys=max(launch.keys // 2, 16))
     return launch
@@ -335,7 +358,8 @@ def paged_attention(
     check_scores(q.shape[1], window, soft_cap, sinks)
     group = q.shape[1] // k_cache.shape[2]
     rows = triton.cdiv(len(q), max(len(lengths), 1)) * group
-    launch = launch_of(q.dtype, k_cache.dtype, q.shape[2], group, rows)
+    dtypes = q.dtype, k_cache.dtype
+    launch = launch_of(*dtypes, q.shape[2], group, rows, has_wgmma(q.device))
     if group > launch.rows:
         raise KernelError("q", f"has {group} heads to each of k_cache, at most {launch.rows} fit")
     return _launch(

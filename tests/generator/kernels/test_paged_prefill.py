@@ -242,13 +242,17 @@ def test_a_cache_of_bytes_needs_scales(device: torch.device) -> None:
         assert caught.value.argument == name
 
 
-def test_tiles_follow_from_shapes() -> None:
+@pytest.mark.parametrize("is_sm90", [False, True])
+def test_tiles_follow_from_shapes(is_sm90: bool) -> None:
     """Low ones for few rows, none lower than a token's heads."""
     half, byte = torch.float16, torch.int8
-    heights = [launch_of(half, half, 128, 4, rows).rows for rows in (4, 16, 17, 64, 65)]
+    heights = [launch_of(half, half, 128, 4, rows, is_sm90).rows for rows in (4, 16, 17, 64, 65)]
     assert heights == [16, 16, 64, 64, 128]
-    assert launch_of(half, half, 64, 71, 71).rows == 128
-    assert launch_of(half, byte, 128, 4, 4096).keys < launch_of(half, half, 128, 4, 4096).keys
+    heights = [launch_of(half, half, 256, 2, rows, is_sm90).rows for rows in (16, 64, 65)]
+    assert heights == [16, 64, 128 if is_sm90 else 64]
+    assert launch_of(half, half, 64, 71, 71, is_sm90).rows == 128
+    keys = [launch_of(half, stored, 128, 4, 4096, is_sm90).keys for stored in (byte, half)]
+    assert keys == [32, 128 if is_sm90 else 64]
 
 
 @pytest.mark.gpu

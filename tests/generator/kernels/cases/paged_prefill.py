@@ -18,9 +18,11 @@ def case(
     has_sinks: bool = False,
     has_window: bool = False,
     has_soft_cap: bool = False,
+    is_sm90: bool = False,
 ) -> CompileCase:
     """Return a launch for heads of `size`, `group` of them to a KV head."""
-    launch = launch_of(getattr(torch, dtype), getattr(torch, cache or dtype), size, group, rows)
+    dtypes = getattr(torch, dtype), getattr(torch, cache or dtype)
+    launch = launch_of(*dtypes, size, group, rows, is_sm90)
     flags = (has_sinks, has_window, has_soft_cap)
     told = (flag for flag, is_on in zip(("sinks", "window", "cap"), flags, strict=True) if is_on)
     return CompileCase(
@@ -55,12 +57,21 @@ def case(
         },
         num_warps=launch.warps,
         num_stages=launch.stages,
-        least=(9, 0) if cache == "float8_e4m3fn" else (8, 0),
+        least=(9, 0) if is_sm90 or cache == "float8_e4m3fn" else (8, 0),
         aligned=("p_q", "p_k", "p_v", "p_table", "p_starts", "p_lengths", "p_out", *STRIDES),
     )
 
 
 CASES = [
+    case("bfloat16", 128, 4, is_sm90=True),
+    case("float16", 128, 5, is_sm90=True, has_sinks=True, has_window=True),
+    case("bfloat16", 96, 1, is_sm90=True, has_window=True, has_soft_cap=True),
+    case("bfloat16", 96, 1, is_sm90=True, has_window=True),
+    case("bfloat16", 80, 1, is_sm90=True),
+    *(
+        case("bfloat16", 256, 2, is_sm90=True, has_window=True, has_soft_cap=has_soft_cap)
+        for has_soft_cap in (False, True)
+    ),
     # a chunk, verified drafts, decodes
     *(case("bfloat16", 128, 4, rows) for rows in (4096, 64, 16)),
     *(case("bfloat16", 64, 3, rows) for rows in (4096, 64, 16)),
