@@ -64,9 +64,15 @@ def check_tables(
 
 
 def check_scores(
-    heads: int, window: int | None, soft_cap: float | None, sinks: torch.Tensor | None
+    heads: int,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: torch.Tensor | None,
 ) -> None:
-    """Raise KernelError unless a window, a cap and the heads' sinks are such."""
+    """Raise KernelError unless a scale, a window, a cap and the heads' sinks are such."""
+    if not scale > 0:
+        raise KernelError("scale", f"is {scale}, not positive")
     if window is not None and window < 1:
         raise KernelError("window", f"is {window}, and a query sees itself at least")
     if soft_cap is not None and not soft_cap > 0:

@@ -221,13 +221,13 @@ def paged_decode(
     `block_table` is int32 [S, max_blocks]; `lengths` int32 [S], in tokens, the query's included
     and no more than the table holds, which nothing here waits to see. One of 0 gives zeros.
 
-    Scores are `scale * q @ k`, then `soft_cap * tanh(score / soft_cap)`. A query sees the last
+    Scores are `scale * q @ k`, `scale` positive, then `soft_cap * tanh(score / soft_cap)`. A query sees the last
     `window` tokens, its own included. `sinks`, float32 [H], are scores without a value. The splits,
     and with them the rounding, follow from the number of sequences. Raises KernelError.
     """
     check_cache(q, k_cache, v_cache, k_scale, v_scale)
     check_tables(block_table, lengths, len(q))
-    check_scores(q.shape[1], window, soft_cap, sinks)
+    check_scores(q.shape[1], scale, window, soft_cap, sinks)
     if not q.numel():
         return q.new_empty(q.shape)
     scales = None if k_scale is None or v_scale is None else (k_scale, v_scale)

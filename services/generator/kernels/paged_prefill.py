@@ -342,9 +342,9 @@ def paged_attention(
     `k_cache` and `v_cache` are [blocks, block size, KVH, D], of any strides but the last, and hold
     these tokens already; `block_table` is int32 [S, blocks of a sequence]. They have `q`'s dtype,
     or are float8_e4m3fn (sm_90 or later) or int8 to be multiplied by `k_scale` and `v_scale`,
-    float32 [KVH]. A token sees its last `window` positions, itself included. Scores, times `scale`,
-    become `soft_cap * tanh(score / soft_cap)`; `sinks`, float32 [H], are logits that only the
-    denominator has (arXiv:2309.17453). Raises KernelError.
+    float32 [KVH]. A token sees its last `window` positions, itself included. Scores, times a
+    positive `scale`, become `soft_cap * tanh(score / soft_cap)`; `sinks`, float32 [H], are logits
+    that only the denominator has (arXiv:2309.17453). Raises KernelError.
     """
     require_shape("q", q, None, None, None)
     if q.shape[2] not in HEAD_SIZES:
@@ -355,7 +355,7 @@ def paged_attention(
     require_shape("query_starts", query_starts, len(lengths) + 1)
     require_dtype("query_starts", query_starts, {torch.int32})
     require_contiguous("query_starts", query_starts)
-    check_scores(q.shape[1], window, soft_cap, sinks)
+    check_scores(q.shape[1], scale, window, soft_cap, sinks)
     group = q.shape[1] // k_cache.shape[2]
     rows = triton.cdiv(len(q), max(len(lengths), 1)) * group
     dtypes = q.dtype, k_cache.dtype

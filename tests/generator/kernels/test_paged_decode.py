@@ -273,6 +273,7 @@ def apart(tensor: torch.Tensor) -> torch.Tensor:
         ("block_table", apart),
         ("lengths", lambda it: it.long()),
         ("lengths", apart),
+        ("scale", lambda it: 0.0),
         ("window", lambda it: 0),
         ("soft_cap", lambda it: -1.0),
         ("sinks", lambda it: torch.zeros(3)),

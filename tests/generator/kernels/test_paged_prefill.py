@@ -212,6 +212,7 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
         ("query_starts", lambda starts: starts[1:]),
         ("lengths", wide),
         ("lengths", lambda lengths: lengths.long()),
+        ("scale", lambda _: -1.0),
         ("window", lambda _: 0),
         ("soft_cap", lambda _: 0.0),
         ("sinks", lambda _: torch.zeros(7)),
