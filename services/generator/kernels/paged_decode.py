@@ -19,6 +19,7 @@ from services.generator.kernels.paged_decode_launch import (
     splits_of,
     tile_of,
 )
+from services.generator.kernels.places import places
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 NOTHING = tl.constexpr(-1e30)  # log2 of no weight, finite lest infinities be subtracted
@@ -52,16 +53,17 @@ def paged_decode_split_kernel(
     p_lse,  # [S, H, splits] contiguous, log2 of a split's sum
     s_q_seq,
     s_q_head,
-    s_k_block,
-    s_k_token,
-    s_k_head,
-    s_v_block,
-    s_v_token,
-    s_v_head,
     s_table,
     window,
     scale,
     soft_cap,
+    # of the cache, and with it of the model: known to the compiler, they cost no multiplications
+    s_k_block: tl.constexpr,
+    s_k_token: tl.constexpr,
+    s_k_head: tl.constexpr,
+    s_v_block: tl.constexpr,
+    s_v_token: tl.constexpr,
+    s_v_head: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -94,9 +96,10 @@ def paged_decode_split_kernel(
     for i_n in range(begin, end, BN):
         o_n = i_n + tl.arange(0, BN)
         m_n = (o_n >= first) & (o_n < end)
-        p_block = p_table + i_s * s_table + o_n // BLOCK_SIZE
+        o_block, o_token = places(i_n, BN, BLOCK_SIZE)
+        p_block = p_table + i_s * s_table + o_block
         b_block = tl.load(p_block, mask=m_n, other=0).to(tl.int64)  # [BN]
-        o_token = (o_n % BLOCK_SIZE).to(tl.int64)
+        o_token = o_token.to(tl.int64)
         # [BN, BD], masked lest what was never written meet a weight of zero
         m_kv = m_n[:, None] & m_d
         p_key = p_k + (b_block * s_k_block + o_token * s_k_token)[:, None]
@@ -183,10 +186,10 @@ def _launch(
     out = q.new_empty(q.shape)
     paged_decode_split_kernel[(kv_heads, splits, sequences)](
         *(q, *caches, block_table, lengths, *(scales or (q, q)), partial, lse),
-        *(*q.stride()[:2], *caches[0].stride()[:3], *caches[1].stride()[:3]),
-        *(block_table.stride(0), window),
+        *(*q.stride()[:2], block_table.stride(0), window),
         # scores of base two; a tanh takes twice its argument
         *(scale * LOG2_E.value * (2 / soft_cap if soft_cap else 1), (soft_cap or 0) * LOG2_E.value),
+        *(*caches[0].stride()[:3], *caches[1].stride()[:3]),
         *(heads // kv_heads, size, block_size, soft_cap is not None, scales is not None),
         *(tile.heads, tile.width, tile.tokens),
         num_warps=tile.num_warps,
@@ -221,9 +224,9 @@ def paged_decode(
     `block_table` is int32 [S, max_blocks]; `lengths` int32 [S], in tokens, the query's included
     and no more than the table holds, which nothing here waits to see. One of 0 gives zeros.
 
-    Scores are `scale * q @ k`, `scale` positive, then `soft_cap * tanh(score / soft_cap)`. A query sees the last
-    `window` tokens, its own included. `sinks`, float32 [H], are scores without a value. The splits,
-    and with them the rounding, follow from the number of sequences. Raises KernelError.
+    Scores, times a positive `scale`, become `soft_cap * tanh(score / soft_cap)`. A query sees the
+    last `window` tokens, its own included. `sinks`, float32 [H], are scores without a value. The
+    splits, and with them the rounding, follow from the number of sequences. Raises KernelError.
     """
     check_cache(q, k_cache, v_cache, k_scale, v_scale)
     check_tables(block_table, lengths, len(q))

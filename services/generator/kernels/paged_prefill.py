@@ -132,7 +132,7 @@ def paged_prefill_kernel(
     scale,
     soft_cap,
     window,
-    # of the cache and with it of the model: known to the compiler, a row's address is one addition
+    # of the cache, and with it of the model: known to the compiler, they cost no multiplications
     s_kb: tl.constexpr,
     s_kn: tl.constexpr,
     s_kh: tl.constexpr,

@@ -9,10 +9,7 @@ from tests.generator.kernels.cases.compile_case import POINTERS, CompileCase
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHES = {**POINTERS, "int8": "*i8", "float8_e4m3fn": "*fp8e4nv"}
-STRIDES = (
-    *("s_q_seq", "s_q_head", "s_table"),
-    *("s_k_block", "s_k_token", "s_k_head", "s_v_block", "s_v_token", "s_v_head"),
-)
+STRIDES = ("s_q_seq", "s_q_head", "s_table")
 
 
 def split_case(
@@ -37,6 +34,10 @@ def split_case(
             **dict.fromkeys(("scale", "soft_cap"), "fp32"),
         },
         {
+            # eight KV heads in blocks of 16, values beside their keys
+            **dict.fromkeys(("s_k_block", "s_v_block"), 16 * 16 * size),
+            **dict.fromkeys(("s_k_token", "s_v_token"), 16 * size),
+            **dict.fromkeys(("s_k_head", "s_v_head"), size),
             "GROUP": group,
             "D": size,
             "BLOCK_SIZE": 16,
