@@ -71,8 +71,8 @@ def _launch(
 
 
 def num_warps(tile: int) -> int:
-    """Return the warps for a row of this tile: eight elements to a thread, within 1 to 16."""
-    return min(16, max(1, tile // 256))
+    """Return the warps for a row of this tile: sixteen elements to a thread, within 1 to 16."""
+    return min(16, max(1, tile // 512))
 
 
 def rms_norm(
