@@ -117,15 +117,15 @@ def rope_write_kernel(
     BP: tl.constexpr,  # tile of the rest, D - 2 R
 ):
     # a row of the tile is a head of a token, so that no number of heads leaves lanes idle
-    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)[:, None]
-    o_t = o_m // (H + 2 * KVH)
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)[:, None]
+    o_t = (o_m // (H + 2 * KVH)).to(tl.int64)
     o_h = o_m % (H + 2 * KVH)
     m_t = o_t < T
     m_query = m_t & (o_h < H)
     m_value = o_h >= H + KVH
     b_slot = tl.load(p_slots + o_t, mask=m_t, other=-1)  # [BM, 1]
     m_cached = (b_slot >= 0) & (o_h >= H)
-    o_kvh = o_h - tl.where(m_value, H + KVH, H)
+    o_kvh = (o_h - tl.where(m_value, H + KVH, H)).to(tl.int64)
     o_block = b_slot // BLOCK
     o_token = b_slot % BLOCK
     p_key = p_k + o_block * s_kb + o_token * s_kt + o_kvh * s_kh
