@@ -13,12 +13,12 @@ def case(dtype: str, width: int, ids: str) -> CompileCase:
         {
             "p_ids": ids,
             **dict.fromkeys(("p_table", "p_out"), POINTERS[dtype]),
-            **dict.fromkeys(("s_table", "T", "V", "N"), "i32"),
+            **dict.fromkeys(("s_table", "T", "V"), "i32"),
             "scale": "fp32",
         },
-        {"BT": rows, "BN": columns},
+        {"N": width, "BT": rows, "BN": columns},
         num_warps=NUM_WARPS,
-        aligned=("p_ids", "p_table", "p_out", "s_table", "N"),
+        aligned=("p_ids", "p_table", "p_out", "s_table"),
     )
 
 

@@ -12,11 +12,11 @@ def case(dtype: str, width: int, is_gelu: bool) -> CompileCase:
         gated_kernel,
         {
             **dict.fromkeys(("p_x", "p_out"), POINTERS[dtype]),
-            **dict.fromkeys(("s_x", "T", "N"), "i32"),
+            **dict.fromkeys(("s_x", "T"), "i32"),
         },
-        {"IS_GELU": is_gelu, "BT": rows, "BN": columns},
+        {"N": width, "IS_GELU": is_gelu, "BT": rows, "BN": columns},
         num_warps=NUM_WARPS,
-        aligned=("p_x", "p_out", "s_x", "N"),
+        aligned=("p_x", "p_out", "s_x"),
     )
 
 
