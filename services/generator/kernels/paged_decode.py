@@ -14,6 +14,8 @@ import triton.language as tl
 
 from services.generator.kernels.checks_attention import check_cache, check_scores, check_tables
 from services.generator.kernels.paged_decode_launch import (
+    FEWEST_TILES,
+    busy_splits,
     multiprocessors_of,
     reduce_warps,
     splits_of,
@@ -26,11 +28,13 @@ NOTHING = tl.constexpr(-1e30)  # log2 of no weight, finite lest infinities be su
 
 
 @triton.jit
-def split_range(length, window, splits, BN: tl.constexpr):
+def split_range(length, window, splits, busy, BN: tl.constexpr, FEWEST: tl.constexpr):
     """Return the first token seen, where the first split starts, and the tokens of a split."""
     first = tl.maximum(length - window, 0)
     start = first // BN * BN
-    return first, start, tl.cdiv(tl.cdiv(length - start, splits), BN) * BN
+    tiles = tl.cdiv(length - start, BN)
+    used = tl.minimum(splits, tl.maximum(busy, tl.cdiv(tiles, FEWEST)))
+    return first, start, tl.cdiv(tiles, used) * BN
 
 
 @triton.jit
@@ -40,7 +44,7 @@ def capped(b_s, soft_cap):
     return tl.where(b_s < 0, -soft_cap, soft_cap) * ((1 - b_e) / (1 + b_e))
 
 
-@triton.jit(do_not_specialize=["s_table", "window"])
+@triton.jit(do_not_specialize=["s_table", "window", "busy"])
 def paged_decode_split_kernel(
     p_q,  # [S, H, D]
     p_k,  # [num_blocks, BLOCK_SIZE, KVH, D]
@@ -54,6 +58,7 @@ def paged_decode_split_kernel(
     s_q_seq,
     s_q_head,
     s_table,
+    busy,
     window,
     scale,
     soft_cap,
@@ -72,10 +77,11 @@ def paged_decode_split_kernel(
     BH: tl.constexpr,
     BD: tl.constexpr,
     BN: tl.constexpr,
+    FEWEST: tl.constexpr,
 ):
     i_kv, i_s = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     length = tl.load(p_lengths + i_s)
-    first, start, size = split_range(length, window, tl.num_programs(1), BN)
+    first, start, size = split_range(length, window, tl.num_programs(1), busy, BN, FEWEST)
     begin = start + tl.program_id(1) * size
     end = tl.minimum(begin + size, length)
     if begin >= end:
@@ -126,24 +132,26 @@ def paged_decode_split_kernel(
     tl.store(p_lse + o_row, b_max + tl.log2(b_sum), mask=m_h)
 
 
-@triton.jit(do_not_specialize=["window"])
+@triton.jit(do_not_specialize=["window", "busy"])
 def paged_decode_reduce_kernel(
     p_partial,  # [S, H, SPLITS, D] contiguous
     p_lse,  # [S, H, SPLITS] contiguous
     p_lengths,  # [S]
     p_sinks,  # [H], or the sums where there are none
     p_out,  # [S, H, D] contiguous
+    busy,
     window,
     HAS_SINKS: tl.constexpr,
     D: tl.constexpr,
     SPLITS: tl.constexpr,
     BD: tl.constexpr,
     BN: tl.constexpr,
+    FEWEST: tl.constexpr,
 ):
     i_h, i_s = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_s * tl.num_programs(0) + i_h
     length = tl.load(p_lengths + i_s)
-    _, start, size = split_range(length, window, SPLITS, BN)
+    _, start, size = split_range(length, window, SPLITS, busy, BN, FEWEST)
     o_n, o_d = tl.arange(0, SPLITS), tl.arange(0, BD)
     # splits without a token wrote nothing
     m_n, m_d = start + o_n * size < length, o_d < D
@@ -180,24 +188,25 @@ def _launch(
     window = min(window or capacity, capacity)
     tile = tile_of(q.element_size(), size, heads // kv_heads)
     tiles = triton.cdiv(window, tile.tokens) + (window < capacity)
-    splits = splits_of(sequences, kv_heads, multiprocessors_of(q.device), tiles)
+    busy = busy_splits(sequences, kv_heads, multiprocessors_of(q.device))
+    splits = splits_of(busy, tiles)
     partial = q.new_empty((sequences, heads, splits, size), dtype=torch.float32)
     lse = q.new_empty((sequences, heads, splits), dtype=torch.float32)
     out = q.new_empty(q.shape)
     paged_decode_split_kernel[(kv_heads, splits, sequences)](
         *(q, *caches, block_table, lengths, *(scales or (q, q)), partial, lse),
-        *(*q.stride()[:2], block_table.stride(0), window),
+        *(*q.stride()[:2], block_table.stride(0), busy, window),
         # scores of base two; a tanh takes twice its argument
         *(scale * LOG2_E.value * (2 / soft_cap if soft_cap else 1), (soft_cap or 0) * LOG2_E.value),
         *(*caches[0].stride()[:3], *caches[1].stride()[:3]),
         *(heads // kv_heads, size, block_size, soft_cap is not None, scales is not None),
-        *(tile.heads, tile.width, tile.tokens),
+        *(tile.heads, tile.width, tile.tokens, FEWEST_TILES),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
     paged_decode_reduce_kernel[(heads, sequences)](
-        *(partial, lse, lengths, lse if sinks is None else sinks, out, window),
-        *(sinks is not None, size, splits, tile.width, tile.tokens),
+        *(partial, lse, lengths, lse if sinks is None else sinks, out, busy, window),
+        *(sinks is not None, size, splits, tile.width, tile.tokens, FEWEST_TILES),
         num_warps=reduce_warps(splits * tile.width),
     )
     return out
@@ -226,7 +235,8 @@ def paged_decode(
 
     Scores, times a positive `scale`, become `soft_cap * tanh(score / soft_cap)`. A query sees the
     last `window` tokens, its own included. `sinks`, float32 [H], are scores without a value. The
-    splits, and with them the rounding, follow from the number of sequences. Raises KernelError.
+    splits, and with them the rounding, follow from the number of sequences and their lengths.
+    Raises KernelError.
     """
     check_cache(q, k_cache, v_cache, k_scale, v_scale)
     check_tables(block_table, lengths, len(q))

@@ -12,6 +12,7 @@ TILE_BYTES = 16384  # of keys, and as many of values
 MAX_SPLITS = 64  # the reduction holds them in one tile
 PROGRAMS = 4  # wanted on a multiprocessor
 SPLIT_TILES = 64  # with more to a split, a batch would wait for its one long sequence
+FEWEST_TILES = 16  # of a split, where fewer splits do: its sums are a hundredth of what it reads
 
 
 class Tile(NamedTuple):
@@ -36,13 +37,18 @@ def tile_of(query_bytes: int, head_size: int, group: int) -> Tile:
     return Tile(heads, width, tokens, 8 if is_large else 4, 3)
 
 
-def splits_of(sequences: int, kv_heads: int, multiprocessors: int, tiles: int) -> int:
-    """Return how many parts the tokens are split in, a power of two.
+def busy_splits(sequences: int, kv_heads: int, multiprocessors: int) -> int:
+    """Return how many parts of each sequence keep the multiprocessors busy."""
+    return max(PROGRAMS * multiprocessors // (sequences * kv_heads), 1)
 
-    As many as keep the multiprocessors busy, of `tiles`, those of the longest sequence that the
-    block table can hold: the host does not know the lengths.
+
+def splits_of(busy: int, tiles: int) -> int:
+    """Return how many parts the tokens are split in at most, a power of two.
+
+    As many as `busy`, or more of `tiles`, those of the longest sequence that the block table can
+    hold: the host does not know the lengths, by which programs use as many as they need.
     """
-    wanted = max(PROGRAMS * multiprocessors // (sequences * kv_heads), tiles // SPLIT_TILES, 1)
+    wanted = max(busy, tiles // SPLIT_TILES)
     return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1), 1 << max(tiles - 1, 0).bit_length())
 
 

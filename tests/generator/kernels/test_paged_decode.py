@@ -244,7 +244,7 @@ def test_golden_values(device: torch.device) -> None:
 )
 def test_splits_keep_a_gpu_busy(sequences: int, kv_heads: int, tiles: int, splits: int) -> None:
     """A power of two, by what is known before the launch."""
-    assert launch.splits_of(sequences, kv_heads, 132, tiles) == splits
+    assert launch.splits_of(launch.busy_splits(sequences, kv_heads, 132), tiles) == splits
 
 
 def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None:
@@ -252,6 +252,22 @@ def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None
     short = pages((100,), 1, 64, torch.float32, device)
     table = torch.nn.functional.pad(short.block_table, (0, 30))
     check(queries(1, 2, 64, torch.float32, device), short._replace(block_table=table))
+
+
+def test_a_short_sequence_is_not_split_for_nothing(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch that keeps the GPU busy, and in a table for long ones: it is as if without."""
+    monkeypatch.setattr(launch, "PROGRAMS", 0)
+    tile, size = launch.tile_of(4, 64, 2).tokens, 64
+    cached = pages((5 * tile, (launch.FEWEST_TILES + 2) * tile), 1, size, torch.float32, device)
+    blocks = 4 * launch.SPLIT_TILES * tile // 16
+    table = torch.zeros(2, blocks, dtype=torch.int32, device=device)
+    table[:, : cached.block_table.shape[1]] = cached.block_table
+    q = queries(2, 2, size, torch.float32, device)
+    out, split = check(q, cached), check(q, cached._replace(block_table=table))
+    assert torch.equal(split[0], out[0])
+    assert not torch.equal(split[1], out[1])
 
 
 def apart(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,12 @@ from services.generator.kernels.paged_decode import (
     paged_decode_reduce_kernel,
     paged_decode_split_kernel,
 )
-from services.generator.kernels.paged_decode_launch import MAX_SPLITS, reduce_warps, tile_of
+from services.generator.kernels.paged_decode_launch import (
+    FEWEST_TILES,
+    MAX_SPLITS,
+    reduce_warps,
+    tile_of,
+)
 from tests.generator.kernels.cases.compile_case import POINTERS, CompileCase
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -30,7 +35,7 @@ def split_case(
         paged_decode_split_kernel,
         {
             **pointers,
-            **dict.fromkeys((*STRIDES, "window"), "i32"),
+            **dict.fromkeys((*STRIDES, "busy", "window"), "i32"),
             **dict.fromkeys(("scale", "soft_cap"), "fp32"),
         },
         {
@@ -46,6 +51,7 @@ def split_case(
             "BH": tile.heads,
             "BD": tile.width,
             "BN": tile.tokens,
+            "FEWEST": FEWEST_TILES,
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -65,13 +71,14 @@ def reduce_case(dtype: str, size: int, splits: int, has_sinks: bool) -> CompileC
     return CompileCase(
         f"paged_decode reduce {dtype} {size} of {splits}{' sinks' if has_sinks else ''}",
         paged_decode_reduce_kernel,
-        {**pointers, "window": "i32"},
+        {**pointers, "busy": "i32", "window": "i32"},
         {
             "HAS_SINKS": has_sinks,
             "D": size,
             "SPLITS": splits,
             "BD": tile.width,
             "BN": tile.tokens,
+            "FEWEST": FEWEST_TILES,
         },
         num_warps=reduce_warps(splits * tile.width),
         aligned=(*pointers, "window"),
