@@ -67,7 +67,7 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     lifecycle.on_drain(worker.drain)
     lifecycle.spawn(worker.run(), "announcements")
     lifecycle.spawn(_watch(failed), "engine")
-    # a collection that looks at all that was imported and loaded stops a step for a tenth of a second
+    # a collection that looks at all that was loaded stops a step for a tenth of a second
     gc.collect()
     gc.freeze()
     log.info("serving %s revision %s as %s", model.id, model.revision, replica_id)
