@@ -36,6 +36,8 @@ class BlockClaims:
     def cover(self, request: Request, num_tokens: int) -> bool:
         """Give a running request blocks for `num_tokens`; False if it lost its place itself."""
         num_missing = self._pool.num_blocks_for(num_tokens) - len(request.block_ids)
+        if num_missing <= 0 and not self._copies.num_needed(request):
+            return True
         while (num_taken := num_missing + self._copies.num_needed(request)) > (
             self._pool.num_available
         ):

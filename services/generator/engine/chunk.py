@@ -25,28 +25,26 @@ class Chunk:
 
     The last of them may be `drafts`: guesses of what follows the known tokens, computed to learn in
     one step what would be drawn after each. The request's blocks cover the chunk's last position.
-    `samples` is true when it reaches the last token known as it is made: a new one must be drawn.
+    `num_known` are no drafts, at least one. `samples` is true when it reaches the last token known
+    as it is made: a new one must be drawn.
     """
 
     request: Request
     start: int
     num_tokens: int
     drafts: tuple[int, ...] = ()
+    num_known: int = field(init=False)
     samples: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        samples = self.start + self.num_known == self.request.num_tokens
-        object.__setattr__(self, "samples", samples)
+        num_known = self.num_tokens - len(self.drafts)
+        object.__setattr__(self, "num_known", num_known)
+        object.__setattr__(self, "samples", self.start + num_known == self.request.num_tokens)
 
     @property
     def end(self) -> int:
         """The position after the chunk's last token."""
         return self.start + self.num_tokens
-
-    @property
-    def num_known(self) -> int:
-        """The chunk's tokens that are no drafts, at least one."""
-        return self.num_tokens - len(self.drafts)
 
     @property
     def token_ids(self) -> Sequence[int]:

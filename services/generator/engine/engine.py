@@ -320,6 +320,8 @@ class Engine:
 def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> None:
     """Keep what was told of the chunks' tokens until their requests' next outputs."""
     for chunk, result in zip(chunks, results, strict=True):
+        if not (result.logprobs or result.prompt_logprobs or result.forks):
+            continue
         request = chunk.request
         for drawer, own in zip((request, *request.forks), (result, *result.forks), strict=False):
             drawer.new_logprobs += own.logprobs
