@@ -17,6 +17,8 @@ _FREE_SHARE = 0.4
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _MIB = 2**20
+# of torch on a CPU, of CUDA, and of its products
+_NO_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +106,10 @@ def available_memory_bytes() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; on a CPU torch says so in a RuntimeError's text alone."""
+    """Whether an allocation failed; libraries say so in a RuntimeError's text alone."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def _machine_bytes() -> int:

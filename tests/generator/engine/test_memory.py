@@ -7,7 +7,11 @@ import pytest
 from safetensors.torch import load_file
 
 from services.generator.engine import Engine, EngineConfig, EngineConfigError, loading, memory
-from services.generator.engine.memory import available_memory_bytes, plan_num_blocks
+from services.generator.engine.memory import (
+    available_memory_bytes,
+    is_out_of_memory,
+    plan_num_blocks,
+)
 
 
 def test_the_default_serves_all_sequences_at_full_length() -> None:
@@ -93,3 +97,19 @@ def test_memory_that_is_gone_while_loading_is_refused(
     text = "another fault"
     with pytest.raises(RuntimeError, match="another fault"):
         Engine.load(EngineConfig(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_want_of_memory_is_known_by_its_words(error: Exception, expected: bool) -> None:
+    """Libraries raise RuntimeErrors for it; other faults are faults."""
+    assert is_out_of_memory(error) is expected
