@@ -23,6 +23,7 @@ from services.generator.kernels.checks import (
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 ANY = 2**63  # rows
+FEW_ROWS = 16
 SPLIT_ROWS = 64  # more tokens are work enough, and their sums too much memory
 MAX_PARTS = 16
 PART_STEPS = 2  # the fewest steps along K that are worth a program
@@ -75,14 +76,13 @@ def choose(table: Sequence[tuple[int, Tiles]], rows: int) -> Tiles:
 
 
 def planned(rows: int, columns: int, depth: int, tiles: Tiles, multiprocessors: int) -> Plan:
-    """Return the plan: K is split where tokens are few and programs fewer than multiprocessors."""
+    """Return the plan: K is split where tokens are few, to as many programs as run at once."""
     programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
     steps = max(1, triton.cdiv(depth, tiles.depth))
-    parts = 1
-    if rows <= SPLIT_ROWS and programs < multiprocessors:
-        # two programs to each hide one another's waiting
-        wanted = 2 * multiprocessors // programs
-        parts = max(1, min(wanted, steps // PART_STEPS, MAX_PARTS))
+    # those of a multiprocessor hide one another's waiting; more tokens have more to sum
+    resident = 3 if rows <= FEW_ROWS else 2 if rows <= SPLIT_ROWS else 0
+    wanted = resident * multiprocessors // programs
+    parts = max(1, min(wanted, steps // PART_STEPS, MAX_PARTS))
     part_steps = triton.cdiv(steps, parts)
     return Plan(tiles, programs, triton.cdiv(steps, part_steps), part_steps * tiles.depth)
 

@@ -27,14 +27,20 @@ def test_parts_cover_the_depth_and_none_is_empty(columns: int, depth: int) -> No
     assert (plan.parts - 1) * plan.part_depth < depth <= plan.parts * plan.part_depth
     assert plan.parts <= MAX_PARTS
     assert plan.parts == 1 or plan.part_depth >= PART_STEPS * TILES.depth
-    assert plan.parts == 1 or plan.programs * plan.parts <= 2 * 132
+    assert plan.parts == 1 or plan.programs * plan.parts <= 3 * 132
 
 
 def test_enough_programs_are_not_split() -> None:
     """Neither many columns nor many tokens are."""
-    assert planned(1, 132 * 64, 4096, TILES, 132).parts == 1
+    assert planned(1, 2 * 132 * 64, 4096, TILES, 132).parts == 1
     assert planned(SPLIT_ROWS + 1, 1024, 4096, TILES, 132).parts == 1
     assert planned(1, 1024, 4096, TILES, 132).parts == 16
+
+
+def test_few_tokens_are_cut_finer() -> None:
+    """The sums of many are more to write and to read."""
+    found = [planned(rows, 6144, 4096, TILES._replace(rows=64), 132).parts for rows in (16, 17, 64)]
+    assert found == [4, 2, 2]
 
 
 def test_tiles_are_those_of_the_first_bound_that_holds_the_rows() -> None:
