@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
 from services.generator.kernels.linear_fp8 import linear_fp8, quantize_fp8
-from services.generator.kernels.linear_w4a16 import linear_gptq
+from services.generator.kernels.linear_w4a16 import linear_w4a16
 from services.generator.kernels.linear_w8a16 import linear_w8a16
-from services.generator.kernels.reference_linear import gptq_weight
+from services.generator.kernels.nibbles import pack
+from services.generator.kernels.reference_linear import w4a16_weight
 
 # two of Llama-3-8B, one of Qwen3-0.6B
 SHAPES = ((14336, 4096), (4096, 14336), (6144, 1024))
@@ -32,8 +33,7 @@ def linears() -> Iterator[Case]:
             moved = 2 * rows * (columns + depth)
             weights = columns * depth
             aim = W4A16_AIM if rows == 1 and weights >= AIM_WEIGHTS else None
-            scales = 2.5 * weights / GROUP
-            four = moved + weights / 2 + scales
+            four = moved + weights / 2 + 4 * weights / GROUP
             yield Case(f"w4a16, {name}", partial(w4a16, *shape), four, num_flops, aim)
             yield Case(f"w8a16, {name}", partial(w8a16, *shape), moved + weights, num_flops)
             if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0):
@@ -51,13 +51,13 @@ def w8a16(rows: int, depth: int, columns: int, dtype: torch.dtype = BF16) -> Cal
 
 
 def w4a16(rows: int, depth: int, columns: int, dtype: torch.dtype = BF16) -> Calls:
-    """Return both calls of one case, in GPTQ's layout with groups of 128."""
+    """Return both calls of one case, in groups of 128."""
     x = torch.randn(rows, depth, dtype=dtype)
-    words = partial(torch.randint, -(2**31), 2**31 - 1, dtype=torch.int32)
-    qweight, qzeros = words((depth // 8, columns)), words((depth // GROUP, columns // 8))
-    scales = (torch.rand(depth // GROUP, columns) / 8 / depth**0.5).to(dtype)
-    whole = gptq_weight(qweight, qzeros, scales).to(dtype)
-    ours = partial(linear_gptq, x, qweight, qzeros, scales)
+    values = torch.randint(0, 16, (depth, columns), dtype=torch.int8)
+    zeros = torch.randint(0, 16, (depth // GROUP, columns), dtype=torch.int8)
+    scales = (torch.rand(depth // GROUP, columns) / 8 / depth**0.5).half()
+    whole = w4a16_weight(values, zeros, scales).to(dtype)
+    ours = partial(linear_w4a16, x, *pack(values, zeros, scales))
     return ours, partial(functional.linear, x, whole)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from services.generator.gpu.attention import PagedHeads, check_heads
 from services.generator.gpu.linear import Linear
 from services.generator.gpu.mixture import GroupedMixture, stack_experts
-from services.generator.gpu.quantized_linear import Fp8Linear, Int8Linear, packed_linear
+from services.generator.gpu.quantized_linear import Fp8Linear, Int8Linear, PackedLinear
 from services.generator.gpu.rope import Angles, AngleTable
 from services.generator.kernels.embedding import embedding
 from services.generator.kernels.gated import ACTIVATIONS, gated
@@ -88,7 +88,7 @@ class GpuKernels:
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Projection:
         """See `Kernels`; the weights stay in four bits."""
-        return packed_linear(weight, bias)
+        return PackedLinear(weight, bias)
 
     def mixture(
         self,

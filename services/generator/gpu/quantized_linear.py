@@ -8,11 +8,11 @@ import torch
 
 from services.generator.kernels.checks import require_capability
 from services.generator.kernels.linear_fp8 import LEAST_CAPABILITY, linear_fp8, quantize_fp8
-from services.generator.kernels.linear_w4a16 import linear_awq, linear_gptq
+from services.generator.kernels.linear_w4a16 import linear_w4a16
 from services.generator.kernels.linear_w8a16 import linear_w8a16
+from services.generator.kernels.nibbles import pack
 from services.generator.model.int8_linear import quantize_rows
 from services.generator.model.packed_weight import PackedWeight
-from services.generator.model.projection import Projection
 
 
 class _QuantizedLinear(abc.ABC):
@@ -61,33 +61,13 @@ class Fp8Linear(_QuantizedLinear):
         return linear_fp8(rows, self._data, units, self._scales, self._bias, x.dtype)
 
 
-class GptqLinear(_QuantizedLinear):
-    """Four-bit weights of a checkpoint, either of GPTQ's layouts; rows stay as they are (W4A16)."""
+class PackedLinear(_QuantizedLinear):
+    """Four-bit weights of a checkpoint, in the kernel's order; rows stay as they are (W4A16)."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:
         super().__init__(weight.shape, bias)
-        self._weight = weight
+        self._words, self._units = pack(*weight.unpacked(), weight.scales)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [T, in] of float32, float16 or bfloat16 to [T, out] of the same."""
-        packed = self._weight
-        tensors = (packed.qweight, packed.qzeros, packed.scales)
-        return linear_gptq(x, *tensors, self._bias, packed.zero_offset)
-
-
-class AwqLinear(_QuantizedLinear):
-    """Four-bit weights of a checkpoint in AWQ's layout; rows stay as they are (W4A16)."""
-
-    def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:
-        super().__init__(weight.shape, bias)
-        self._weight = weight
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [T, in] of float32, float16 or bfloat16 to [T, out] of the same."""
-        packed = self._weight
-        return linear_awq(x, packed.qweight, packed.qzeros, packed.scales, self._bias)
-
-
-def packed_linear(weight: PackedWeight, bias: torch.Tensor | None = None) -> Projection:
-    """Return the product that takes the weight's layout."""
-    return AwqLinear(weight, bias) if weight.layout == "awq" else GptqLinear(weight, bias)
+        return linear_w4a16(x, self._words, self._units, self._bias)

@@ -1,32 +1,68 @@
-"""Values of four bits, eight to a word: taken apart in registers and made floats, exactly."""
+"""Values of four bits, eight to a word, in the order in which tensor cores take them.
+
+Thread c of four holds 2c, 2c + 1, 2c + 8, 2c + 9 and so on of a row of an MMA's first operand (PTX
+ISA, wgmma). A word has eight of these, so that what a thread reads it takes apart for itself.
+"""
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
+BLOCK = 32  # values along K that four words hold
+
+
+def pack(
+    values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return words [ceil(K / 32), N, 4] and units [G, N], both int32, for `linear_w4a16`.
+
+    `values` [K, N] and `zeros` [G, N] are integers from 0 to 15, `scales` [G, N] floats, of which
+    11 significant bits are kept: all of a float16's or bfloat16's. Consecutive k, a pair, lie 16
+    bits apart in a word. A unit is a scale's float32 with the zero, and the bits of a float that
+    the kernel puts values in, in what is left of the mantissa.
+    """
+    depth, columns = values.shape
+    blocks = -(-depth // BLOCK)
+    padded = values.new_zeros(blocks * BLOCK, columns)
+    padded[:depth] = values
+    padded = padded.view(blocks, 4, 4, 2, columns)
+    words = torch.zeros(blocks, 4, columns, dtype=torch.int32, device=values.device)
+    for place in range(4):
+        for half in range(2):
+            words |= padded[:, place, :, half].int() << 16 * half + 4 * place
+    units = (scales.float().view(torch.int32) + 0x1000) & -0x2000
+    return words.transpose(1, 2).contiguous(), units | zeros.int() | 0x10C0
+
 
 @triton.jit
-def shift_of(o_value, IS_AWQ: tl.constexpr):
-    # AWQ's nibbles hold the values 0 2 4 6 1 3 5 7
-    return 4 * (o_value // 2 + o_value % 2 * 4) if IS_AWQ else 4 * o_value
+def scale_of(b_units):
+    return (b_units & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def unpacked(b_words, S4: tl.constexpr, S2: tl.constexpr, S1: tl.constexpr):
-    # [A, B] to [A, 8 * B]; values 4, 2 and 1 behind another lie so many bits above it
-    b_words = tl.interleave(b_words, b_words >> S4)
-    b_words = tl.interleave(b_words, b_words >> S2)
-    return tl.interleave(b_words, b_words >> S1) & 15
-
-
-@triton.jit
-def above_power(b_value, dtype: tl.constexpr):
-    # an integer put into the mantissa of 2**7, 2**10 or 2**23 adds to it: exact, and no conversion
-    if dtype == tl.bfloat16:
-        b_bits = (b_value | 0x4300).to(tl.int16)
-    elif dtype == tl.float16:
-        b_bits = (b_value | 0x6400).to(tl.int16)
+def centred(b_words, b_units, dtype: tl.constexpr):
+    # [A, B] words and [A] units to [A, 8 * B] values less their zero, exact and without conversions
+    A: tl.constexpr = b_words.shape[0]
+    B: tl.constexpr = b_words.shape[1]
+    b_words = tl.reshape(b_words, [A, B // 4, 4])
+    # [A, B / 4, 4, 2, 2] pairs, in the lowest four bits of both halves
+    b_words = tl.join(b_words, b_words >> 8)
+    b_words = tl.join(b_words, b_words >> 4)
+    b_units = b_units[:, None, None, None, None]
+    if dtype == tl.float32:
+        b_low = ((b_words & 15) - (b_units & 15)).to(dtype)
+        b_high = ((b_words >> 16 & 15) - (b_units & 15)).to(dtype)
     else:
-        b_bits = b_value | 0x4B000000
-    return b_bits.to(dtype, bitcast=True)
+        # values put into the mantissa of 2**7 add to it, as the zero does; would the compiler know
+        # these bits, it would take each pair apart
+        b_zero = (b_units & 0x1FF0) << 2 | b_units & 15
+        if dtype == tl.float16:
+            b_zero ^= 0x2700  # of 2**10
+        b_words = (b_words & 0x000F000F) | ((b_zero | b_zero << 16) & -0x000F0010)
+        b_zero = b_zero.to(tl.int16).to(dtype, bitcast=True)
+        # the higher first: then one instruction subtracts from both
+        b_high = (b_words >> 16).to(tl.int16).to(dtype, bitcast=True) - b_zero
+        b_low = b_words.to(tl.int16).to(dtype, bitcast=True) - b_zero
+    return tl.reshape(tl.permute(tl.join(b_low, b_high), (0, 1, 3, 4, 2, 5)), [A, 8 * B])

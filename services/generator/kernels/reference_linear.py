@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-# where a word's nibbles, from the lowest bits, belong among its eight values
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 LARGEST_FP8 = 448.0
 
 
@@ -22,30 +20,11 @@ def linear_w8a16(
     return linear(x, weight.double() * scales.double()[:, None], bias)
 
 
-def nibbles(
-    words: torch.Tensor, dim: int, order: tuple[int, ...] = tuple(range(8))
-) -> torch.Tensor:
-    """Return int64 with `dim` eight times as long: the nibble at bits 4i is value `order[i]`."""
-    values = [(words.long() >> 4 * order.index(value)) & 15 for value in range(8)]
-    return torch.stack(values, dim + 1).flatten(dim, dim + 1)
-
-
-def gptq_weight(
-    qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, zero_offset: int = 1
-) -> torch.Tensor:
-    """Return the weight [N, K] of GPTQ's words."""
-    return _weight(nibbles(qweight, 0), (nibbles(qzeros, 1) + zero_offset) % 16, scales)
-
-
-def awq_weight(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return the weight [N, K] of AWQ's words."""
-    return _weight(nibbles(qweight, 1, AWQ_ORDER), nibbles(qzeros, 1, AWQ_ORDER), scales)
-
-
-def _weight(values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+def w4a16_weight(values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return the weight [N, K] of values [K, N], zeros and scales [G, N]."""
     group = values.shape[0] // scales.shape[0]
-    zeros, scales = (part.repeat_interleave(group, 0) for part in (zeros, scales))
-    return ((values - zeros) * scales.double()).T
+    zeros, scales = (part.double().repeat_interleave(group, 0) for part in (zeros, scales))
+    return ((values - zeros) * scales).T
 
 
 def linear_fp8(

@@ -55,12 +55,16 @@ class PackedWeight(NamedTuple):
             scales=self.scales.to(device),
         )
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the matrix [out, in], contiguous, each element rounded to `dtype` once."""
+    def unpacked(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values [in, out] and the zeros [groups, out], int8 from 0 to 15."""
         is_awq = self.layout == "awq"
         order = _AWQ if is_awq else _STRAIGHT
-        values = _unpacked(self.qweight, 1 if is_awq else 0, order)  # [in, out]
-        zeros = (_unpacked(self.qzeros, 1, order) + self.zero_offset) % 16  # [groups, out]
+        values = _unpacked(self.qweight, 1 if is_awq else 0, order)
+        return values, (_unpacked(self.qzeros, 1, order) + self.zero_offset) % 16
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the matrix [out, in], contiguous, each element rounded to `dtype` once."""
+        values, zeros = self.unpacked()
         centred = values.view(len(zeros), self.group_size, -1) - zeros.unsqueeze(1)
         weight = (centred * self.scales.float().unsqueeze(1)).flatten(0, 1)
         return weight.to(dtype).t().contiguous()

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from services.generator.gpu.device import Device
-from services.generator.gpu.quantized_linear import (
-    AwqLinear,
-    Fp8Linear,
-    GptqLinear,
-    Int8Linear,
-    packed_linear,
-)
+from services.generator.gpu.quantized_linear import Fp8Linear, Int8Linear, PackedLinear
 from services.generator.kernels import reference_linear
 from services.generator.kernels.linear_fp8 import LEAST_CAPABILITY
 from services.generator.model.packed_weight import PackedWeight
@@ -67,9 +61,7 @@ def packed(layout: str) -> Maker:
 
     def make(bias: torch.Tensor | None, device: torch.device) -> Case:
         stored, weight = packed_weight(layout, device)
-        linear = packed_linear(stored, bias)
-        assert isinstance(linear, AwqLinear if layout == "awq" else GptqLinear)
-        return Case(linear, lambda x: reference_linear.linear(x, weight, bias))
+        return Case(PackedLinear(stored, bias), lambda x: reference_linear.linear(x, weight, bias))
 
     return make
 
@@ -137,7 +129,7 @@ def test_packed_weights_are_stacked_by_output(layout: str, device: Device) -> No
     assert stored.shape == (64, IN)
     assert torch.equal(stored.dequantized(torch.float32).double(), weight)
     x = torch.randn(3, IN, device=device.device)
-    assert_near("out", packed_linear(stored)(x), reference_linear.linear(x, weight))
+    assert_near("out", PackedLinear(stored)(x), reference_linear.linear(x, weight))
 
 
 @CASES

@@ -1,8 +1,20 @@
-"""Weights of four bits, packed as the formats say."""
+"""Weights of four bits, at random and packed as the formats say."""
 
 import torch
 
+from services.generator.kernels.reference_linear import w4a16_weight
+
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def rounded(
+    columns: int, depth: int, group: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return values [K, N], zeros and scales [G, N]."""
+    values = torch.randint(0, 16, (depth, columns), device=device)
+    zeros = torch.randint(0, 16, (depth // group, columns), device=device)
+    scales = (torch.rand(depth // group, columns, device=device) / 8 + 0.01).half()
+    return values, zeros, scales
 
 
 def packed(values: torch.Tensor, dim: int, order: list[int]) -> torch.Tensor:
@@ -18,15 +30,12 @@ def quantised(
     columns: int, depth: int, group: int, is_awq: bool, device: torch.device, zero_offset: int = 1
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return words, zeros and scales, and the weight [N, K] that they stand for, in float64."""
-    values = torch.randint(0, 16, (depth, columns), device=device)
-    zeros = torch.randint(0, 16, (depth // group, columns), device=device)
-    scales = (torch.rand(depth // group, columns, device=device) / 8 + 0.01).half()
+    values, zeros, scales = rounded(columns, depth, group, device)
     if is_awq:
         words, stored = packed(values, 1, AWQ_ORDER), packed(zeros, 1, AWQ_ORDER)
     else:
         straight = list(range(8))
         words = packed(values, 0, straight)
         stored = packed((zeros - zero_offset) % 16, 1, straight)
-    wide = [part.repeat_interleave(group, 0) for part in (zeros, scales.double())]
-    weight = ((values - wide[0]) * wide[1]).T
+    weight = w4a16_weight(values, zeros, scales)
     return {"qweight": words, "qzeros": stored, "scales": scales}, weight

@@ -6,38 +6,31 @@ from tests.generator.kernels.cases.compile_case import POINTERS, CompileCase
 from tests.generator.kernels.cases.linear_plan import DTYPES, plans
 
 
-def case(name: str, dtype: str, group: int, is_awq: bool, plan: Plan) -> CompileCase:
+def case(name: str, dtype: str, group: int, plan: Plan) -> CompileCase:
     is_split = plan.parts > 1
     return CompileCase(
-        f"linear_w4a16 {'awq' if is_awq else 'gptq'} {group} {dtype} {name}",
+        f"linear_w4a16 {group} {dtype} {name}",
         linear_w4a16_kernel,
         {
             "p_x": POINTERS[dtype],
             "p_words": "*i32",
-            "p_zeros": "*i32",
-            "p_scales": POINTERS["float16"],
-            "p_bias": POINTERS["float16"],
+            "p_units": "*i32",
+            "p_bias": "*i32" if is_split else POINTERS[dtype],
             "p_out": POINTERS["float32" if is_split else dtype],
-            **dict.fromkeys(("s_x", "T", "N", "K", "G", "K_PART"), "i32"),
+            **dict.fromkeys(("s_x", "T", "N", "K", "K_PART"), "i32"),
         },
-        {
-            "ZERO_OFFSET": int(not is_awq),
-            "IS_AWQ": is_awq,
-            "HAS_BIAS": not is_split,
-            **plan.constants,
-        },
+        {"G": group, "HAS_BIAS": not is_split, **plan.constants},
         **plan.options,
         aligned=(
-            *("p_x", "p_words", "p_zeros", "p_scales", "p_bias", "p_out"),
-            *("s_x", "N", "K", "G", "K_PART"),
+            *("p_x", "p_words", "p_units", "p_bias", "p_out"),
+            *("s_x", "N", "K", "K_PART"),
         ),
     )
 
 
 CASES = [
-    case(name, dtype, group, is_awq, plan)
+    case(name, dtype, group, plan)
     for dtype, group in (("bfloat16", 128), ("float16", 32), ("float32", 128))
-    for is_awq in (False, True)
     for name, plan in plans(
         lambda rows, depth, dtype=dtype, group=group: tiles_for(rows, DTYPES[dtype], depth, group)
     )
