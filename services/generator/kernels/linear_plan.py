@@ -23,10 +23,10 @@ from services.generator.kernels.checks import (
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 ANY = 2**63  # rows
-FEW_ROWS = 16
-SPLIT_ROWS = 64  # more tokens are work enough, and their sums too much memory
+# by bounds of rows: programs for each multiprocessor, which hide one another's waiting, and the
+# fewest steps along K that are worth the writing and reading of a part
+SPREAD = ((16, 3, 2), (64, 2, 2), (ANY, 1, 8))
 MAX_PARTS = 16
-PART_STEPS = 2  # the fewest steps along K that are worth a program
 GROUP = 8  # tiles of tokens that run through the columns together: their weights stay in L2
 
 
@@ -76,13 +76,12 @@ def choose(table: Sequence[tuple[int, Tiles]], rows: int) -> Tiles:
 
 
 def planned(rows: int, columns: int, depth: int, tiles: Tiles, multiprocessors: int) -> Plan:
-    """Return the plan: K is split where tokens are few, to as many programs as run at once."""
+    """Return the plan: K is split where that gives more multiprocessors something to do."""
     programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
     steps = max(1, triton.cdiv(depth, tiles.depth))
-    # those of a multiprocessor hide one another's waiting; more tokens have more to sum
-    resident = 3 if rows <= FEW_ROWS else 2 if rows <= SPLIT_ROWS else 0
+    resident, fewest = next(entry for bound, *entry in SPREAD if rows <= bound)
     wanted = resident * multiprocessors // programs
-    parts = max(1, min(wanted, steps // PART_STEPS, MAX_PARTS))
+    parts = max(1, min(wanted, steps // fewest, MAX_PARTS))
     part_steps = triton.cdiv(steps, parts)
     return Plan(tiles, programs, triton.cdiv(steps, part_steps), part_steps * tiles.depth)
 

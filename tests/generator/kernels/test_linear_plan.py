@@ -6,8 +6,6 @@ import torch
 from services.generator.kernels.linear_plan import (
     ANY,
     MAX_PARTS,
-    PART_STEPS,
-    SPLIT_ROWS,
     Tiles,
     choose,
     planned,
@@ -20,27 +18,31 @@ TILES = Tiles(16, 64, 128, 4, 4)
 
 @pytest.mark.parametrize("depth", [1, 128, 129, 1024, 1152, 3072, 14336])
 @pytest.mark.parametrize("columns", [1, 1024, 4096, 6144, 28672])
-def test_parts_cover_the_depth_and_none_is_empty(columns: int, depth: int) -> None:
-    """For widths of real models on 132 multiprocessors."""
-    plan = planned(1, columns, depth, TILES, 132)
+@pytest.mark.parametrize(("rows", "resident", "fewest"), [(16, 3, 2), (64, 2, 2), (65, 1, 8)])
+def test_parts_cover_the_depth_and_none_is_empty(
+    rows: int, resident: int, fewest: int, columns: int, depth: int
+) -> None:
+    """For widths of real models on 132 multiprocessors, of which each has few programs."""
+    plan = planned(rows, columns, depth, TILES, 132)
     assert plan.part_depth % TILES.depth == 0
     assert (plan.parts - 1) * plan.part_depth < depth <= plan.parts * plan.part_depth
     assert plan.parts <= MAX_PARTS
-    assert plan.parts == 1 or plan.part_depth >= PART_STEPS * TILES.depth
-    assert plan.parts == 1 or plan.programs * plan.parts <= 3 * 132
+    assert plan.parts == 1 or plan.part_depth >= fewest * TILES.depth
+    assert plan.parts == 1 or plan.programs * plan.parts <= resident * 132
 
 
 def test_enough_programs_are_not_split() -> None:
     """Neither many columns nor many tokens are."""
     assert planned(1, 2 * 132 * 64, 4096, TILES, 132).parts == 1
-    assert planned(SPLIT_ROWS + 1, 1024, 4096, TILES, 132).parts == 1
+    assert planned(80, 1024, 4096, TILES, 132).parts == 1
     assert planned(1, 1024, 4096, TILES, 132).parts == 16
 
 
 def test_few_tokens_are_cut_finer() -> None:
     """The sums of many are more to write and to read."""
-    found = [planned(rows, 6144, 4096, TILES._replace(rows=64), 132).parts for rows in (16, 17, 64)]
-    assert found == [4, 2, 2]
+    tiles = TILES._replace(rows=128)
+    found = [planned(rows, 2048, 4096, tiles, 132).parts for rows in (16, 17, 64, 65, 128)]
+    assert found == [11, 8, 8, 4, 4]
 
 
 def test_tiles_are_those_of_the_first_bound_that_holds_the_rows() -> None:
