@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from services.generator.kernels.vocab_search import best_of, cut
+from services.generator.kernels.vocab_search import KEPT, cut, keep_best
 from services.generator.kernels.vocabulary import require_logits, require_per_row, tile_and_warps
 
 # mantissa bits that float32 has and the logits have not
@@ -20,6 +20,7 @@ def sampling_bounds_kernel(
     p_top_k,  # [S] int32
     p_top_p,  # [S] float32
     p_min_p,  # [S] float32
+    p_kept,  # [S, KEPT, BV]
     p_low,  # [S] float32
     p_high,  # [S] float32
     p_tie_end,  # [S] int32
@@ -39,13 +40,16 @@ def sampling_bounds_kernel(
     is_ranked = ((top_k > 0) & (top_k < V)) | (top_p < 1.0)
     if (temperature > 0.0) & (is_ranked | (min_p > 0.0)):
         p_row = p_logits + i_s * s_logits
-        best = best_of(p_row, V, BV)
+        p_kept += i_s * KEPT * BV
+        best, rest = keep_best(p_row, p_kept, V, BV)
         # a row without a finite best fails when it is drawn from
         if (best > float("-inf")) & (best < float("inf")):
             # where exp((logit - best) / temperature) is min_p
             low = best + temperature * tl.log(min_p)
             if is_ranked:
-                low, high, tie_end = cut(p_row, V, best, temperature, low, top_k, top_p, SHIFT, BV)
+                low, high, tie_end = cut(
+                    p_row, p_kept, V, best, rest, temperature, low, top_k, top_p, SHIFT, BV
+                )
     tl.store(p_low + i_s, low)
     tl.store(p_high + i_s, high)
     tl.store(p_tie_end + i_s, tie_end)
@@ -69,8 +73,9 @@ def _launch(
     tie_end = torch.empty(rows, dtype=torch.int32, device=logits.device)
     if rows:
         tile, warps = bounds_tile(vocab)
+        kept = logits.new_empty(rows, KEPT.value, tile)
         sampling_bounds_kernel[(rows,)](
-            *(logits, temperature, top_k, top_p, min_p, low, high, tie_end),
+            *(logits, temperature, top_k, top_p, min_p, kept, low, high, tie_end),
             *(logits.stride(0), vocab),
             SHIFT=SHIFTS[logits.dtype],
             BV=tile,

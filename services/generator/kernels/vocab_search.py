@@ -3,7 +3,8 @@
 A count or a weight of what lies above the cut is the goal. The range of values that holds the cut
 is divided into four, over and over (as in Qrita, arXiv:2602.01518), here in the floats' own order
 as integers, so that it ends after 16 passes over a float32 row at most, 10 over float16, 8 over
-bfloat16, and is exact to the last step. Ties at the cut fall to the lower ids.
+bfloat16, and is exact to the last step. Most often these passes are over few of the row's values:
+its largest are kept apart. Ties at the cut fall to the lower ids.
 """
 
 import triton
@@ -23,15 +24,35 @@ def value_of(key, SHIFT: tl.constexpr):
     return bits.to(tl.int32).to(tl.float32, bitcast=True)
 
 
+KEPT = tl.constexpr(4)
+
+
 @triton.jit
-def best_of(p_row, V, BV: tl.constexpr):
-    b_best = tl.full([BV], float("-inf"), tl.float32)
+def keep_best(
+    p_row,  # [V]
+    p_kept,  # [KEPT, BV]
+    V,
+    BV: tl.constexpr,
+):
+    # the largest KEPT of every BV-th logit; the best, and what none that is not kept lies above
+    b_1 = tl.full([BV], float("-inf"), tl.float32)
+    b_2, b_3, b_4 = b_1, b_1, b_1
     for start in range(0, V, BV):
         o_v = start + tl.arange(0, BV)
         # [BV]
-        b_logits = tl.load(p_row + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32)
-        b_best = tl.maximum(b_best, b_logits)
-    return tl.max(b_best, axis=0)
+        b_less = tl.load(p_row + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32)
+        b_1, b_less = tl.maximum(b_1, b_less), tl.minimum(b_1, b_less)
+        b_2, b_less = tl.maximum(b_2, b_less), tl.minimum(b_2, b_less)
+        b_3, b_less = tl.maximum(b_3, b_less), tl.minimum(b_3, b_less)
+        b_4 = tl.maximum(b_4, b_less)
+    p_kept += tl.arange(0, BV)
+    tl.store(p_kept, b_1.to(p_kept.dtype.element_ty))
+    tl.store(p_kept + BV, b_2.to(p_kept.dtype.element_ty))
+    tl.store(p_kept + 2 * BV, b_3.to(p_kept.dtype.element_ty))
+    tl.store(p_kept + 3 * BV, b_4.to(p_kept.dtype.element_ty))
+    # other threads read them
+    tl.debug_barrier()
+    return tl.max(b_1, axis=0), tl.max(b_4, axis=0)
 
 
 @triton.jit
@@ -43,12 +64,13 @@ def weigh(p_row, V, best, temperature, bound_1, bound_2, bound_3, BV: tl.constex
     b_w1 = tl.zeros([BV], tl.float32)
     b_w2 = tl.zeros([BV], tl.float32)
     b_w3 = tl.zeros([BV], tl.float32)
+    rate = 1.4426950408889634 / temperature  # of powers of 2
     for start in range(0, V, BV):
         o_v = start + tl.arange(0, BV)
         m_v = o_v < V
         # [BV]
         b_logits = tl.load(p_row + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
-        b_weight = tl.exp((b_logits - best) / temperature)
+        b_weight = tl.exp2((b_logits - best) * rate)
         m_1 = m_v & (b_logits >= bound_1)
         m_2 = m_v & (b_logits >= bound_2)
         m_3 = m_v & (b_logits >= bound_3)
@@ -122,10 +144,18 @@ def end_of(p_row, V, low, high, ties, BV: tl.constexpr):
 
 
 @triton.jit
+def among(p_row, p_kept, V, is_kept, BV: tl.constexpr):
+    # where the search reads, and how much
+    return tl.where(is_kept, p_kept, p_row), tl.where(is_kept, KEPT * BV, V)
+
+
+@triton.jit
 def cut(
     p_row,  # [V]
+    p_kept,  # [KEPT, BV]
     V,
     best,
+    rest,  # what is above is kept
     temperature,
     floor,  # what min_p leaves is not below it
     top_k,
@@ -138,8 +168,8 @@ def cut(
     nothing = tl.zeros([], tl.float32)
     lo = key_of(floor, SHIFT)
     end = key_of(best, SHIFT) + 1
-    # most often the cut is among what weighs more than 1/3000 of the best
-    near = tl.maximum(key_of(best - 8.0 * temperature, SHIFT), lo + 1)
+    # most often the cut is among what is kept
+    near = tl.maximum(key_of(rest, SHIFT), lo) + 1
     c_near = value_of(near, SHIFT)
     n_lo, n_near, _, w_lo, w_near, _ = weigh(p_row, V, best, temperature, floor, c_near, c_near, BV)
     hi, n_hi, w_hi = end, none, nothing
@@ -149,8 +179,9 @@ def cut(
         lo = tl.where(is_near, near, lo)
         n_lo = tl.where(is_near, n_near, n_lo)
         w_lo = tl.where(is_near, w_near, w_lo)
+        p_from, size = among(p_row, p_kept, V, lo >= near, BV)
         lo, hi, n_lo, n_hi, w_lo, w_hi = search(
-            p_row, V, best, temperature, lo, hi, n_lo, n_hi, w_lo, w_hi, top_k, False, SHIFT, BV
+            p_from, size, best, temperature, lo, hi, n_lo, n_hi, w_lo, w_hi, top_k, False, SHIFT, BV
         )
         left = top_k
         w_lo = w_hi + (w_lo - w_hi) * (left - n_hi) / (n_lo - n_hi)
@@ -161,12 +192,29 @@ def cut(
         lo = tl.where(is_near, near, lo)
         left = tl.where(is_near, n_near, left)
         w_lo = tl.where(is_near, w_near, w_lo)
+        p_from, size = among(p_row, p_kept, V, lo >= near, BV)
         lo, hi, n_lo, n_hi, w_lo, w_hi = search(
-            p_row, V, best, temperature, lo, end, left, none, w_lo, nothing, goal, True, SHIFT, BV
+            p_from,
+            size,
+            best,
+            temperature,
+            lo,
+            end,
+            left,
+            none,
+            w_lo,
+            nothing,
+            goal,
+            True,
+            SHIFT,
+            BV,
         )
         # of equal weights, as many as begin below the goal
         wanted = tl.ceil((goal - w_hi) * (n_lo - n_hi) / (w_lo - w_hi))
         ties = tl.minimum(tl.maximum(wanted, 1.0), n_lo - n_hi).to(tl.int32)
     low = tl.maximum(value_of(lo, SHIFT), floor)
     high = value_of(hi, SHIFT)
-    return low, high, end_of(p_row, V, low, high, ties, BV)
+    tie_end = none + V
+    if ties < n_lo - n_hi:
+        tie_end = end_of(p_row, V, low, high, ties, BV)
+    return low, high, tie_end

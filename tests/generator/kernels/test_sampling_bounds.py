@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from services.generator.kernels import reference_sampling
-from services.generator.kernels.sampling_bounds import sampling_bounds
+from services.generator.kernels.sampling_bounds import bounds_tile, sampling_bounds
+from services.generator.kernels.vocab_search import KEPT
 
 # numpy, behind the interpreter, warns of infinities and of the logarithm of 0
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -87,6 +88,16 @@ def test_rows_of_several_tiles(vocab: int, dtype: torch.dtype, device: torch.dev
     """Near the size of a tile."""
     filters = [(1.0, 50, 1.0, 0.0), (0.9, 0, 0.9, 0.0), (1.2, 200, 0.7, 0.001)]
     compare((torch.randn(3, vocab, device=device) * 3).to(dtype), filters)
+
+
+def test_largest_logits_a_tile_apart_are_all_found(device: torch.device) -> None:
+    """More than are kept of those whose ids differ by multiples of a tile, and up to as many."""
+    tile, _ = bounds_tile(2**20)
+    logits = torch.randn(1, (KEPT.value + 2) * tile, device=device)
+    logits[:, 77::tile] += 9.0
+    ks = [KEPT.value - 1, KEPT.value, KEPT.value + 1, KEPT.value + 2, 20]
+    filters = [*((1.0, k, 1.0, 0.0) for k in ks), (1.0, 0, 0.9, 0.0), (2.0, 9, 0.99, 0.0)]
+    compare(logits.expand(len(filters), -1), filters)
 
 
 def test_a_long_vocabulary(device: torch.device) -> None:

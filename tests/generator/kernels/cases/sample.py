@@ -27,10 +27,10 @@ for dtype in ("bfloat16", "float32"):
             CompileCase(
                 f"sample bounds {name}",
                 sampling_bounds_kernel,
-                {**given, **FILTERS, **sizes},
+                {**given, **FILTERS, "p_kept": POINTERS[dtype], **sizes},
                 {"SHIFT": SHIFTS[getattr(torch, dtype)], "BV": tile},
                 num_warps=warps,
-                aligned=(*aligned, *FILTERS),
+                aligned=(*aligned, *FILTERS, "p_kept"),
             )
         )
         tile, warps = sample_tile(vocab)
