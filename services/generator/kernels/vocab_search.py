@@ -37,7 +37,8 @@ def keep_best(
     # the largest KEPT of every BV-th logit; the best, and what none that is not kept lies above
     b_1 = tl.full([BV], float("-inf"), tl.float32)
     b_2, b_3, b_4 = b_1, b_1, b_1
-    for start in range(0, V, BV):
+    # one program reads alone: four tiles are on their way
+    for start in tl.range(0, V, BV, num_stages=5):
         o_v = start + tl.arange(0, BV)
         # [BV]
         b_less = tl.load(p_row + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32)
