@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from services.generator.kernels.checks import KernelError
+from services.generator.kernels.sampling_bounds import SHIFTS
 from services.generator.kernels.vocab_search import key_of, value_of
 from services.generator.kernels.vocabulary import require_logits, require_per_row, tile_and_warps
 
@@ -26,6 +27,7 @@ def logprobs_tiles_kernel(
     s_logits,
     V,
     N: tl.constexpr,
+    SHIFT: tl.constexpr,
     BV: tl.constexpr,
 ):
     i_s = tl.program_id(0).to(tl.int64)
@@ -46,13 +48,20 @@ def logprobs_tiles_kernel(
     tl.store(p_sum + o_out, tl.sum(tl.exp(b_logits - origin), axis=0))
     tl.store(p_above + o_out, tl.sum((b_logits > chosen).to(tl.int32), axis=0))
     if N > 0:
-        # ordered by logit, and of equal logits the lower id first
-        b_candidate = (key_of(b_logits, 0) << 32) | (0x7FFFFFFF - o_v).to(tl.int64)
-        b_left = tl.where(m_v, b_candidate, TAKEN)
+        # ordered by logit, and of equal logits the lower id first; half as wide where that suffices
+        b_key = key_of(b_logits, SHIFT)
+        if SHIFT > 0:
+            b_key = b_key.to(tl.int32)
+        b_left = b_key * BV + (BV - 1 - tl.arange(0, BV))
+        none = tl.full([], TAKEN if SHIFT == 0 else -(2**31), b_left.dtype)
+        b_left = tl.where(m_v, b_left, none)
         for i_n in range(N):
-            candidate = tl.max(b_left, axis=0)
-            tl.store(p_candidates + o_out * N + i_n, candidate)
-            b_left = tl.where(b_left == candidate, TAKEN, b_left)
+            first = tl.max(b_left, axis=0)
+            b_left = tl.where(b_left == first, none, b_left)
+            i_left = first & (BV - 1)
+            key = key_of(value_of(((first - i_left) // BV).to(tl.int64), SHIFT), 0)
+            candidate = (key << 32) | (0x7FFFFFFF - (i_v * BV + BV - 1 - i_left)).to(tl.int64)
+            tl.store(p_candidates + o_out * N + i_n, tl.where(first == none, TAKEN, candidate))
 
 
 @triton.jit
@@ -129,6 +138,7 @@ def _launch(
         logprobs_tiles_kernel[(rows, tiles)](
             *(logits, token_ids, *parts, logits.stride(0), vocab),
             N=num_top,
+            SHIFT=SHIFTS[logits.dtype],
             BV=tile,
             num_warps=warps,
         )

@@ -1,5 +1,6 @@
 """Log-probabilities over Qwen3's and SmolLM's vocabularies, with few and many of the best."""
 
+import torch
 import triton
 
 from services.generator.kernels.logprobs import (
@@ -8,6 +9,7 @@ from services.generator.kernels.logprobs import (
     logprobs_tiles_kernel,
     row_warps,
 )
+from services.generator.kernels.sampling_bounds import SHIFTS
 from tests.generator.kernels.cases.compile_case import POINTERS, CompileCase
 
 PARTS = {"p_best": "*fp32", "p_sum": "*fp32", "p_above": "*i32", "p_candidates": "*i64"}
@@ -24,7 +26,7 @@ for dtype in ("bfloat16", "float32"):
                 f"logprobs tiles {dtype} {vocab} top {num_top}",
                 logprobs_tiles_kernel,
                 {**given, **PARTS},
-                {"N": num_top, "BV": tile},
+                {"N": num_top, "SHIFT": SHIFTS[getattr(torch, dtype)], "BV": tile},
                 num_warps=warps,
                 aligned=(*given, *PARTS),
             ),
