@@ -1,7 +1,6 @@
 """`python -m services.generator`: one engine, serving jobs from the bus and calls over gRPC."""
 
 import asyncio
-import gc
 import logging
 import uuid
 from pathlib import Path
@@ -17,6 +16,7 @@ from services.generator import wire
 from services.generator.bridge import EngineBridge
 from services.generator.config import GeneratorSettings, variable
 from services.generator.engine import Engine, EngineConfigError
+from services.generator.engine_thread import spare_what_is_loaded
 from services.generator.metrics import EngineCollector
 from services.generator.model import ModelError
 from services.generator.servicer import GeneratorServicer
@@ -67,9 +67,7 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     lifecycle.on_drain(worker.drain)
     lifecycle.spawn(worker.run(), "announcements")
     lifecycle.spawn(_watch(failed), "engine")
-    # a collection that looks at all that was loaded stops a step for a tenth of a second
-    gc.collect()
-    gc.freeze()
+    spare_what_is_loaded()
     log.info("serving %s revision %s as %s", model.id, model.revision, replica_id)
 
 
