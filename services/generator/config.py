@@ -43,6 +43,7 @@ class GeneratorSettings(Settings):
     max_waiting: int = Field(16, ge=0, le=4096, description="sequences taken beyond those running")
     max_waiting_tokens: int = Field(0, ge=0, description="prompt tokens that wait; 0: no limit")
     kv_cache_mb: int = Field(0, ge=0, description="KV cache; 0 sizes it from the free memory")
+    kv_cache_dtype: str = Field("", pattern="^(|fp8)$", description="default: the weights' own")
     attention: str = Field(
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
@@ -67,6 +68,7 @@ class GeneratorSettings(Settings):
             dtype=self.dtype or None,
             max_num_seqs=self.max_sequences or max_num_seqs,
             max_batched_tokens=self.max_batched_tokens or max_batched_tokens,
+            kv_cache_dtype=self.kv_cache_dtype or None,
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=None if self.target_step_ms < 0 else self.target_step_ms / 1000,
             attention=self.attention,

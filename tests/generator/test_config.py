@@ -48,3 +48,6 @@ def test_what_only_a_gpu_does_is_refused_on_a_cpu() -> None:
     assert GeneratorSettings(device="cuda", quantization="fp8").engine().quantization == "fp8"
     with pytest.raises(EngineConfigError, match="quantization: must be int8"):
         GeneratorSettings(quantization="fp8").engine()
+    assert GeneratorSettings(device="cuda", kv_cache_dtype="fp8").engine().kv_cache_dtype == "fp8"
+    with pytest.raises(EngineConfigError, match="kv_cache_dtype: must be None"):
+        GeneratorSettings(kv_cache_dtype="fp8").engine()

@@ -33,6 +33,7 @@ class EngineConfig:
     On the `device` cuda, the first GPU that CUDA shows, steps of decodes alone are recorded and
     replayed where `graphs`; `attention`, `num_threads` and `batch_invariant` are a CPU's. There
     `quantization` int8 rounds weights only, and fp8 (compute capability 9.0 and later) does.
+    `kv_cache_dtype` fp8, on such a GPU, keeps keys and values in eight bits, those beyond 448 cut.
     """
 
     model: Path
@@ -54,6 +55,7 @@ class EngineConfig:
     quantization: str | None = None
     device: str = "cpu"
     graphs: bool = True
+    kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_num_seqs", "max_batched_tokens", "block_size"):
@@ -72,6 +74,8 @@ class EngineConfig:
         if self.quantization not in known:
             names = "int8, fp8" if "fp8" in known else "int8"
             raise EngineConfigError("quantization", f"must be {names} or None")
+        if self.kv_cache_dtype not in ((None,) if self.device == "cpu" else (None, "fp8")):
+            raise EngineConfigError("kv_cache_dtype", "must be None, or fp8 on a GPU")
         if self.target_step_s is not None and self.target_step_s < 0.0:
             raise EngineConfigError("target_step_s", "must not be negative")
         if not 0.0 <= self.output_quantile < 1.0:

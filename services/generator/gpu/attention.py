@@ -43,12 +43,15 @@ class PagedHeads:
         self._heads, self._kv_heads = config.num_heads, config.num_kv_heads
         self._head_dim = config.head_dim
         self._q_size = config.q_size
+        # a cache of eight bits holds what it is given, without a unit of its own
+        self._units = torch.ones(config.num_kv_heads, device=device)
 
     def __call__(
         self, qkv: torch.Tensor, cache: LayerCache, plan: TablePages, rotations: Sequence[Angles]
     ) -> torch.Tensor:
         """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache."""
         k_cache, v_cache = self._views(cache)
+        units = self._units if k_cache.dtype.itemsize == 1 else None
         cos, sin = self._no_turn if self._rope_index is None else rotations[self._rope_index]
         rope_write(
             *(qkv, cos.expand(len(qkv), -1), sin.expand(len(qkv), -1), plan.slots),
@@ -58,6 +61,8 @@ class PagedHeads:
             head_dim=self._head_dim,
             norm_weight=self._norm_weight,
             eps=self._norm_eps,
+            k_scale=units,
+            v_scale=units,
         )
         q = qkv[:, : self._q_size].view(-1, self._heads, self._head_dim)
         count = plan.num_decodes
@@ -69,6 +74,8 @@ class PagedHeads:
                     *(q[:count], k_cache, v_cache, *tables, self._scale),
                     window=self._window,
                     soft_cap=self._soft_cap,
+                    k_scale=units,
+                    v_scale=units,
                 )
             )
         if count < len(q):
@@ -78,6 +85,8 @@ class PagedHeads:
                     *(plan.lengths[count:], self._scale),
                     window=self._window,
                     soft_cap=self._soft_cap,
+                    k_scale=units,
+                    v_scale=units,
                 )
             )
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -17,7 +17,7 @@ from services.generator.gpu.rehearsal import rehearse
 from services.generator.gpu.runner import GpuRunner
 from services.generator.gpu.step_inputs import Layout, StepInputs
 from services.generator.gpu.token_choice import TokenChoice
-from services.generator.kernels.checks import KernelError
+from services.generator.kernels.checks import KernelError, require_capability
 from services.generator.model import Decoder, KVCache, ModelConfig
 from services.generator.model.checkpoint import Weights
 from services.generator.model.kv_cache import block_bytes
@@ -44,6 +44,7 @@ def load_runner(
     one, or a cache, that does not fit, or a quantization that the device does not have.
     """
     dtype = compute_dtype(shape, config.dtype, widens_half=False)
+    cache_dtype = _cache_dtype(config, dtype, device)
     # quantised here, they take a byte each at least
     kept = dtype if config.quantization is None else torch.int8
     check_weights(weights.num_bytes(kept), device.free_bytes())
@@ -60,14 +61,14 @@ def load_runner(
     num_blocks = num_blocks_within(
         config,
         shape.context_length,
-        block_bytes(shape, config.block_size, dtype),
+        block_bytes(shape, config.block_size, cache_dtype),
         Room(
             device.free_bytes() - step_bytes,
             _FREE_SHARE,
             f"beside weights of {mib(weight_bytes)} and a step's largest {mib(step_bytes)}",
         ),
     )
-    cache = KVCache(shape, num_blocks, config.block_size, dtype, device.device)
+    cache = KVCache(shape, num_blocks, config.block_size, cache_dtype, device.device)
     longest = min(-(-shape.context_length // config.block_size), num_blocks)
     inputs = StepInputs(device, _capacity(config, longest))
     choice = TokenChoice(device, shape.vocab_size, _max_rows(config))
@@ -79,6 +80,16 @@ def load_runner(
         rehearse(runner, config, min(shape.context_length, num_blocks * config.block_size))
         device.release()
     return LoadedRunner(runner, num_blocks)
+
+
+def _cache_dtype(config: EngineConfig, dtype: torch.dtype, device: Device) -> torch.dtype:
+    if config.kv_cache_dtype is None:
+        return dtype
+    try:
+        require_capability("fp8", device.device, (9, 0))
+    except KernelError as error:
+        raise EngineConfigError("kv_cache_dtype", str(error)) from error
+    return torch.float8_e4m3fn
 
 
 def _max_rows(config: EngineConfig) -> int:

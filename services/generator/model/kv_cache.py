@@ -40,6 +40,8 @@ class KVCache:
         else:
             self._storage = torch.zeros(shape, dtype=dtype, device=device)
         self.block_size = block_size
+        # floats of eight bits have no indexing of their own
+        self._indexed = self._storage.view(torch.uint8) if dtype.itemsize == 1 else self._storage
         self.layers = [
             LayerCache(layer.view(-1, shape[-1]), layer.view(num_blocks, -1))
             for layer in self._storage
@@ -53,7 +55,7 @@ class KVCache:
     def clear(self, block_ids: Sequence[int]) -> None:
         """Zero the content of these blocks in every layer."""
         if block_ids:
-            self._storage[:, torch.tensor(block_ids)] = 0
+            self._indexed[:, torch.tensor(block_ids)] = 0
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy the content of each pair's first block to its second, in every layer.
@@ -62,7 +64,7 @@ class KVCache:
         """
         if pairs:
             sources, targets = torch.tensor(pairs).unbind(1)
-            self._storage[:, targets] = self._storage[:, sources]
+            self._indexed[:, targets] = self._indexed[:, sources]
 
     def __repr__(self) -> str:
         shape, dtype = tuple(self._storage.shape), self._storage.dtype

@@ -41,7 +41,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen3-0.6b": (QWEN3, {}),
     "llama-3-8b": (LLAMA3, {}),
     "llama-3-8b int8": (LLAMA3, {"quantization": "int8"}),
-    "llama-3-8b fp8": (LLAMA3, {"quantization": "fp8"}),
+    "llama-3-8b fp8": (LLAMA3, {"quantization": "fp8", "kv_cache_dtype": "fp8"}),
     "mixture": (MIXTURE, {}),
     "gemma2": (GEMMA2, {}),
 }
