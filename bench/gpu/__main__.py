@@ -9,7 +9,8 @@ for the same, eager and compiled. The engine, over random weights: gates against
 rates against the time of reading weights and contexts once, and nano-vLLM's workload.
 
 What fails is told with its reason and the rest goes on; the exit code is 1 then. A missed aim is no
-failure. Writes bench/results/gpu.json with every row; gpu-partial.json with --quick or --only.
+failure. Writes bench/results/gpu.json with every row; gpu-partial.json with --quick, --only or
+--device cpu.
 """
 
 from __future__ import annotations

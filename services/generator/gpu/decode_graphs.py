@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def ladder(largest: int) -> list[int]:
-    """Return the batch sizes up to `largest`: padding wastes at most half, from 8 on an eighth."""
+    """Return the batch sizes up to `largest`: padding is at most 7 rows, from 64 on an eighth."""
     sizes, size = [1, 2, 4], 8
     while size < largest:
         sizes.append(size)

@@ -1,4 +1,4 @@
-"""Executes chunks on a GPU: one copy in, launches without a wait, one copy out and one wait.
+"""Executes chunks on a GPU: copies in, launches and copies out, all without a wait, then one wait.
 
 While the device computes a step, the host plans the next one and launches it behind, on the tokens
 that this one will have drawn; so the device goes from step to step without waiting for the host.

@@ -69,7 +69,7 @@ def build_decoder(
 
 
 def compute_dtype(config: ModelConfig, dtype: str | None, widens_half: bool = True) -> torch.dtype:
-    """Return the dtype of weights and cache; ModelConfigError for one that is not supported."""
+    """Return the dtype of weights and rows; ModelConfigError for one that is not supported."""
     name = dtype or config.dtype
     if name not in _COMPUTE_DTYPES:
         raise ModelConfigError("dtype", f"{name} is not one of: {', '.join(_COMPUTE_DTYPES)}")

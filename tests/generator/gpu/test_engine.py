@@ -153,7 +153,7 @@ def test_memory_that_a_step_does_not_find_is_told(folder: Path, device: Device) 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 60, 256, 1024])
 def test_the_ladder_wastes_little(largest: int) -> None:
-    """Each batch has a size that fits it; from 8 on padding is at most half of it, later less."""
+    """Each batch has a size that fits it; padding is at most 7 rows, later an eighth."""
     sizes = ladder(largest)
     assert sizes == sorted(set(sizes)) and sizes[-1] == largest
     for batch in range(1, largest + 1):
