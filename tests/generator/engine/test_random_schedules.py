@@ -82,6 +82,7 @@ class Schedules(RuleBasedStateMachine):
         self.live: dict[str, tuple[list[int], SamplingParams, int, list[int]]] = {}
         self.failing: set[str] = set()
         self.is_broken = False
+        self.num_faults = 0
         self.misread: list[Exception] = []
         self.num_roomy_tokens = 10**9
         self.executor.fails = lambda chunk: chunk.request.request_id in self.failing
@@ -209,6 +210,7 @@ class Schedules(RuleBasedStateMachine):
         scheduler.commit = commit  # type: ignore[method-assign]
         self.step(1)
         self.engine._num_faults_in_a_row = 0
+        self.num_faults = self.engine.stats().num_faults
 
     @rule(num_tokens=st.integers(0, 8), count=st.integers(1, 3))
     def run_out_of_memory(self, num_tokens: int, count: int) -> None:
@@ -259,6 +261,7 @@ class Schedules(RuleBasedStateMachine):
             self.engine.check()
             self.follow_events()
             stats = self.engine.stats()
+            assert stats.num_faults == self.num_faults, "the engine survived a bug of its own"
             assert stats.num_refusals == self.num_refused
             assert stats.num_waiting_tokens >= stats.num_waiting
             assert 0.0 <= stats.kv_waste <= 1.0

@@ -7,6 +7,7 @@ its own, because the interpreter's switch is read when a kernel is defined.
 """
 
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -87,8 +88,12 @@ def main() -> None:
     assert "TRITON_INTERPRET" not in os.environ, "the interpreter cannot compile"
     from triton.runtime.driver import driver
 
+    from bench.gpu.worker import Faults
     from tests.generator.gpu.offline_driver import OfflineDriver, zero_what_is_empty
 
+    # the engine outlives what a step raises, and the runner what it launches ahead: both log it
+    faults = Faults()
+    logging.getLogger().addHandler(faults)
     zero_what_is_empty()
     for name, (shape, options) in SHAPES.items():
         absent = OfflineDriver(CAPABILITY)
@@ -96,6 +101,7 @@ def main() -> None:
         engine = load(shape, options)
         num_at_load = len(absent.loaded)
         serve(engine)
+        assert not faults.lines, "\n".join(faults.lines)
         told = {
             "shape": name,
             "launches": absent.num_launches,

@@ -1,6 +1,8 @@
 """The generator on the GPU where there is one, elsewhere on the CPU by Triton's interpreter."""
 
+import logging
 import os
+from collections.abc import Iterator
 from importlib import util
 
 import pytest
@@ -23,6 +25,17 @@ collect_ignore = (
 def device() -> Device:
     """Where the kernels run."""
     return CudaDevice() if IS_GPU else HostDevice()
+
+
+@pytest.fixture(autouse=True)
+def nothing_fails_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The engine outlives what a step raises, and the runner what it launches ahead: both log it.
+
+    A test that brings it about clears the log.
+    """
+    yield
+    records = caplog.get_records("call")
+    assert [r.getMessage() for r in records if r.levelno >= logging.ERROR] == []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

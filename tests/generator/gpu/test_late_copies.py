@@ -55,7 +55,7 @@ def test_nothing_is_written_where_a_copy_is_under_way(tmp_path: Path, seed: int)
 
 
 def test_launches_that_fail_leave_nothing_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many fail one after the other, each after its inputs were sent."""
     device = LateDevice()
@@ -83,3 +83,4 @@ def test_launches_that_fail_leave_nothing_under_way(
             engine.check()
     assert num_failures > 12
     assert device.num_torn == 0
+    caplog.clear()

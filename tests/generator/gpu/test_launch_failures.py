@@ -28,7 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("prompts", [{"a": PROMPTS["a"]}, PROMPTS], ids=["alone", "beside"])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), ValueError("no kernel")])
 def test_a_pass_that_is_not_launched_ahead_is_launched_later(
-    folder: Path, prompts: dict[str, list[int]], error: Exception
+    folder: Path,
+    prompts: dict[str, list[int]],
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The requests of the step before it neither fail nor give way."""
     expected = run(on_device(folder, HostDevice()), prompts, GREEDY)
@@ -47,3 +50,4 @@ def test_a_pass_that_is_not_launched_ahead_is_launched_later(
     assert run(engine, prompts, GREEDY) == expected
     assert num_failures > 0
     assert engine.stats().num_preemptions == engine.stats().num_faults == 0
+    caplog.clear()
