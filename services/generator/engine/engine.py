@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 from services.generator.engine.beam_group import BeamGroup
@@ -296,6 +297,8 @@ class Engine:
     def _execute_in_halves(self, chunks: Sequence[Chunk], error: Exception) -> list[ChunkResult]:
         """Run a batch for which there was no memory in parts; defer a chunk that is one alone."""
         logger.warning("no memory for a batch of %d: %s", len(chunks), error)
+        # the frames that it passed hold what the batch had made
+        traceback.clear_frames(error.__traceback__)
         self._runner.release_memory()
         if len(chunks) == 1:
             return [ChunkResult(deferred=True)]

@@ -1,5 +1,6 @@
 """A step that finds no memory: smaller steps, then those who give way, then the one that ends."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,27 @@ def test_a_batch_without_room_runs_in_halves() -> None:
     }
     assert device.sizes[:2] == [8, 8]
     assert (engine.stats().num_preemptions, device.num_releases) == (0, 1)
+
+
+def test_what_a_batch_had_made_is_gone_when_parts_of_it_run() -> None:
+    """The error does not keep the memory that its batch already had."""
+
+    class Device(SmallDevice):
+        def execute(
+            self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+        ) -> list[ChunkResult]:
+            num_alive.append(sum(made() is not None for made in made_before))
+            activations = torch.zeros(8)
+            made_before.append(weakref.ref(activations))
+            return super().execute(chunks, meanwhile)
+
+    made_before: list[weakref.ref[torch.Tensor]] = []
+    num_alive: list[int] = []
+    engine = made(Device(room=8))
+    for number, name in enumerate(("a", "b")):
+        engine.add(name, [number] * 8, GREEDY)
+    run(engine)
+    assert len(num_alive) > 2 and not any(num_alive)
 
 
 def test_a_chunk_without_room_is_computed_in_smaller_ones() -> None:
