@@ -66,12 +66,12 @@ def run(asking: Asking, plan: Plan, names: list[str], record: Record) -> list[Ro
     question = {"do": "ceilings", "device": plan.device, "repeats": plan.repeats}
     ceilings = asking.ask(question, CEILINGS_LIMIT_S)
     origin = {**describe(), "plan": plan.fields(), **ceilings}
-    for name in names:
-        record.begin(name, origin)
     if "failed" in ceilings:
         row = {"kind": "ceilings", "name": "ceilings", **ceilings}
         print(line(row))
         return [row]
+    for name in names:
+        record.begin(name, origin)
     print(
         f"{ceilings['device']}: copies {ceilings['copy_bytes_per_s'] / 1e12:.2f} TB/s, "
         f"multiplies {ceilings['product_flops_per_s'] / 1e12:.0f} TFLOP/s",
@@ -115,7 +115,8 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    is_whole = not (options.quick or options.only or options.device == "cpu")
+    is_cut = options.quick or options.only or options.shapes or options.batches or options.repeats
+    is_whole = not is_cut and options.device == "cuda"
     options.output = options.output or (RESULT if is_whole else RESULT.with_stem("gpu-partial"))
     return options
 

@@ -253,7 +253,8 @@ class Engine:
             results = self._execute(chunks, lambda: self._scheduler.foresee(chunks))
             _note_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
-            self._count(chunks, self._clock() - started_s)
+            if not any(result.deferred for result in results):
+                self._count(chunks, self._clock() - started_s)
             self._num_faults_in_a_row = 0
         for output in outputs:
             if output.finish_reason is not None:

@@ -40,7 +40,11 @@ def load_executor(config: EngineConfig, weights: Weights | None) -> Loaded:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise EngineConfigError("model", "does not fit into the memory that is left") from error
+        raise EngineConfigError(
+            "model",
+            "does not fit into the memory that is left; "
+            "fewer max_batched_tokens or max_num_seqs take less",
+        ) from error
 
 
 def _on_cpu(config: EngineConfig, shape: ModelConfig, weights: Weights) -> Loaded:
@@ -69,9 +73,11 @@ def _on_cpu(config: EngineConfig, shape: ModelConfig, weights: Weights) -> Loade
 def _on_cuda(config: EngineConfig, shape: ModelConfig, weights: Weights) -> Loaded:
     if not torch.cuda.is_available():
         raise EngineConfigError("device", "is cuda, and torch finds no such device")
-    # Triton is not to be had on every system that a CPU serves on
-    from services.generator.gpu.device import CudaDevice
-    from services.generator.gpu.loading import load_runner
-
+    try:
+        # Triton is not to be had on every system that a CPU serves on
+        from services.generator.gpu.device import CudaDevice
+        from services.generator.gpu.loading import load_runner
+    except ImportError as error:
+        raise EngineConfigError("device", f"is cuda, and {error.name} is missing") from error
     runner, num_blocks = load_runner(config, shape, weights, CudaDevice())
     return Loaded(runner, shape, num_blocks)

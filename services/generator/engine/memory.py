@@ -72,7 +72,11 @@ def num_blocks_within(
     affordable = budget_bytes // block_bytes
     num_blocks = min(wanted, affordable) if limit is None else affordable
     if num_blocks < 1:
-        raise EngineConfigError("kv_cache_bytes", f"one block alone takes {block_bytes} bytes")
+        raise EngineConfigError(
+            "kv_cache_bytes",
+            f"one block alone takes {block_bytes} bytes of {mib(max(budget_bytes, 0))}: "
+            f"{mib(room.free_bytes)} are free {room.beside}",
+        )
     logger.info(
         "KV cache: %d blocks x %d tokens x %d bytes = %s (wanted %d for %d sequences of %d tokens; "
         "budget %s of %s free %s)",

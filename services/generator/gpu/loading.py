@@ -53,7 +53,8 @@ def load_runner(
     try:
         model = build_decoder(shape, weights, dtype, kernels)
     except KernelError as error:
-        raise EngineConfigError("quantization", str(error)) from error
+        field = "quantization" if config.quantization else "model"
+        raise EngineConfigError(field, str(error)) from error
     device.release()
     weight_bytes = before_bytes - device.free_bytes()
     step_bytes = device.peak_bytes(lambda: _largest_step(config, model, device))

@@ -37,6 +37,8 @@ def rehearse(runner: GpuRunner, config: EngineConfig, num_tokens: int) -> None:
         runner.execute(chunks, lambda: ())
     first, second = rehearsal.one_behind_the_other()
     runner.execute([first], lambda: [second])
+    if not runner.is_ahead:
+        raise RuntimeError("no step could be launched behind another; the log says why")
     runner.execute([second], lambda: ())
     runner.clear([0])
     logger.info("rehearsed %d steps in %.1f s", len(steps) + 2, time.monotonic() - started_s)

@@ -110,6 +110,11 @@ class GpuRunner:
         """Copy the KV memory of each pair's first block to its second; all are read first."""
         self._cache.copy(pairs)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Return whether a step is under way that nobody has asked for yet."""
+        return self._ahead is not None
+
     def release_memory(self) -> None:
         """Give back what no step holds, after one found too little."""
         self._prepared = self._ahead = None

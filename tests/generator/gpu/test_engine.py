@@ -9,7 +9,6 @@ import torch
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from services.generator.engine import Engine, EngineConfig, EngineConfigError, SamplingParams
-from services.generator.engine.engine import is_out_of_memory
 from services.generator.gpu.decode_graphs import ladder
 from services.generator.gpu.device import Device, HostDevice
 from services.generator.model import ModelConfigError
@@ -141,14 +140,6 @@ def test_the_cache_takes_its_share_of_what_is_left(
     engine = on_device(folder, HostDevice(num_bytes=2**19), **options)
     assert engine.stats().num_blocks_total == int(2**19 * 0.9) // (4 * 16 * 2 * 64)
     assert "beside weights of" in caplog.text
-
-
-def test_memory_that_a_step_does_not_find_is_told(folder: Path, device: Device) -> None:
-    """CUDA's own error is understood as want of memory."""
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    engine = on_device(folder, device)
-    engine._runner.release_memory()
-    assert run(engine, {"a": [1, 2]}, GREEDY)["a"][0]
 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 60, 256, 1024])
