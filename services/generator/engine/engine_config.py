@@ -62,7 +62,7 @@ class EngineConfig:
             if getattr(self, field) < 1:
                 raise EngineConfigError(field, "must be at least 1")
         if self.max_batched_tokens < self.max_num_seqs:
-            problem = f"{self.max_batched_tokens} is less than a step's {self.max_num_seqs} sequences"
+            problem = f"{self.max_batched_tokens} is below a step's {self.max_num_seqs} sequences"
             raise EngineConfigError("max_batched_tokens", problem)
         if not 0 <= self.speculative_tokens <= MAX_SPECULATIVE_TOKENS:
             message = f"must be within [0, {MAX_SPECULATIVE_TOKENS}]"
