@@ -45,6 +45,6 @@ class EngineThread:
 
 
 def spare_what_is_loaded() -> None:
-    """Let no collection look at what is there now: that stops a step for a tenth of a second."""
+    """Let no collection look at what is there now: that would stop a step meanwhile."""
     gc.collect()
     gc.freeze()
