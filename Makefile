@@ -87,7 +87,7 @@ bench-peers: setup  ## install other engines in environments of their own and co
 .PHONY: schedules
 schedules: setup  ## run the scheduler through ten thousand random schedules
 	SCHEDULES=10000 $(PYTHON) -m pytest --timeout=0 --hypothesis-show-statistics \
-	  tests/generator/engine/test_random_schedules.py $(ARGS)
+	  tests/generator/engine/scheduling/test_random_schedules.py $(ARGS)
 
 .PHONY: soak
 soak: setup  ## five thousand random requests; blocks, outcomes and memory must add up

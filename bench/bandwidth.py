@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from services.generator.model.huge_pages import HugePages
+from services.generator.backend.cpu.huge_pages import HugePages
 
 BUFFER_BYTES = 2**29
 """Beyond any last-level cache, so that every pass comes from memory."""

@@ -34,6 +34,7 @@ from bench.machine import describe
 from bench.pace import percentile
 from bench.trace import Visit
 from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "bench" / "results" / "batching.json"
@@ -251,7 +252,7 @@ def main() -> None:
     config = EngineConfig(
         options.model, max_num_seqs=options.size, kv_cache_bytes=2**29, num_threads=1
     )
-    engine = Engine.load(config, clock=time.process_time)
+    engine = load_engine(config, clock=time.process_time)
     visits = (
         trace.read(options.trace, options.requests)
         if options.trace

@@ -24,12 +24,13 @@ from torch.nn import functional
 
 from bench.checkpoints import QWEN3_0_6B, SMOLLM_135M
 from bench.machine import describe
-from services.generator.model import KVCache, ModelConfig
-from services.generator.model.attention import attention
-from services.generator.model.bf16_linear import bf16_linear
-from services.generator.model.gated_activation import gated_activation
-from services.generator.model.linear import Linear
-from services.generator.model.norm import RMSNorm
+from services.generator.backend.cpu.attention import attention
+from services.generator.backend.cpu.bf16_linear import bf16_linear
+from services.generator.backend.cpu.gated_activation import gated_activation
+from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.rms_norm import RMSNorm
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.kv_cache import KVCache
 from services.generator.model.pages import Pages
 
 RESULT = Path(__file__).parent / "results" / "kernels.json"

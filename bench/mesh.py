@@ -32,6 +32,7 @@ from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
 from cli import servers
 from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 
 ROOT = Path(__file__).parent.parent
 PROMPT_TOKENS = 128
@@ -240,7 +241,7 @@ def smollm(folder: Path) -> Path:
 
 def compare(model: Path, rounds: int, output: Path) -> None:
     """Measures both sides, prints the table and writes it."""
-    engine = Engine.load(EngineConfig(model=model))
+    engine = load_engine(EngineConfig(model=model))
     prompts = Prompts(engine.model_config.vocab_size)
     with running_stack(model) as (url, key):
         mesh = OverHttp(url, key, model.name)

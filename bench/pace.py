@@ -23,7 +23,8 @@ from pathlib import Path
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
-from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.engine import EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 
 RESULT = Path(__file__).parent / "results" / "pace.json"
 CONTEXT = 8192
@@ -51,7 +52,7 @@ class Subject:
         config = EngineConfig(
             folder, kv_cache_bytes=2**29, num_threads=1, target_step_s=target_step_s
         )
-        self._engine = Engine.load(config, clock=time.process_time)
+        self._engine = load_engine(config, clock=time.process_time)
 
     def measure(self, num_streams: int, num_prompt_tokens: int, rng: random.Random) -> Pace:
         """Decode alone for a while, then beside the prompt until its first token."""

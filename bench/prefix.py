@@ -25,9 +25,10 @@ import torch
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
 from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
-from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.model import ModelConfig
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.loading import load_engine
+from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import block_bytes
 from services.generator.model.loader import compute_dtype
 
@@ -51,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_checkpoint(Path(scratch), SMOLLM_135M)
         config = EngineConfig(folder, kv_cache_bytes=2**29, num_threads=threads)
-        cold_s, warm_s = measure_gain(Engine.load(config), options.prefix, options.repeats)
+        cold_s, warm_s = measure_gain(load_engine(config), options.prefix, options.repeats)
     print(f"first token, {options.prefix} tokens of prefix: new {cold_s * 1e3:.1f} ms,", end=" ")
     print(f"known {warm_s * 1e3:.1f} ms, {cold_s / warm_s:.1f} times faster")
     with_s, without_s = measure_cost(options.repeats * COST_ROUNDS)
@@ -108,7 +109,7 @@ def _first_token_s(engine: Engine, prompt: list[int], num_cached_tokens: int) ->
 
 def measure_cost(rounds: int) -> tuple[float, float]:
     """Return the CPU seconds of the same work with and without the cache."""
-    engines = [Engine.load(_config(is_on), time.process_time) for is_on in (True, False)]
+    engines = [load_engine(_config(is_on), time.process_time) for is_on in (True, False)]
     return _compare(engines, rounds)
 
 

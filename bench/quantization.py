@@ -18,7 +18,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bench.machine import describe
-from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.engine import EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 from training.corpus.documents import Documents
 from training.tokenizer import END, ROLES, text_of, token_id
 
@@ -49,7 +50,7 @@ def perplexity(
     """Score the documents with the engine, as its prompt log-probabilities."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     start, end = token_id(tokenizer, ROLES["assistant"]), token_id(tokenizer, END)
-    engine = Engine.load(EngineConfig(model, quantization=quantization, kv_cache_bytes=2**28))
+    engine = load_engine(EngineConfig(model, quantization=quantization, kv_cache_bytes=2**28))
     params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     for number, ids in enumerate(documents):
         engine.add(str(number), ids, params)

@@ -28,6 +28,7 @@ from services.generator.engine import (
     SamplingParams,
     StepOutput,
 )
+from services.generator.loading import load_engine
 
 ROOT = Path(__file__).parent.parent
 KV_CACHE_BYTES = 12 * 2**20
@@ -130,7 +131,7 @@ def load(model: Path) -> Engine:
     config = EngineConfig(
         model, max_num_seqs=16, max_batched_tokens=256, kv_cache_bytes=KV_CACHE_BYTES, seed=0
     )
-    return Engine.load(config)
+    return load_engine(config)
 
 
 def soak(

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from bench.machine import describe
 from services.gateway import grounding
 from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = ROOT / "training" / "free_questions.jsonl"
@@ -60,7 +61,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     engines = {
-        tokens: Engine.load(
+        tokens: load_engine(
             EngineConfig(
                 options.model,
                 options.dtype,

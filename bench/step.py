@@ -24,8 +24,9 @@ from typing import Any
 
 from bench.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.machine import describe
+from services.generator.backend.cpu.program import KernelCall, Program
 from services.generator.engine import Engine, EngineConfig, SamplingParams
-from services.generator.model.program import KernelCall, Program
+from services.generator.loading import load_engine
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 PROMPT_TOKENS = 128
@@ -53,7 +54,7 @@ def main() -> None:
         config = EngineConfig(
             folder, kv_cache_bytes=KV_CACHE_BYTES, quantization=options.quantization
         )
-        rows = [measure(Engine.load(config), count, options.steps) for count in options.sequences]
+        rows = [measure(load_engine(config), count, options.steps) for count in options.sequences]
     for row in rows:
         print(f"\n{row['sequences']} sequences", end=", ")
         print(

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.kernels.paged_decode import paged_decode
-from services.generator.kernels.paged_prefill import paged_attention
+from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
+from services.generator.backend.gpu.triton.attention.paged_prefill import paged_attention
 
 BLOCK = 16
 HEADS, KV_HEADS, DIM = 32, 8, 128

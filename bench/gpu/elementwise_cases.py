@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.kernels.embedding import embedding
-from services.generator.kernels.gated import gated
-from services.generator.kernels.rms_norm import add_rms_norm, rms_norm
-from services.generator.kernels.rope_write import rope_write
+from services.generator.backend.gpu.triton.attention.rope_write import rope_write
+from services.generator.backend.gpu.triton.elementwise.embedding import embedding
+from services.generator.backend.gpu.triton.elementwise.gated_activation import gated
+from services.generator.backend.gpu.triton.elementwise.rms_norm import add_rms_norm, rms_norm
 
 ROWS, WIDTH, INNER, VOCAB, DIM = 8192, 4096, 14336, 128256, 128
 BLOCK = 16

@@ -13,6 +13,7 @@ import torch
 from bench.gpu.floor import kv_bytes_per_token
 from bench.random_weights import RandomWeights
 from services.generator.engine import Engine, EngineConfig
+from services.generator.loading import load_engine
 
 MAX_BATCHED_TOKENS = 8192
 BLOCK_SIZE = 16
@@ -20,7 +21,7 @@ BLOCK_SIZE = 16
 KV_SHARE = 0.8
 
 
-def load_engine(
+def load_random_engine(
     config: Mapping[str, Any],
     *,
     device: str,
@@ -45,7 +46,7 @@ def load_engine(
         kv_bytes = min(kv_bytes, max(int(KV_SHARE * left), 1))
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "config.json").write_text(json.dumps(dict(config)))
-        return Engine.load(
+        return load_engine(
             EngineConfig(
                 Path(scratch),
                 dtype=dtype,

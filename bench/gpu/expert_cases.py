@@ -8,9 +8,13 @@ from functools import partial
 import torch
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.kernels.grouped_gemm import combine, grouped_gemm, row_tile
-from services.generator.kernels.lora import lora_expand_add, lora_shrink, sort_by_adapter
-from services.generator.kernels.sorted_rows import sort_by_expert
+from services.generator.backend.gpu.triton.linear.lora import (
+    lora_expand_add,
+    lora_shrink,
+    sort_by_adapter,
+)
+from services.generator.backend.gpu.triton.moe.grouped_gemm import combine, grouped_gemm, row_tile
+from services.generator.backend.gpu.triton.moe.moe_sort import sort_by_expert
 
 EXPERTS, CHOSEN, DEPTH, COLUMNS = 128, 8, 2048, 1536
 Members = Sequence[tuple[int, torch.Tensor, torch.Tensor]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from bench.gpu.engines import load_engine
+from bench.gpu.engines import load_random_engine
 from services.generator.engine import Engine, SamplingParams, TokenLogprobs
 
 BOUNDS = {"float32": 0.01, "bfloat16": 0.15}
@@ -101,7 +101,7 @@ def _gap(told: TokenLogprobs, other: int) -> float:
 
 
 def _engine(config: Mapping[str, Any], dtype: str, device: str, lengths: Sequence[int]) -> Engine:
-    return load_engine(
+    return load_random_engine(
         config,
         device=device,
         max_num_seqs=len(lengths),

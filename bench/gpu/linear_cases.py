@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.kernels.linear_fp8 import linear_fp8, quantize_fp8
-from services.generator.kernels.linear_w4a16 import linear_w4a16
-from services.generator.kernels.linear_w8a16 import linear_w8a16
-from services.generator.kernels.nibbles import pack
-from services.generator.kernels.reference_linear import w4a16_weight
+from services.generator.backend.gpu.triton.linear.int4_packing import pack
+from services.generator.backend.gpu.triton.linear.linear_fp8 import linear_fp8, quantize_fp8
+from services.generator.backend.gpu.triton.linear.linear_w4a16 import linear_w4a16
+from services.generator.backend.gpu.triton.linear.linear_w8a16 import linear_w8a16
+from services.generator.backend.gpu.triton.reference.linear import w4a16_weight
 
 # two of Llama-3-8B, one of Qwen3-0.6B
 SHAPES = ((14336, 4096), (4096, 14336), (6144, 1024))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.kernels.logprobs import logprobs
-from services.generator.kernels.sample import sample
+from services.generator.backend.gpu.triton.sampling.logprobs import logprobs
+from services.generator.backend.gpu.triton.sampling.sample import sample
 
 VOCAB = 151936
 TOP = 5

@@ -19,7 +19,7 @@ import torch
 
 from bench.gpu.cases import cases
 from bench.gpu.decode import DecodePlan, measure_decode
-from bench.gpu.engines import MAX_BATCHED_TOKENS, load_engine
+from bench.gpu.engines import MAX_BATCHED_TOKENS, load_random_engine
 from bench.gpu.gate import gate
 from bench.gpu.kernel_row import Ceilings, measured
 from bench.gpu.shapes import GATE_SHAPES, SHAPES
@@ -101,7 +101,7 @@ class Worker:
         if self._engine is None or key != self._engine_key:
             self._drop_engine()
             plans = [DecodePlan(**{**question["plan"], "batch": batch}) for batch in batches]
-            self._engine = load_engine(
+            self._engine = load_random_engine(
                 config,
                 device=question["device"],
                 max_num_seqs=max(batches),
@@ -125,7 +125,7 @@ class Worker:
 
             model = peer.load_model(config, device, torch.bfloat16)
             return peer.compare(model, warm_up, requests, num_tokens if device == "cpu" else None)
-        engine = load_engine(
+        engine = load_random_engine(
             config, device=device, max_num_seqs=len(requests), num_tokens=num_tokens
         )
         _freeze()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.peers.protocol import Prompts, Run, Setup, Timeline, serve
-from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.engine import EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 
 KV_CACHE_BYTES = 2**30
 
@@ -13,7 +14,7 @@ KV_CACHE_BYTES = 2**30
 def load(setup: Setup) -> Run:
     """Load with the options as fields of EngineConfig; return a run."""
     options: dict[str, Any] = {**setup.options, "dtype": setup.dtype}
-    engine = Engine.load(
+    engine = load_engine(
         EngineConfig(
             setup.model, kv_cache_bytes=KV_CACHE_BYTES, num_threads=setup.threads, **options
         )

@@ -12,15 +12,16 @@ from mesh.bus import Bus
 from mesh.errors import CannotStartError
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb import generator_pb2_grpc
-from services.generator import wire
-from services.generator.bridge import EngineBridge
 from services.generator.config import GeneratorSettings, variable
-from services.generator.engine import Engine, EngineConfigError
-from services.generator.engine_thread import spare_what_is_loaded
-from services.generator.metrics import EngineCollector
-from services.generator.model import ModelError
-from services.generator.servicer import GeneratorServicer
-from services.generator.worker import Worker
+from services.generator.engine import EngineConfigError
+from services.generator.loading import load_engine
+from services.generator.model.errors import ModelError
+from services.generator.serving import wire
+from services.generator.serving.bridge import EngineBridge
+from services.generator.serving.engine_thread import spare_what_is_loaded
+from services.generator.serving.metrics import EngineCollector
+from services.generator.serving.servicer import GeneratorServicer
+from services.generator.serving.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     try:
         config = settings.engine()
         max_live = config.max_num_seqs + settings.max_waiting
-        bridge = await EngineBridge.load(lambda: Engine.load(config), max_live, settings.wedged_s)
+        bridge = await EngineBridge.load(lambda: load_engine(config), max_live, settings.wedged_s)
     except EngineConfigError as error:
         raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
     except (ModelError, OSError) as error:

@@ -7,7 +7,7 @@ import torch
 
 from bench.checkpoints import LLAMA_3_8B, TINY
 from bench.gpu.decode import DecodePlan, measure_decode
-from bench.gpu.engines import load_engine
+from bench.gpu.engines import load_random_engine
 from bench.gpu.floor import kv_bytes_per_token, step_bytes
 from bench.gpu.workload import Workload, num_kv_tokens, serve, throughput
 from services.generator.engine import Engine, SamplingParams
@@ -16,7 +16,7 @@ BUDGET = 64
 
 
 def engine(num_tokens: int, max_num_seqs: int = 4, dtype: str = "bfloat16") -> Engine:
-    return load_engine(
+    return load_random_engine(
         TINY,
         device="cpu",
         max_num_seqs=max_num_seqs,

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from mesh.policy import QUANTUM
 from services.gateway.dispatch import Dispatcher, Job, Report
 from services.gateway.generation import Model
-from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import ChunkResult
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.scheduler import Scheduler
+from services.generator.engine.scheduling.scheduler import Scheduler
 
 MODEL = Model("m", "r", 4096, 100)
 ROWS = st.lists(

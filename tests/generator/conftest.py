@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.generator.engine.prefix_cache import root_hash
+import tests.generator.interpreter  # noqa: F401  before anything imports Triton
+from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from tests.generator.tiny import write_checkpoint

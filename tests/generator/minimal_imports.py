@@ -1,6 +1,6 @@
 """Imports modules as where nothing but torch, triton, safetensors, tokenizers and numpy is.
 
-    python -m tests.generator.minimal_imports services.generator.kernels bench.gpu
+    python -m tests.generator.minimal_imports services.generator.backend.gpu.triton bench.gpu
 
 Packages stand for all their modules. Prints the names of what was imported, and the errors. A
 process of its own, because what is imported once is not looked for again.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.generator.model import ModelConfig
+from services.generator.model.checkpoint.config import ModelConfig
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.generator.engine import Engine, EngineConfig, StepOutput
+from services.generator.loading import load_engine
 
 VOCAB, CONTEXT, EOS = 96, 256, 95
 CONFIG = {
@@ -57,7 +58,7 @@ def write_checkpoint(folder: Path) -> Path:
 
 def load(folder: Path, *, max_num_seqs: int = 8) -> Engine:
     """An engine of one thread."""
-    return Engine.load(
+    return load_engine(
         EngineConfig(folder, max_num_seqs=max_num_seqs, kv_cache_bytes=2**22, num_threads=1, seed=1)
     )
 

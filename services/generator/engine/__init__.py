@@ -1,8 +1,7 @@
 """When things are computed: continuous batching over a paged KV cache, token ids in and out."""
 
+from services.generator.engine.config import EngineConfig
 from services.generator.engine.engine import Engine
-from services.generator.engine.engine_config import EngineConfig
-from services.generator.engine.engine_stats import EngineStats
 from services.generator.engine.errors import (
     EngineConfigError,
     EngineFaultError,
@@ -11,10 +10,11 @@ from services.generator.engine.errors import (
     QueueFullError,
     RequestError,
 )
-from services.generator.engine.fork import sequence_id, sequence_seed
+from services.generator.engine.outputs import Refusal, StepOutput
 from services.generator.engine.request import FinishReason
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.step_output import Refusal, StepOutput
+from services.generator.engine.sequences.fork import sequence_id, sequence_seed
+from services.generator.engine.stats import EngineStats
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 __all__ = [

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.generator.engine.beam_search import Candidate
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
+from services.generator.engine.sequences.beam_search import Candidate
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 _NOTHING = range(0)

@@ -29,6 +29,23 @@ class Draw(NamedTuple):
         """The place of the drawn token in the output, from 0."""
         return self.request.num_output_tokens + self.num_unknown + len(self.drafts)
 
+    @property
+    def holds_back_stops(self) -> bool:
+        """Return whether the token comes too early (min_tokens) to end the output."""
+        return self.output_index < self.params.min_tokens
+
+
+def held_back_stops(draws: Sequence[Draw]) -> tuple[list[int], list[int]]:
+    """Return the rows and the tokens that must not be drawn before min_tokens, in pairs."""
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, draw in enumerate(draws):
+        if draw.holds_back_stops:
+            stop_token_ids = draw.request.stop_token_ids
+            columns += stop_token_ids
+            rows += [row] * len(stop_token_ids)
+    return rows, columns
+
 
 def kept_tokens(drafts: Sequence[int], drawn: Sequence[int | None]) -> tuple[int, ...]:
     """Return the drawn tokens that hold: up to the first one that is not its draft.

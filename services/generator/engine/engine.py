@@ -11,24 +11,21 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from services.generator.engine.beam_group import BeamGroup
-from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.chunk_executor import Executor, Meanwhile
-from services.generator.engine.engine_config import EngineConfig
-from services.generator.engine.engine_stats import EngineStats
-from services.generator.engine.errors import EngineFaultError, RequestError
-from services.generator.engine.fork import plan_forks, sequence_id, sequence_seed
-from services.generator.engine.loading import load_executor
-from services.generator.engine.memory import is_out_of_memory
-from services.generator.engine.prefix_cache import PrefixCache, root_hash
+from services.generator.engine.config import EngineConfig
+from services.generator.engine.errors import EngineFaultError, OutOfMemoryError, RequestError
+from services.generator.engine.executor import Executor, Meanwhile
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.engine.kv.prefix_cache import PrefixCache, root_hash
+from services.generator.engine.outputs import StepOutput
 from services.generator.engine.request import FinishReason, Request
-from services.generator.engine.request_rules import RequestRules
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.scheduler import Scheduler
-from services.generator.engine.step_output import StepOutput
-from services.generator.model import ModelConfig
-from services.generator.model.checkpoint import Weights
+from services.generator.engine.scheduling.scheduler import Scheduler
+from services.generator.engine.sequences.beam_group import BeamGroup
+from services.generator.engine.sequences.fork import plan_forks, sequence_id, sequence_seed
+from services.generator.engine.stats import EngineStats
+from services.generator.engine.validation import RequestRules
+from services.generator.model.checkpoint.config import ModelConfig
 
 # so many faults without a good step between them say that the machine is at fault
 MAX_FAULTS_IN_A_ROW = 3
@@ -72,26 +69,6 @@ class Engine:
         self._num_computed_tokens = 0
         self._last_step_tokens = 0
         self._last_step_s = 0.0
-
-    @classmethod
-    def load(
-        cls,
-        config: EngineConfig,
-        clock: Callable[[], float] = time.monotonic,
-        weights: Weights | None = None,
-    ) -> Engine:
-        """Read the model and allocate the cache, once it is known that both fit into the memory.
-
-        Deadlines and step times are told by `clock`; `weights` take the place of the folder's.
-
-        Raises ModelError for the folder's faults and EngineConfigError for the options'.
-        """
-        started_s = time.monotonic()
-        executor, model_config, num_blocks = load_executor(config, weights)
-        pool = BlockPool(num_blocks, config.block_size)
-        engine = cls(config, model_config, executor, pool, clock)
-        logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
-        return engine
 
     @property
     def has_work(self) -> bool:
@@ -276,18 +253,17 @@ class Engine:
         """
         try:
             return self._runner.execute(chunks, meanwhile)
-        except Exception as error:
-            if is_out_of_memory(error):
-                return self._execute_in_halves(chunks, error)
+        except OutOfMemoryError as error:
+            return self._execute_in_halves(chunks, error)
+        except Exception:
             logger.exception("a batch of %d failed, isolating the cause", len(chunks))
         results, faults = [], []
         for chunk in chunks:
             try:
                 results += self._runner.execute([chunk], lambda: ())
+            except OutOfMemoryError as error:
+                results += self._execute_in_halves([chunk], error)
             except Exception as fault:
-                if is_out_of_memory(fault):
-                    results += self._execute_in_halves([chunk], fault)
-                    continue
                 logger.exception("%r failed", chunk.request)
                 results.append(ChunkResult(failed=True))
                 faults.append(fault)

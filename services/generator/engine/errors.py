@@ -38,3 +38,7 @@ class QueueFullError(Exception):
 
 class EngineFaultError(Exception):
     """A failure that no single request is to blame for."""
+
+
+class OutOfMemoryError(Exception):
+    """An executor found no memory for a batch; a smaller one may fit."""

@@ -11,7 +11,7 @@ from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 if TYPE_CHECKING:
-    from services.generator.engine.beam_group import BeamGroup
+    from services.generator.engine.sequences.beam_group import BeamGroup
 
 
 class FinishReason(enum.Enum):

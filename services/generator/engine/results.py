@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from services.generator.engine.beam_search import Candidate
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw, kept_tokens
+from services.generator.engine.sequences.beam_search import Candidate
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from services.generator.model.compiled_layers import CompiledLayers
-from services.generator.model.config import ModelConfig
-from services.generator.model.heads import Planner
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.head_attention import Planner
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.layer import Layer, LayerByLayer
+from services.generator.model.layer import LayerStack
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
 from services.generator.model.projection import Projection
@@ -52,7 +51,7 @@ class Decoder:
         embedding: Embedding,
         ropes: Sequence[Callable[[torch.Tensor], Any]],
         planners: Sequence[Planner],
-        layers: Sequence[Layer],
+        layers: LayerStack,
         norm: Norm,
         head: Projection,
     ) -> None:
@@ -60,7 +59,7 @@ class Decoder:
         self.dtype = dtype
         self._planners = planners
         self._embedding = embedding
-        self._layers = CompiledLayers.of(layers) or LayerByLayer(layers)
+        self._layers = layers
         self._norm = norm
         self._head = head
         self._ropes = ropes

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from services.generator.model.config import ModelConfig
-from services.generator.model.huge_pages import HugePages
+from services.generator.model.checkpoint.config import ModelConfig
 
 
 class LayerCache(NamedTuple):
@@ -31,14 +30,11 @@ class KVCache:
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
-        device: torch.device | None = None,
+        zeros: Callable[..., torch.Tensor] = torch.zeros,
     ) -> None:
-        """Without a `device` it is in the machine's memory."""
+        """`zeros(shape, dtype=dtype)` allocates its storage, in a backend's kind of memory."""
         shape = (config.num_layers, num_blocks, block_size, 2 * config.kv_size)
-        if device is None:
-            self._storage = HugePages(0).zeros(shape, dtype)
-        else:
-            self._storage = torch.zeros(shape, dtype=dtype, device=device)
+        self._storage = zeros(shape, dtype=dtype)
         self.block_size = block_size
         # floats of eight bits have no indexing of their own
         self._indexed = self._storage.view(torch.uint8) if dtype.itemsize == 1 else self._storage

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from services.generator.model.heads import HeadAttention
+from services.generator.model.head_attention import HeadAttention
 from services.generator.model.kv_cache import KVCache, LayerCache
 from services.generator.model.mlp import Branch
 from services.generator.model.norm import Norm
@@ -45,6 +45,21 @@ class Layer:
         attended = self.attention(qkv, cache, plans[self.plan_index], rotations)
         hidden = self.out.add_to(attended, hidden)
         return self.mlp.add_to(self.mlp_norm(hidden), hidden)
+
+
+class LayerStack(Protocol):
+    """All layers of a decoder, as a device runs them."""
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        cache: KVCache,
+        plans: Sequence[Any],
+        rotations: Sequence[Any],
+        meanwhile: Callable[[], None],
+    ) -> torch.Tensor:
+        """Map [T, hidden] to [T, hidden], good until the next call; call `meanwhile` once."""
+        ...
 
 
 class LayerByLayer:

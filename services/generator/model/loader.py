@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
-from services.generator.model.checkpoint import Checkpoint, Weights
-from services.generator.model.config import ModelConfig
-from services.generator.model.cpu_kernels import CpuKernels
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.layer_config import ExpertsConfig, LayerConfig
+from services.generator.model.checkpoint.packed_checkpoint import read_packed
+from services.generator.model.checkpoint.packed_weight import PackedWeight
+from services.generator.model.checkpoint.safetensors import Weights
 from services.generator.model.decoder import Decoder, Embedding
 from services.generator.model.errors import ModelConfigError
-from services.generator.model.heads import HeadAttention
-from services.generator.model.kernels import Kernels
+from services.generator.model.head_attention import HeadAttention
 from services.generator.model.layer import Layer
-from services.generator.model.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.mlp import MLP, Branch, NormedLinear
 from services.generator.model.norm import LayerNorm, Norm
-from services.generator.model.packed_checkpoint import read_packed
-from services.generator.model.packed_weight import PackedWeight
+from services.generator.model.parts import Kernels
 from services.generator.model.projection import Projection
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
@@ -28,37 +26,6 @@ _COMPUTE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float32,
 }
-
-
-def load_model(
-    folder: Path,
-    dtype: str | None = None,
-    attention_backend: str = "auto",
-    quantization: str | None = None,
-    batch_invariant: bool = True,
-    block_size: int = 16,
-    weights: Weights | None = None,
-) -> Decoder:
-    """Read a folder with `config.json` and safetensors; `dtype` overrides the checkpoint's.
-
-    `attention_backend` torch keeps to torch's operations where auto would take compiled ones.
-    `quantization` int8 rounds all matrices but embeddings and routers. Where `batch_invariant`,
-    a token's products and activations have the same bits beside any others. `block_size` is that of
-    the caches it will meet. `weights` take the place of the folder's.
-
-    Raises ModelConfigError or WeightError, naming the field or tensor at fault.
-    """
-    config = ModelConfig.read(folder)
-    compute = compute_dtype(config, dtype)
-    kernels = CpuKernels(
-        config,
-        compute,
-        backend=attention_backend,
-        quantization=quantization,
-        batch_invariant=batch_invariant,
-        block_size=block_size,
-    )
-    return build_decoder(config, weights or Checkpoint(folder), compute, kernels)
 
 
 def build_decoder(
@@ -107,10 +74,12 @@ class _Loader:
             self._embedding(tokens),
             [self._kernels.rope(rope) for rope in config.ropes],
             self._planners,
-            [
-                self._layer(f"{self._root}{names.layer.format(index)}", layer)
-                for index, layer in enumerate(config.layers)
-            ],
+            self._kernels.stack(
+                [
+                    self._layer(f"{self._root}{names.layer.format(index)}", layer)
+                    for index, layer in enumerate(config.layers)
+                ]
+            ),
             self._norm(f"{self._root}{names.norm}"),
             self._kernels.product(head),
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from services.generator.model.rope_config import RopeConfig
+from services.generator.model.checkpoint.rope_config import RopeConfig
 
 
 class Rotation(NamedTuple):

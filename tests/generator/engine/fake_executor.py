@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.generator.engine.beam_search import BeamSearch, Candidate, Row
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import kept_tokens
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
+from services.generator.engine.sequences.beam_search import BeamSearch, Candidate, Row
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 VOCAB_SIZE = 50

@@ -14,7 +14,7 @@ from services.generator.engine import (
     SamplingParams,
     StepOutput,
 )
-from services.generator.engine.block_pool import BlockPool
+from services.generator.engine.kv.block_pool import BlockPool
 from tests.generator.engine.fake_executor import FakeExecutor, continuation
 from tests.generator.shape import shape
 

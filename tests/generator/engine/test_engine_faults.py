@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from services.generator.engine import (
     Engine,
@@ -14,8 +13,9 @@ from services.generator.engine import (
     FinishReason,
     SamplingParams,
 )
-from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk
+from services.generator.engine.errors import OutOfMemoryError
+from services.generator.engine.kv.block_pool import BlockPool
 from tests.generator.engine.fake_executor import FakeExecutor, continuation
 from tests.generator.shape import shape
 
@@ -196,16 +196,13 @@ def test_blocks_that_cannot_be_cleared_stay_tainted(
     assert len(executor.cleared) == 2
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError(NO_MEMORY), MemoryError(), torch.OutOfMemoryError("CUDA")]
-)
-def test_want_of_memory_ends_the_requests_concerned(
-    engine: Engine, executor: FakeExecutor, error: Exception
-) -> None:
+def test_want_of_memory_ends_the_requests_concerned(engine: Engine, executor: FakeExecutor) -> None:
     """Requests for which there is no memory end, however many times; those that wait go on."""
     for _ in range(4):
         names = fill(engine, 3)
-        executor.raises = raising(error, lambda chunk: chunk.request.request_id != "r2")
+        executor.raises = raising(
+            OutOfMemoryError(NO_MEMORY), lambda chunk: chunk.request.request_id != "r2"
+        )
         ended = run(engine)
         assert ended == {
             names[0]: FinishReason.ERROR,
@@ -223,7 +220,7 @@ def test_a_batch_too_large_for_the_memory_runs_in_parts(
 
     def small_only(chunks: Any, meanwhile: Any) -> Any:
         if len(chunks) > 1:
-            raise RuntimeError(NO_MEMORY)
+            raise OutOfMemoryError(NO_MEMORY)
         return execute(chunks, meanwhile)
 
     monkeypatch.setattr(executor, "execute", small_only)

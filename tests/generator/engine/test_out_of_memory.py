@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
-from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.token_limit import TokenLimit
+from services.generator.engine.errors import OutOfMemoryError
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.engine.scheduling.token_limit import TokenLimit
 from tests.generator.engine.fake_executor import FakeExecutor, continuation
 from tests.generator.shape import shape
 
@@ -31,7 +32,7 @@ class SmallDevice(FakeExecutor):
     ) -> list[ChunkResult]:
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         if num_tokens > self.room:
-            raise torch.OutOfMemoryError(f"no room for {num_tokens}")
+            raise OutOfMemoryError(f"no room for {num_tokens}")
         self.sizes.append(num_tokens)
         return super().execute(chunks, meanwhile)
 

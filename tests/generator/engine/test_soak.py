@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bench.soak import soak
-from services.generator.engine import Engine, EngineConfig, FinishReason
+from services.generator.engine import EngineConfig, FinishReason
+from services.generator.loading import load_engine
 
 TINY = Path(__file__).parents[3] / "models" / "infermesh-tiny"
 
@@ -13,7 +14,7 @@ def test_everything_adds_up_after_many_random_requests() -> None:
     config = EngineConfig(
         TINY, max_num_seqs=16, max_batched_tokens=256, kv_cache_bytes=6 * 2**20, seed=0
     )
-    stats = soak(Engine.load(config), 200, seed=1, tell=lambda line: None).stats
+    stats = soak(load_engine(config), 200, seed=1, tell=lambda line: None).stats
     assert stats.num_preemptions > 0
     assert stats.num_prefix_hit_tokens > 0
     assert {FinishReason.STOP, FinishReason.LENGTH, FinishReason.ABORT} <= stats.outcomes.keys()

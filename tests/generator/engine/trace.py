@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.scheduler import Scheduler
+from services.generator.engine.scheduling.scheduler import Scheduler
 
 STOP = 0
 

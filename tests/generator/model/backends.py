@@ -2,12 +2,12 @@
 
 import pytest
 
-from services.generator.model import native
+from services.generator.backend.cpu.native import compiler
 
 
 def needs(library: str) -> pytest.MarkDecorator:
     """Skip where nothing compiles this source."""
-    absent = native.library(library) is None
+    absent = compiler.library(library) is None
     return pytest.mark.skipif(absent, reason=f"no C++ compiler is here for {library}")
 
 

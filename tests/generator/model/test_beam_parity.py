@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
+from services.generator.engine import EngineConfig, FinishReason, SamplingParams
+from services.generator.loading import load_engine
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
@@ -19,7 +20,7 @@ def test_the_best_sequences_are_those_of_transformers(
     model, folder = make_llama(vocab_size=24)
     prompts = [[5, 9, 1, 7, 3], list(range(1, 20)), [2] * 33]
     expected = [reference(model, prompt, width, length_penalty) for prompt in prompts]
-    engine = Engine.load(EngineConfig(folder, kv_cache_bytes=2**22, num_threads=1))
+    engine = load_engine(EngineConfig(folder, kv_cache_bytes=2**22, num_threads=1))
     params = SamplingParams(
         max_tokens=24,
         n=width,

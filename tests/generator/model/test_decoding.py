@@ -14,6 +14,7 @@ from services.generator.engine import (
     SamplingParams,
     TokenLogprobs,
 )
+from services.generator.loading import load_engine
 from tests.generator.model.test_parity import BLOCK_BYTES, make_prompts
 
 OPTIONS: list[dict[str, Any]] = [
@@ -87,7 +88,7 @@ def test_logprobs_are_those_of_transformers(
         logprobs=4, prompt_logprobs=3,
     )  # fmt: skip
     config = EngineConfig(folder, max_num_seqs=8, max_batched_tokens=max_batched_tokens)
-    engine = Engine.load(config)
+    engine = load_engine(config)
     first = generate(engine, [(prompt, params) for prompt in prompts])
     again = generate(engine, [(prompt, params) for prompt in prompts])
     assert engine.stats().num_prefix_hit_tokens == 0
@@ -107,8 +108,8 @@ def test_prompt_logprobs_come_once_under_preemption(
     prompts = make_prompts(89, (30, 100))
     params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True, prompt_logprobs=0)
     asked = [(prompt, params) for prompt in prompts]
-    roomy = generate(Engine.load(EngineConfig(folder)), asked)
-    engine = Engine.load(
+    roomy = generate(load_engine(EngineConfig(folder)), asked)
+    engine = load_engine(
         EngineConfig(
             folder,
             kv_cache_bytes=9 * BLOCK_BYTES,
@@ -131,7 +132,7 @@ def test_prefixes_of_scored_prompts_serve_others(
     """Prompt log-probabilities keep a request from hitting the cache, not from filling it."""
     _, folder = make_llama()
     [prompt] = make_prompts(89, (48,))
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     generate(engine, [(prompt, SamplingParams(max_tokens=1, prompt_logprobs=0))])
     generate(engine, [(prompt, SamplingParams(max_tokens=1))])
     assert engine.stats().num_prefix_hit_tokens == 32
@@ -140,7 +141,7 @@ def test_prefixes_of_scored_prompts_serve_others(
 def test_a_stop_token_is_not_described(make_llama: Callable[..., tuple[Any, Path]]) -> None:
     """Each delivered token has its log-probability, and nothing else has."""
     _, folder = make_llama()
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     params = SamplingParams(
         max_tokens=20, temperature=0, logprobs=0, stop_token_ids=tuple(range(0, 89, 5))
     )
@@ -161,8 +162,8 @@ def test_every_option_draws_alike_alone_and_in_a_batch(
         (prompt, SamplingParams(max_tokens=16, seed=index, ignore_eos=True, **changes))
         for index, (prompt, changes) in enumerate(zip(prompts, OPTIONS, strict=True))
     ]
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     together = generate(engine, asked)
     for index, (one, told) in enumerate(zip(asked, together.values(), strict=True)):
-        [alone] = generate(Engine.load(EngineConfig(folder)), [one]).values()
+        [alone] = generate(load_engine(EngineConfig(folder)), [one]).values()
         assert alone.token_ids == told.token_ids, OPTIONS[index]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from services.generator.backend.cpu.loading import load_model
+from services.generator.backend.cpu.runner import Runner
 from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
-from services.generator.engine.block_pool import BlockPool
-from services.generator.engine.runner import Runner
-from services.generator.model import KVCache, load_model
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.model.kv_cache import KVCache
 from tests.generator.model.test_parity import make_prompts, reference
 
 MakeLlama = Callable[..., tuple[Any, Path]]

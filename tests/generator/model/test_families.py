@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from services.generator.engine import Engine, EngineConfig
-from services.generator.engine.batch import build_batch
+from services.generator.backend.batch import build_batch
+from services.generator.backend.cpu.loading import load_model
+from services.generator.engine import EngineConfig
 from services.generator.engine.chunk import Chunk
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.model import Decoder, KVCache, load_model
-from services.generator.model.kv_cache import block_bytes
+from services.generator.loading import load_engine
+from services.generator.model.decoder import Decoder
+from services.generator.model.kv_cache import KVCache, block_bytes
 from tests.generator.model.conftest import save
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_parity import generate, make_prompts, reference
@@ -43,7 +45,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_alone_and_with_prefix_hits(case: Case) -> None:
     """One request at a time, and again from its cached prefix."""
-    engine = Engine.load(EngineConfig(case.folder))
+    engine = load_engine(EngineConfig(case.folder))
     for _ in range(2):
         assert [generate(engine, [prompt], COUNT)[0] for prompt in case.prompts] == case.expected
     assert engine.stats().num_prefix_hit_tokens > 64
@@ -53,14 +55,14 @@ def test_alone_and_with_prefix_hits(case: Case) -> None:
 def test_batched_at_every_chunk_size(case: Case, max_batched_tokens: int) -> None:
     """However the prompts are cut and mixed with decodes."""
     config = EngineConfig(case.folder, max_num_seqs=8, max_batched_tokens=max_batched_tokens)
-    assert generate(Engine.load(config), case.prompts, COUNT) == case.expected
+    assert generate(load_engine(config), case.prompts, COUNT) == case.expected
 
 
 def test_forced_preemption(case: Case) -> None:
     """A pool that is too small for all costs time, not a single token."""
     config = load_model(case.folder).config
     num_bytes = 12 * block_bytes(config, 16, torch.float32)
-    engine = Engine.load(EngineConfig(case.folder, kv_cache_bytes=num_bytes, output_quantile=0.0))
+    engine = load_engine(EngineConfig(case.folder, kv_cache_bytes=num_bytes, output_quantile=0.0))
     assert generate(engine, case.prompts, COUNT) == case.expected
     assert engine.stats().num_preemptions > 0
 

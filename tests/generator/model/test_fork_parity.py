@@ -13,6 +13,7 @@ from services.generator.engine import (
     sequence_id,
     sequence_seed,
 )
+from services.generator.loading import load_engine
 
 PROMPT = list(range(3, 30))
 DRAWN = SamplingParams(max_tokens=24, temperature=0.9, top_k=40, seed=11, ignore_eos=True, n=4)
@@ -21,7 +22,7 @@ NAMES = [sequence_id("a", index) for index in range(4)]
 
 def load(folder: Path, kv_cache_bytes: int = 2**22) -> Engine:
     config = EngineConfig(folder, kv_cache_bytes=kv_cache_bytes, output_quantile=0.0, num_threads=1)
-    return Engine.load(config)
+    return load_engine(config)
 
 
 def collect(engine: Engine, told: dict[str, list[int]]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from bench.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
+from services.generator.loading import load_engine
 from tests.generator.model.conftest import save
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_decoding import Told, generate
@@ -63,7 +64,7 @@ def load(folder: Path) -> Load:
     def load(numbers: Numbers, **options: Any) -> Engine:
         dtype, quantization = numbers
         given = {"kv_cache_bytes": 2**23, **options}
-        return Engine.load(EngineConfig(folder, dtype, quantization=quantization, **given))
+        return load_engine(EngineConfig(folder, dtype, quantization=quantization, **given))
 
     return load
 
@@ -168,7 +169,7 @@ def test_every_kind_of_layer(family: str, tmp_path: Path) -> None:
     params = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True, logprobs=2)
     requests = [(prompt, params) for prompt in prompts]
 
-    engine = Engine.load(EngineConfig(tmp_path, kv_cache_bytes=2**22))
+    engine = load_engine(EngineConfig(tmp_path, kv_cache_bytes=2**22))
     by_themselves = [fact for request in requests for fact in together(engine, [request])]
-    engine = Engine.load(EngineConfig(tmp_path, kv_cache_bytes=2**22))
+    engine = load_engine(EngineConfig(tmp_path, kv_cache_bytes=2**22))
     assert together(engine, requests) == by_themselves

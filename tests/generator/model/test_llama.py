@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from services.generator.engine.batch import build_batch
+from services.generator.backend.batch import build_batch
+from services.generator.backend.cpu.loading import load_model
 from services.generator.engine.chunk import Chunk
-from services.generator.engine.prefix_cache import root_hash
+from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.model import KVCache, load_model
+from services.generator.model.kv_cache import KVCache
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from services.generator.engine import Engine, EngineConfig, FinishReason, SamplingParams
+from services.generator.loading import load_engine
 
 BUNDLED = Path(__file__).parents[3] / "models" / "infermesh-tiny"
 LLAMA3 = {
@@ -72,7 +73,7 @@ def test_both_attentions(attention: str, make_llama: Callable) -> None:
     """The compiled kernel and torch's operations give the same tokens."""
     model, folder = make_llama(head_dim=16)
     prompts = make_prompts(89, (1, 33, 70, 129))
-    engine = Engine.load(EngineConfig(folder, attention=attention))
+    engine = load_engine(EngineConfig(folder, attention=attention))
     assert generate(engine, prompts, 20) == reference(model, prompts, 20)
 
 
@@ -82,9 +83,9 @@ def test_every_shape_alone_and_in_a_batch(shape: str, make_llama: Callable) -> N
     model, folder = make_llama(**SHAPES[shape])
     prompts = make_prompts(89, (1, 33, 70))
     expected = reference(model, prompts, 20)
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     assert [generate(engine, [prompt], 20)[0] for prompt in prompts] == expected
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     assert generate(engine, prompts, 20) == expected
 
 
@@ -101,7 +102,7 @@ def test_every_chunk_size(batch: Any, max_batched_tokens: int) -> None:
     """However prompts are cut, the tokens are the same, the first time and with prefix hits."""
     folder, prompts, expected = batch
     config = EngineConfig(folder, max_num_seqs=8, max_batched_tokens=max_batched_tokens)
-    engine = Engine.load(config)
+    engine = load_engine(config)
     assert generate(engine, prompts, 24) == expected
     assert engine.stats().num_prefix_hit_tokens == 0
     assert generate(engine, prompts, 24) == expected
@@ -113,7 +114,7 @@ def test_forced_preemption(batch: Any, num_blocks: int) -> None:
     """A pool that is far too small costs time, not a single token."""
     folder, prompts, expected = batch
     config = EngineConfig(folder, kv_cache_bytes=num_blocks * BLOCK_BYTES, output_quantile=0.0)
-    engine = Engine.load(config)
+    engine = load_engine(config)
     assert engine.stats().num_blocks_total == num_blocks
     assert generate(engine, prompts, 24) == expected
     assert engine.stats().num_preemptions > 0
@@ -125,7 +126,7 @@ def test_a_partly_shared_prefix(batch: Any, make_llama: Callable) -> None:
     model, folder = make_llama()
     stem, *tails = make_prompts(89, (48, 3, 20))
     prompts = [stem + tail for tail in tails]
-    engine = Engine.load(EngineConfig(folder))
+    engine = load_engine(EngineConfig(folder))
     generate(engine, [stem], 4)
     assert generate(engine, prompts, 16) == reference(model, prompts, 16)
     assert engine.stats().num_prefix_hit_tokens == 2 * 48
@@ -142,7 +143,7 @@ def test_old_configuration_form(make_llama: Callable) -> None:
     raw["rope_scaling"] = rope
     raw["torch_dtype"] = raw.pop("dtype")
     path.write_text(json.dumps(raw))
-    assert generate(Engine.load(EngineConfig(folder)), prompts, 20) == reference(model, prompts, 20)
+    assert generate(load_engine(EngineConfig(folder)), prompts, 20) == reference(model, prompts, 20)
 
 
 def test_seeded_requests_repeat_in_any_batch(batch: Any) -> None:
@@ -151,7 +152,7 @@ def test_seeded_requests_repeat_in_any_batch(batch: Any) -> None:
     params = SamplingParams(max_tokens=24, temperature=0.8, top_p=0.9, seed=11, ignore_eos=True)
 
     def run(config: EngineConfig, num_others: int) -> list[int]:
-        engine = Engine.load(config)
+        engine = load_engine(config)
         for index in range(num_others):
             engine.add(str(index), prompts[index], SamplingParams(max_tokens=24))
         engine.add("mine", prompts[6], params)
@@ -175,7 +176,7 @@ def test_nan_ends_one_request_and_leaves_no_trace(make_llama: Callable) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[88] = float("nan")
     model.save_pretrained(folder)
-    engine = Engine.load(EngineConfig(folder, kv_cache_bytes=16 * BLOCK_BYTES))
+    engine = load_engine(EngineConfig(folder, kv_cache_bytes=16 * BLOCK_BYTES))
     engine.add("bad", [5] * 20 + [88], SamplingParams(temperature=0))
     [output] = engine.step()
     assert output.finish_reason is FinishReason.ERROR
@@ -188,6 +189,6 @@ def test_the_bundled_model() -> None:
     """The model in this repository gives transformers' tokens in fp32."""
     model = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32).eval()
     prompts = make_prompts(model.config.vocab_size, (5, 40))
-    engine = Engine.load(EngineConfig(BUNDLED, dtype="float32"))
+    engine = load_engine(EngineConfig(BUNDLED, dtype="float32"))
     model.generation_config.eos_token_id = None
     assert generate(engine, prompts, 24) == reference(model, prompts, 24)

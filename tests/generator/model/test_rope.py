@@ -7,10 +7,10 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from services.generator.model.families import FAMILIES
-from services.generator.model.fields import Fields
+from services.generator.model.checkpoint.families import FAMILIES
+from services.generator.model.checkpoint.fields import Fields
+from services.generator.model.checkpoint.rope_config import parse_rope
 from services.generator.model.rope import Rope
-from services.generator.model.rope_config import parse_rope
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},

@@ -1,0 +1,1 @@
+"""Backends: what computes the engine's chunks, on a CPU or a GPU."""

@@ -1,0 +1,1 @@
+"""The CPU backend: compiled kernels where a compiler is at hand, torch elsewhere."""

@@ -1,0 +1,1 @@
+"""C++ kernels, and what compiles them for this processor at first use."""

@@ -1,0 +1,150 @@
+"""A model's parts on a CPU: compiled kernels where there is a compiler, else torch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch.nn import functional
+
+from services.generator.backend.cpu.attention import Attention, attention
+from services.generator.backend.cpu.bf16_linear import bf16_linear
+from services.generator.backend.cpu.compiled_layers import CompiledLayers
+from services.generator.backend.cpu.gated_activation import gated_activation
+from services.generator.backend.cpu.head_steps import (
+    HeadNorm,
+    HeadRotation,
+    HeadStep,
+    SteppedAttention,
+)
+from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.int8_linear import int8_linear
+from services.generator.backend.cpu.native_head_steps import NativeHeadSteps
+from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.rms_norm import RMSNorm
+from services.generator.model.activation import Activation, activation
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.layer_config import ExpertsConfig
+from services.generator.model.checkpoint.packed_weight import PackedWeight
+from services.generator.model.checkpoint.rope_config import RopeConfig
+from services.generator.model.head_attention import HeadAttention, Planner
+from services.generator.model.layer import Layer, LayerByLayer, LayerStack
+from services.generator.model.mlp import Branch, Expert, Mixture
+from services.generator.model.norm import Norm
+from services.generator.model.projection import Projection
+from services.generator.model.rope import Rope, Rotation
+
+
+class CpuKernels:
+    """The `Kernels` of a CPU; a compiled kernel serves where it takes the shape.
+
+    `backend` torch keeps to torch's operations. `quantization` int8 rounds all matrices but
+    embeddings and routers.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        *,
+        backend: str = "auto",
+        quantization: str | None = None,
+        batch_invariant: bool = True,
+        block_size: int = 16,
+    ) -> None:
+        self.device = torch.device("cpu")
+        self._config = config
+        self._dtype = dtype
+        self._backend = backend
+        self._quantization = quantization
+        self._batch_invariant = batch_invariant
+        self._block_size = block_size
+        self._memory = HugePages()
+        self._attentions: dict[int | None, Attention] = {}
+
+    def lookup(
+        self, table: torch.Tensor, scale: float | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """See `Kernels`."""
+
+        def rows(ids: torch.Tensor) -> torch.Tensor:
+            found = functional.embedding(ids, table)
+            return found if scale is None else found * scale
+
+        return rows
+
+    def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Rotation]:
+        """See `Kernels`."""
+        return Rope(config)
+
+    def planner(self, window: int | None) -> Planner:
+        """See `Kernels`."""
+        return self._attention(window).plan
+
+    def heads(
+        self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
+    ) -> HeadAttention:
+        """See `Kernels`."""
+        steps = self._steps(norm_weight, rope_index)
+        return SteppedAttention(tuple(steps), self._attention(window))
+
+    def stack(self, layers: Sequence[Layer]) -> LayerStack:
+        """See `Kernels`; one program where every part is a compiled kernel."""
+        return CompiledLayers.of(layers) or LayerByLayer(layers)
+
+    def rms_norm(self, weight: torch.Tensor) -> Norm:
+        """See `Kernels`."""
+        return RMSNorm(weight, self._config.norm_eps)
+
+    def activation(self) -> Activation:
+        """See `Kernels`."""
+        name = self._config.activation
+        if not self._config.family.is_gated:
+            return activation(name, self._batch_invariant)
+        return gated_activation(name, self._dtype, self._batch_invariant, self._backend)
+
+    def product(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """See `Kernels`."""
+        if self._quantization == "int8":
+            return int8_linear(weight, bias, memory=self._memory)
+        ours = bf16_linear(weight, bias, self._memory)
+        return ours or Linear(weight, bias, self._batch_invariant, adds)
+
+    def packed_product(
+        self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Projection:
+        """See `Kernels`; the weights become those of a float checkpoint."""
+        return self.product(weight.dequantized(self._dtype), bias, adds)
+
+    def mixture(
+        self,
+        config: ExpertsConfig,
+        router: torch.Tensor,
+        experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    ) -> Branch:
+        """See `Kernels`."""
+        gate = self.activation()
+        members = [Expert(self.product(up), self.product(down), gate) for up, down in experts]
+        router_product = Linear(router, batch_invariant=self._batch_invariant)
+        return Mixture(router_product, members, config.num_chosen, config.normalizes)
+
+    def _attention(self, window: int | None) -> Attention:
+        if window not in self._attentions:
+            self._attentions[window] = attention(
+                self._config, window, self._dtype, self._backend, self._block_size
+            )
+        return self._attentions[window]
+
+    def _steps(self, norm_weight: torch.Tensor | None, rope_index: int | None) -> list[HeadStep]:
+        if norm_weight is None and rope_index is None:
+            return []
+        if self._backend != "torch" and NativeHeadSteps.serves(self._config, self._dtype):
+            return [NativeHeadSteps(self._config, norm_weight, rope_index)]
+        steps: list[HeadStep] = []
+        if norm_weight is not None:
+            steps.append(HeadNorm(norm_weight, self._config.norm_eps))
+        if rope_index is not None:
+            steps.append(HeadRotation(self._config, rope_index))
+        return steps

@@ -1,0 +1,283 @@
+"""Attention over pages by torch's operations, for decodes and prompt chunks in one flat batch.
+
+Decodes of similar length are gathered into one padded call; each chunk goes by tiles of queries.
+A layer with a sliding window (arXiv:2004.05150) gathers only the blocks that its queries see.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.kv_cache import LayerCache
+from services.generator.model.pages import Pages
+from services.generator.model.soft_cap import soft_cap_
+
+_TILE_ROWS = 128
+_UNLIMITED = 2**62
+# Padding a context by this many blocks costs less than one more attention call per layer.
+_FREE_PADDING_BLOCKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Consecutive rows of the batch with one query each and contexts of similar length."""
+
+    num_rows: int
+    block_ids: torch.Tensor  # [num_rows * blocks per row], padded with any valid block
+    context_length: int  # tokens kept of each padded context
+    mask: torch.Tensor | None  # float32 [num_rows, 1, 1, context_length], None if none is padded
+
+    def within(self, window: int, block_size: int) -> DecodeGroup:
+        """Return the group for queries that see only the last `window` tokens."""
+        if self.context_length <= window:
+            return self
+        ends = torch.tensor([self.context_length] * self.num_rows)
+        if self.mask is not None:
+            ends = self.mask.eq(0).sum(dim=-1).flatten()
+        table = self.block_ids.view(self.num_rows, -1)
+        first = (ends - window).clamp(min=0) // block_size
+        width = int(((ends - 1) // block_size - first).max()) + 1
+        columns = first.unsqueeze(1) + torch.arange(width)
+        block_ids = table.gather(1, columns.clamp(max=table.shape[1] - 1)).flatten()
+        positions = first.unsqueeze(1) * block_size + torch.arange(width * block_size)
+        ends = ends.unsqueeze(1)
+        is_hidden = (positions >= ends) | (positions < ends - window)
+        mask = torch.zeros(is_hidden.shape).masked_fill_(is_hidden, float("-inf"))
+        return DecodeGroup(
+            self.num_rows, block_ids, width * block_size, mask.view(self.num_rows, 1, 1, -1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptChunk:
+    """Consecutive rows of the batch that belong to one request."""
+
+    num_rows: int
+    block_ids: torch.Tensor | None  # [blocks], None if the chunk starts at position 0
+    context_length: int  # start + num_rows
+
+    def within(self, window: int, block_size: int) -> PromptChunk:
+        """Return the chunk without the blocks before its first query's window."""
+        first = max(0, self.context_length - self.num_rows - window + 1) // block_size
+        if self.block_ids is None or first == 0:
+            return self
+        kept_length = self.context_length - first * block_size
+        return PromptChunk(self.num_rows, self.block_ids[first:], kept_length)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPlan:
+    """Where a step's tokens are written and what each reads; groups first, then chunks."""
+
+    slots: torch.Tensor  # [T] int64
+    groups: list[DecodeGroup]
+    chunks: list[PromptChunk]
+
+    @classmethod
+    def of(cls, pages: Pages, block_size: int) -> TorchPlan:
+        """Group the sequences of a step for queries that see everything."""
+        sequences = list(
+            zip(pages.num_queries, pages.context_lengths, pages.block_ids, strict=True)
+        )
+        decodes = [(length, ids) for count, length, ids in sequences if count == 1]
+        return cls(
+            pages.slots,
+            [_decode_group(group, block_size) for group in _groups(decodes, block_size)],
+            [_prompt_chunk(*sequence) for sequence in sequences if sequence[0] > 1],
+        )
+
+    def within(self, window: int, block_size: int) -> TorchPlan:
+        """Return the plan for queries that see `window` tokens, themselves included."""
+        return TorchPlan(
+            self.slots,
+            [group.within(window, block_size) for group in self.groups],
+            [chunk.within(window, block_size) for chunk in self.chunks],
+        )
+
+
+_Decode = tuple[int, Sequence[int]]  # context length, blocks
+
+
+def _groups(decodes: Sequence[_Decode], block_size: int) -> list[list[_Decode]]:
+    """Cut decodes, longest first, so that padding never more than about doubles a context."""
+    groups: list[list[_Decode]] = []
+    for decode in decodes:
+        if groups:
+            longest, length = groups[-1][0][0], decode[0]
+            if 2 * length >= longest or longest - length <= _FREE_PADDING_BLOCKS * block_size:
+                groups[-1].append(decode)
+                continue
+        groups.append([decode])
+    return groups
+
+
+def _decode_group(group: list[_Decode], block_size: int) -> DecodeGroup:
+    context_length = group[0][0]
+    width = -(-context_length // block_size)
+    block_ids = [block for _, ids in group for block in (*ids, *[0] * (width - len(ids)))]
+    mask = None
+    if group[-1][0] < context_length:
+        lengths = torch.tensor([length for length, _ in group]).view(-1, 1, 1, 1)
+        is_padding = torch.arange(context_length) >= lengths
+        mask = torch.zeros(is_padding.shape).masked_fill_(is_padding, float("-inf"))
+    return DecodeGroup(len(group), torch.tensor(block_ids), context_length, mask)
+
+
+def _prompt_chunk(num_queries: int, context_length: int, ids: Sequence[int]) -> PromptChunk:
+    block_ids = torch.tensor(ids) if context_length > num_queries else None
+    return PromptChunk(num_queries, block_ids, context_length)
+
+
+class TorchAttention:
+    """An `Attention` of torch's own operations."""
+
+    def __init__(self, config: ModelConfig, window: int | None) -> None:
+        self._window = _UNLIMITED if window is None else window
+        self._scale = config.attention_scale
+        self._softcap = config.attention_softcap
+        self._attend_rows = _attend_rows_capped(self._softcap) if self._softcap else _attend_rows
+        self._num_kv_heads = config.num_kv_heads
+        self._group_size = config.num_heads // config.num_kv_heads
+        self._head_dim = config.head_dim
+        self._q_size = config.q_size
+
+    def plan(self, pages: Pages, block_size: int) -> TorchPlan:
+        """Group the step's sequences by what they may share."""
+        plan = TorchPlan.of(pages, block_size)
+        return plan if self._window == _UNLIMITED else plan.within(self._window, block_size)
+
+    def __call__(self, qkv: torch.Tensor, cache: LayerCache, plan: TorchPlan) -> torch.Tensor:
+        """Map rotated [T, q_size + 2 kv_size] to [T, q_size]."""
+        queries, keys_values = qkv[:, : self._q_size], qkv[:, self._q_size :]
+        cache.slots.index_copy_(0, plan.slots, keys_values)
+        outputs: list[torch.Tensor] = []
+        row = 0
+        for group in plan.groups:
+            outputs.append(self._attend_group(queries[row : row + group.num_rows], cache, group))
+            row += group.num_rows
+        for chunk in plan.chunks:
+            rows = slice(row, row + chunk.num_rows)
+            outputs.append(self._attend_chunk(queries[rows], keys_values[rows], cache, chunk))
+            row += chunk.num_rows
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attend_group(
+        self, queries: torch.Tensor, cache: LayerCache, group: DecodeGroup
+    ) -> torch.Tensor:
+        # The query heads that share a key head stand in as its query positions: no key is copied.
+        # In float32, because for single queries the bfloat16 kernel is up to 5 times slower.
+        rows, heads, dim = group.num_rows, self._num_kv_heads, self._head_dim
+        context = cache.blocks.index_select(0, group.block_ids).float()
+        visible = context.view(rows, -1, 2, heads, dim)[:, : group.context_length]
+        keys, values = visible.permute(2, 0, 3, 1, 4).unbind(0)
+        grouped = queries.view(rows, heads, self._group_size, dim).float()
+        out = self._attend_rows(grouped, keys, values, group.mask, self._scale)
+        return out.reshape(rows, self._q_size).to(queries.dtype)
+
+    def _attend_chunk(
+        self,
+        queries: torch.Tensor,
+        keys_values: torch.Tensor,
+        cache: LayerCache,
+        chunk: PromptChunk,
+    ) -> torch.Tensor:
+        """Attend with a chunk's [rows, q_size] queries, whose keys and values are written."""
+        heads, dim = self._num_kv_heads, self._head_dim
+        if chunk.block_ids is not None:
+            context = cache.blocks.index_select(0, chunk.block_ids)
+            keys_values = context.view(-1, 2 * heads * dim)[: chunk.context_length]
+        keys, values = keys_values.view(-1, 2, heads, dim).permute(1, 2, 0, 3)
+        grouped = queries.view(chunk.num_rows, heads, self._group_size, dim)
+        scaled = (grouped * self._scale).transpose(0, 1)
+        out = queries.new_empty(grouped.shape)
+        for first in range(0, chunk.num_rows, _TILE_ROWS):
+            tile = scaled[:, first : first + _TILE_ROWS]
+            position = chunk.context_length - chunk.num_rows + first
+            horizon = position - self._window + 1
+            visible = slice(max(0, horizon), position + tile.shape[1])
+            attended = _attend_tile(
+                tile, keys[:, visible], values[:, visible], min(0, horizon), self._softcap
+            )
+            out[first : first + _TILE_ROWS] = attended.transpose(0, 1)
+        return out.view(chunk.num_rows, self._q_size)
+
+
+_RowAttention = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], torch.Tensor
+]
+
+
+def _attend_rows(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Attend with [rows, heads, group, dim] queries to [rows, heads, length, dim]."""
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, scale=scale
+    )
+
+
+def _attend_rows_capped(cap: float) -> _RowAttention:
+    """Return the same with capped scores, which the fused kernel cannot compute."""
+
+    def attend(
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        scores = soft_cap_((queries * scale) @ keys.transpose(-1, -2), cap)
+        if mask is not None:
+            scores += mask
+        return scores.softmax(dim=-1) @ values
+
+    return attend
+
+
+def _attend_tile(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    horizon: int,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Attend with the last positions' queries; returns [heads, rows, group, dim].
+
+    `queries` is [heads, rows, group, dim] and scaled, `keys` and `values` are [heads, length, dim].
+    Row i does not see keys before `horizon + i`; `horizon` is at most 0.
+    Two products and a softmax beat the fused CPU kernel 1.5 to 3 times in bfloat16 on tiles
+    that stay in the L2 cache, also because no tile looks at the keys after its end.
+    """
+    heads, rows, group_size, dim = queries.shape
+    scores = torch.bmm(queries.reshape(heads, rows * group_size, dim), keys.transpose(1, 2))
+    if softcap is not None:
+        scores = soft_cap_(scores, softcap)
+    scores[:, :, -rows:] += _hidden_future(rows, group_size, scores.dtype)
+    if horizon > -rows:
+        scores[:, :, :rows] += _hidden_past(rows, group_size, scores.dtype, horizon)
+    weights = scores.softmax(dim=-1)
+    return torch.bmm(weights, values).view(heads, rows, group_size, dim)
+
+
+@functools.cache
+def _hidden_future(rows: int, group_size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return [rows * group, rows]: -inf where a query's position is before the key's, else 0."""
+    future = torch.full((rows, rows), float("-inf"), dtype=dtype).triu_(diagonal=1)
+    return future.repeat_interleave(group_size, dim=0)
+
+
+@functools.lru_cache(maxsize=64)
+def _hidden_past(rows: int, group_size: int, dtype: torch.dtype, horizon: int) -> torch.Tensor:
+    """Return [rows * group, rows]: -inf where key `column` is before `horizon + row`, else 0."""
+    past = torch.full((rows, rows), float("-inf"), dtype=dtype).tril_(diagonal=horizon - 1)
+    return past.repeat_interleave(group_size, dim=0)

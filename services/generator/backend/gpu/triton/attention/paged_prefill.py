@@ -1,0 +1,378 @@
+"""Causal attention over the paged cache, for prompt chunks of any length beside decodes.
+
+Online softmax as in FlashAttention-2 (arXiv:2307.08691) over paged keys (arXiv:2309.06180); a
+tile's rows are tokens times the query heads that share keys (arXiv:2511.11581).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from services.generator.backend.gpu.triton.attention.checks import (
+    check_cache,
+    check_scores,
+    check_tables,
+)
+from services.generator.backend.gpu.triton.attention.paged_slots import places
+from services.generator.backend.gpu.triton.checks import (
+    KernelError,
+    require_contiguous,
+    require_dtype,
+    require_shape,
+)
+
+HEAD_SIZES = (64, 80, 96, 128, 256)
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LEAST = tl.constexpr(-1.0e30)  # below every score, and exp2(-inf - LEAST) is 0, not NaN
+
+
+@triton.jit
+def find_sequence(i_tile, p_starts, S, BQ: tl.constexpr):
+    # the last sequence whose tiles begin at or before this one; S is the padding behind them all
+    i_low = 0
+    i_high = S + 1
+    while i_low + 1 < i_high:
+        i_middle = (i_low + i_high) // 2
+        if tl.load(p_starts + i_middle) // BQ + i_middle <= i_tile:
+            i_low = i_middle
+        else:
+            i_high = i_middle
+    return i_low
+
+
+@triton.jit
+def attend(
+    b_acc,  # [BM, BD]
+    b_max,  # [BM]
+    b_sum,  # [BM]
+    b_q,  # [BM, BD]
+    o_position,  # [BM]
+    p_table,  # [blocks of the sequence]
+    p_k,  # [blocks, BLOCK, D], blocks s_kb and tokens s_kn apart
+    p_v,  # [blocks, BLOCK, D], blocks s_vb and tokens s_vn apart
+    i_from,
+    i_to,
+    first,
+    end,
+    scale,
+    cap_scale,
+    window,
+    IS_MASKED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    s_kb: tl.constexpr,
+    s_kn: tl.constexpr,
+    s_vb: tl.constexpr,
+    s_vn: tl.constexpr,
+    BLOCK: tl.constexpr,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
+    o_d = tl.arange(0, BD)
+    for i_n in range(i_from, i_to, BN):
+        o_n = i_n + tl.arange(0, BN)
+        # what no row may see is not read either: it may be NaN
+        m_n = ((o_n >= first) & (o_n < end)) | (not IS_MASKED)
+        m_nd = m_n[:, None] & (o_d < D)[None, :]
+        # [BN]
+        o_block, o_slot = places(i_n, BN, BLOCK)
+        b_block = tl.load(p_table + o_block, mask=m_n, other=0).to(tl.int64)
+        o_slot = o_slot.to(tl.int64)
+        # [BN, BD]
+        o_k = (b_block * s_kb + o_slot * s_kn)[:, None] + o_d[None, :]
+        b_k = tl.load(p_k + o_k, mask=m_nd, other=0.0).to(b_q.dtype)
+        # [BM, BN]
+        b_score = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
+        if HAS_SOFT_CAP:
+            # tanh(x) is 1 - 2 / (exp(2x) + 1), right for an infinite exponential too
+            b_score = 1.0 - 2.0 / (tl.exp2(b_score * cap_scale) + 1.0)
+        if IS_MASKED:
+            m_score = o_n[None, :] <= o_position[:, None]
+            if HAS_WINDOW:
+                m_score = m_score & (o_n[None, :] > o_position[:, None] - window)
+            b_score = tl.where(m_score, b_score, float("-inf"))
+        # a positive scale keeps the order, and is free in the exponent's subtraction
+        b_top = tl.maximum(b_max, tl.max(b_score, axis=1) * scale)
+        b_shrink = tl.exp2(b_max - b_top)
+        b_p = tl.exp2(b_score * scale - b_top[:, None])
+        b_sum = b_sum * b_shrink + tl.sum(b_p, axis=1)
+        b_max = b_top
+        # [BN, BD]
+        o_v = (b_block * s_vb + o_slot * s_vn)[:, None] + o_d[None, :]
+        b_v = tl.load(p_v + o_v, mask=m_nd, other=0.0).to(b_q.dtype)
+        b_acc = b_acc * b_shrink[:, None]
+        b_acc = tl.dot(b_p.to(b_q.dtype), b_v, b_acc, input_precision="ieee")
+    return b_acc, b_max, b_sum
+
+
+@triton.jit(
+    do_not_specialize=["s_table", "T", "S", "window"],
+    # what stands behind the decodes of a batch begins anywhere
+    do_not_specialize_on_alignment=["p_table", "p_lengths"],
+)
+def paged_prefill_kernel(
+    p_q,  # [T, H, D], tokens s_qt and heads s_qh apart
+    p_k,  # [blocks, BLOCK, KVH, D]; blocks, tokens and heads s_kb, s_kn and s_kh apart
+    p_v,  # the same, s_vb, s_vn and s_vh apart
+    p_table,  # [S, blocks of a sequence], rows s_table apart
+    p_starts,  # [S + 1]
+    p_lengths,  # [S]
+    p_sinks,  # [H], or q where there are none
+    p_k_scale,  # [KVH], or q
+    p_v_scale,  # [KVH], or q
+    p_out,  # [T, H, D] contiguous
+    s_qt,
+    s_qh,
+    s_table,
+    T,
+    S,
+    scale,
+    soft_cap,
+    window,
+    # of the cache, and with it of the model: known to the compiler, they cost no multiplications
+    s_kb: tl.constexpr,
+    s_kn: tl.constexpr,
+    s_kh: tl.constexpr,
+    s_vb: tl.constexpr,
+    s_vn: tl.constexpr,
+    s_vh: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+):
+    BQ: tl.constexpr = BM // GROUP
+    # a sequence's last tiles see most, so they start first
+    i_tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    i_kv = tl.program_id(1).to(tl.int64)
+    i_s = find_sequence(i_tile, p_starts, S, BQ)
+    start = tl.load(p_starts + i_s)
+    queries = tl.load(p_starts + i_s + 1, mask=i_s < S, other=T) - start
+    i_t = (i_tile - i_s - start // BQ) * BQ
+    if i_t >= queries:
+        return
+    # padding has a length of 0: nothing to see, and zeros come out
+    length = tl.load(p_lengths + i_s, mask=i_s < S, other=0)
+    o_m = tl.arange(0, BM)
+    o_d = tl.arange(0, BD)
+    o_t = i_t + o_m // GROUP
+    o_h = i_kv * GROUP + o_m % GROUP
+    m_m = (o_m < BQ * GROUP) & (o_t < queries)
+    m_md = m_m[:, None] & (o_d < D)[None, :]
+    # [BM, BD]
+    o_q = ((start + o_t).to(tl.int64) * s_qt + o_h * s_qh)[:, None] + o_d[None, :]
+    b_q = tl.load(p_q + o_q, mask=m_md, other=0.0)
+    b_acc = tl.zeros([BM, BD], tl.float32)
+    b_max = tl.full([BM], LEAST, tl.float32)
+    b_sum = tl.zeros([BM], tl.float32)
+    if HAS_SINKS:
+        # [BM]
+        b_max = tl.maximum(tl.load(p_sinks + o_h, mask=m_m, other=0.0) * LOG2E, LEAST)
+        b_sum += 1.0
+    if HAS_SCALES:
+        scale *= tl.load(p_k_scale + i_kv)
+    # scores times `scale` are exponents of 2; where there is a cap, so is twice its tanh's argument
+    scale *= LOG2E
+    cap_scale = scale
+    if HAS_SOFT_CAP:
+        cap_scale *= 2.0 / soft_cap
+        scale = soft_cap * LOG2E
+    position = length - queries + i_t
+    # one past the last position that a row sees, and the first
+    end = tl.minimum(position + BQ, length)
+    first = tl.maximum(position - window + 1, 0) if HAS_WINDOW else 0
+    # tiles from i_full up to i_diagonal are seen whole by every row
+    i_from = first // BN * BN
+    i_diagonal = tl.maximum((position + 1) // BN * BN, i_from)
+    i_full = i_from
+    if HAS_WINDOW:
+        i_full = tl.minimum(tl.maximum(tl.cdiv(end - window, BN) * BN, i_from), i_diagonal)
+    for i_part in tl.static_range(0 if HAS_WINDOW else 1, 3):
+        i_to = i_full if i_part == 0 else (i_diagonal if i_part == 1 else end)
+        b_acc, b_max, b_sum = attend(
+            *(b_acc, b_max, b_sum, b_q, position + o_m // GROUP),
+            *(p_table + tl.cast(i_s, tl.int64) * s_table, p_k + i_kv * s_kh, p_v + i_kv * s_vh),
+            *(i_from, i_to, first, end, scale, cap_scale, window),
+            *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP, s_kb, s_kn, s_vb, s_vn, BLOCK, D, BN, BD),
+        )
+        i_from = i_to
+    b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
+    if HAS_SCALES:
+        b_out *= tl.load(p_v_scale + i_kv)
+    # the same rows in other words, or registers would hold them through the loops
+    o_r = (start + i_t) * GROUP + o_m
+    m_r = (o_m < BQ * GROUP) & (o_r < (start + queries) * GROUP)
+    o_row = (o_r // GROUP).to(tl.int64) * (tl.num_programs(1) * GROUP)
+    o_out = (o_row + i_kv * GROUP + o_r % GROUP)[:, None] * D + o_d[None, :]
+    m_out = m_r[:, None] & (o_d < D)[None, :]
+    tl.store(p_out + o_out, b_out.to(p_out.dtype.element_ty), mask=m_out)
+
+
+class Launch(NamedTuple):
+    """A tile's rows and keys, and how it is run."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# the tallest tiles, by bytes of a query's element and by head size as padded
+TALLEST = {
+    (2, 64): Launch(128, 64, 8, 3),
+    (2, 128): Launch(128, 64, 8, 3),
+    (2, 256): Launch(64, 32, 8, 3),
+    (4, 64): Launch(32, 32, 4, 2),
+    (4, 128): Launch(32, 16, 8, 2),
+    (4, 256): Launch(32, 16, 8, 2),
+}
+
+# on sm_90, whose wgmma takes keys from shared memory: fewer of them leave it waiting for its rows
+TALLEST_ON_SM90 = {
+    (2, 128): Launch(128, 128, 8, 3),
+    (2, 256): Launch(128, 64, 8, 3),
+}
+
+
+@cache
+def has_wgmma(device: torch.device) -> bool:
+    """Return whether a GPU is of sm_90; the interpreter has the tiles of one that is."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
+
+
+def launch_of(
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    head_size: int,
+    group: int,
+    rows: int,
+    is_sm90: bool,
+) -> Launch:
+    """Return the tile for sequences of about `rows` rows; `group` of them are one token's.
+
+    No tile needs more registers than sm_80 has, or sm_90.
+    """
+    kind = dtype.itemsize, triton.next_power_of_2(head_size)
+    launch = TALLEST[kind]
+    rows = max(rows, group)
+    if rows <= 16:
+        launch = launch._replace(rows=16, warps=4)
+    elif rows <= 64 < launch.rows:
+        launch = launch._replace(rows=64, keys=32, warps=4)
+    elif rows > 64 and is_sm90 and cache_dtype == dtype:
+        # keys that are converted go through registers, of which these tiles have none to spare
+        launch = TALLEST_ON_SM90.get(kind, launch)
+    if cache_dtype == torch.int8:
+        launch = launch._replace(keys=max(launch.keys // 2, 16))
+    return launch
+
+
+def _launch(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    query_starts: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: torch.Tensor | None,
+    k_scale: torch.Tensor | None,
+    v_scale: torch.Tensor | None,
+    launch: Launch,
+) -> torch.Tensor:
+    tokens, heads, size = q.shape
+    sequences, (block, kv_heads) = len(lengths), k_cache.shape[1:3]
+    group = heads // kv_heads
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if tokens:
+        # each sequence's tiles and the padding's, from above: how many there are is not known here
+        tiles = tokens // (launch.rows // group) + sequences + 1
+        paged_prefill_kernel[(tiles, kv_heads)](
+            *(q, k_cache, v_cache, block_table, query_starts, lengths),
+            *(q if tensor is None else tensor for tensor in (sinks, k_scale, v_scale)),
+            *(out, *q.stride()[:2], block_table.stride(0)),
+            *(tokens, sequences, scale, soft_cap or 0.0, window or 0),
+            *(*k_cache.stride()[:3], *v_cache.stride()[:3]),
+            HAS_SINKS=sinks is not None,
+            HAS_SCALES=k_scale is not None,
+            HAS_WINDOW=window is not None,
+            HAS_SOFT_CAP=soft_cap is not None,
+            GROUP=group,
+            BLOCK=block,
+            D=size,
+            BM=launch.rows,
+            BN=launch.keys,
+            BD=triton.next_power_of_2(size),
+            num_warps=launch.warps,
+            num_stages=launch.stages,
+        )
+    return out
+
+
+def paged_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    query_starts: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return each token's attention to itself and what lies before it, [T, H, D] as `q`'s dtype.
+
+    `q` is [T, H, D] of float32, float16 or bfloat16, its tokens and heads may lie apart. Sequence
+    `s` has rows `query_starts[s]` up to `query_starts[s + 1]`, int32 [S + 1], the last tokens of
+    its `lengths[s]`, int32 [S]; rows behind `query_starts[S]` are padding and come out as zeros.
+    `k_cache` and `v_cache` are [blocks, block size, KVH, D], of any strides but the last, and hold
+    these tokens already; `block_table` is int32 [S, blocks of a sequence]. They have `q`'s dtype,
+    or are float8_e4m3fn (sm_90 or later) or int8 to be multiplied by `k_scale` and `v_scale`,
+    float32 [KVH]. A token sees its last `window` positions, itself included. Scores, times a
+    positive `scale`, become `soft_cap * tanh(score / soft_cap)`; `sinks`, float32 [H], are logits
+    that only the denominator has (arXiv:2309.17453). Raises KernelError.
+    """
+    require_shape("q", q, None, None, None)
+    if q.shape[2] not in HEAD_SIZES:
+        raise KernelError("q", f"has heads of {q.shape[2]}, not one of: {HEAD_SIZES}")
+    check_cache(q, k_cache, v_cache, k_scale, v_scale)
+    require_shape("lengths", lengths, None)
+    check_tables(block_table, lengths)
+    require_shape("query_starts", query_starts, len(lengths) + 1)
+    require_dtype("query_starts", query_starts, {torch.int32})
+    require_contiguous("query_starts", query_starts)
+    check_scores(q.shape[1], scale, window, soft_cap, sinks)
+    group = q.shape[1] // k_cache.shape[2]
+    rows = triton.cdiv(len(q), max(len(lengths), 1)) * group
+    dtypes = q.dtype, k_cache.dtype
+    launch = launch_of(*dtypes, q.shape[2], group, rows, has_wgmma(q.device))
+    if group > launch.rows:
+        raise KernelError("q", f"has {group} heads to each of k_cache, at most {launch.rows} fit")
+    return _launch(
+        *(q, k_cache, v_cache, block_table, query_starts, lengths),
+        scale=scale,
+        window=window,
+        soft_cap=soft_cap,
+        sinks=sinks,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        launch=launch,
+    )

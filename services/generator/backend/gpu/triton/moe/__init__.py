@@ -1,0 +1,1 @@
+"""Mixture of experts: rows sorted by expert, grouped products."""

@@ -1,0 +1,1 @@
+"""Sampling over the vocabulary: bounds, draws, penalties, log-probabilities."""

@@ -1,0 +1,1 @@
+"""Sequences of one request: forks that share blocks, and beam search."""

@@ -1,0 +1,73 @@
+"""Loading of an engine: the model, its cache and what computes, on the device that was chosen.
+
+With `__main__` the only module that knows the backends; each is imported where it is chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from services.generator.engine import Engine, EngineConfig, EngineConfigError
+from services.generator.engine.errors import OutOfMemoryError
+from services.generator.engine.executor import Executor
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.safetensors import Checkpoint, Weights
+
+logger = logging.getLogger(__name__)
+
+
+def load_engine(
+    config: EngineConfig,
+    clock: Callable[[], float] = time.monotonic,
+    weights: Weights | None = None,
+) -> Engine:
+    """Read the model and allocate the cache, once it is known that both fit into the memory.
+
+    Deadlines and step times are told by `clock`; `weights` take the place of the folder's.
+
+    Raises ModelError for the folder's faults and EngineConfigError for the options'.
+    """
+    started_s = time.monotonic()
+    shape = ModelConfig.read(config.model)
+    executor, num_blocks = _load_runner(config, shape, weights or Checkpoint(config.model))
+    pool = BlockPool(num_blocks, config.block_size)
+    engine = Engine(config, shape, executor, pool, clock)
+    logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
+    return engine
+
+
+def _load_runner(
+    config: EngineConfig, shape: ModelConfig, weights: Weights
+) -> tuple[Executor, int]:
+    """Return what computes, and how many blocks its cache has."""
+    try:
+        return (_on_cuda if config.device == "cuda" else _on_cpu)(config, shape, weights)
+    except OutOfMemoryError as error:
+        raise EngineConfigError(
+            "model",
+            "does not fit into the memory that is left; "
+            "fewer max_batched_tokens or max_num_seqs take less",
+        ) from error
+
+
+def _on_cpu(config: EngineConfig, shape: ModelConfig, weights: Weights) -> tuple[Executor, int]:
+    from services.generator.backend.cpu.loading import load_runner
+
+    return load_runner(config, shape, weights)
+
+
+def _on_cuda(config: EngineConfig, shape: ModelConfig, weights: Weights) -> tuple[Executor, int]:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineConfigError("device", "is cuda, and torch finds no such device")
+    try:
+        # Triton is not to be had on every system that a CPU serves on
+        from services.generator.backend.gpu.device import CudaDevice
+        from services.generator.backend.gpu.loading import load_runner
+    except ImportError as error:
+        raise EngineConfigError("device", f"is cuda, and {error.name} is missing") from error
+    return load_runner(config, shape, weights, CudaDevice())

@@ -1,0 +1,164 @@
+"""Checkpoints of four bits give the logits of the floats that they stand for."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from services.generator.backend.cpu.loading import load_model
+from services.generator.model.checkpoint.packed_checkpoint import read_packed
+from services.generator.model.checkpoint.safetensors import Checkpoint
+from services.generator.model.checkpoint.weight_format import WeightFormat
+from services.generator.model.errors import ModelError, WeightError
+from tests.generator.backend.gpu.triton.packing import quantised
+from tests.generator.model.conftest import save
+from tests.generator.model.family_models import SAMPLES
+from tests.generator.model.test_families import last_logits
+from tests.generator.tiny import write_checkpoint
+
+FLOATS = ("embed", "wte", "wpe", "lm_head", "mlp.gate.weight")
+FORMATS: dict[str, dict[str, Any]] = {
+    "gptq": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq", "desc_act": True},
+    "gptq_v2": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"},
+    "awq": {"quant_method": "awq", "bits": 4, "version": "gemm", "zero_point": True},
+}
+LAYOUTS = pytest.mark.parametrize("layout", FORMATS)
+Q, K = "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.k_proj"
+
+
+def quantise(folder: Path, layout: str, group: int | None = None) -> tuple[Path, Path]:
+    """Return two copies with other matrices: packed, and the same as floats."""
+    torch.manual_seed(5)
+    raw = json.loads((folder / "config.json").read_text())
+    is_transposed = raw["architectures"] == ["GPT2LMHeadModel"]
+    packed: dict[str, torch.Tensor] = {}
+    floats: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if tensor.ndim != 2 or any(part in name for part in FLOATS):
+            packed[name] = floats[name] = tensor
+            continue
+        rows, columns = tensor.t().shape if is_transposed else tensor.shape
+        size = group or columns
+        cpu, offset = torch.device("cpu"), int(layout == "gptq")
+        given, weight = quantised(rows, columns, size, layout == "awq", cpu, offset)
+        given["scales"] /= 16  # exactly
+        weight = (weight / 16).float()
+        floats[name] = (weight.t() if is_transposed else weight).contiguous()
+        stem = name.removesuffix(".weight")
+        packed |= {f"{stem}.{part}": value for part, value in given.items()}
+        if layout != "awq":
+            packed[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32) // size
+    form = FORMATS[layout] | {"group_size": group or -1}
+    return (
+        write(folder, "packed", packed, raw | {"quantization_config": form}),
+        write(folder, "floats", floats, raw),
+    )
+
+
+def write(folder: Path, name: str, tensors: dict[str, torch.Tensor], raw: dict[str, Any]) -> Path:
+    copy = folder.parent / f"{folder.name}-{name}"
+    shutil.copytree(folder, copy)
+    save_file(tensors, copy / "model.safetensors")
+    (copy / "config.json").write_text(json.dumps(raw))
+    return copy
+
+
+def logits(folder: Path, *given: Any, **options: Any) -> torch.Tensor:
+    return last_logits(load_model(folder, *given, **options), [5, 6, 7, 8, 9], (3, 2))
+
+
+@LAYOUTS
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("float32", None), ("bfloat16", None), ("float32", "int8")]
+)
+def test_logits_are_those_of_the_floats(
+    layout: str, dtype: str, quantization: str | None, tmp_path: Path
+) -> None:
+    """Bit for bit, in groups of 32; rounded again to int8 if that is asked for."""
+    packed, floats = quantise(write_checkpoint(tmp_path / "llama"), layout, 32)
+    actual, expected = (logits(at, dtype, quantization=quantization) for at in (packed, floats))
+    assert actual.isfinite().all() and actual.std() > 0
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("layout", ["gptq", "awq"])
+@pytest.mark.parametrize("family", ["qwen2", "phi3", "qwen3_moe", "gpt2"])
+def test_families_are_packed_as_they_are_named(family: str, layout: str, tmp_path: Path) -> None:
+    """Biases, tensors stored stacked, experts with a float router, matrices stored transposed."""
+    folder = tmp_path / family
+    save(SAMPLES[family].build(), folder)
+    packed, floats = quantise(folder, layout)
+    assert torch.equal(logits(packed), logits(floats))
+
+
+@LAYOUTS
+def test_the_weights_are_counted_unpacked(layout: str, tmp_path: Path) -> None:
+    """So that the memory they will take is known before; scales and zeros come on top."""
+    packed, floats = quantise(write_checkpoint(tmp_path / "llama"), layout, 32)
+    counts = [Checkpoint(folder).num_parameters for folder in (packed, floats)]
+    assert counts[1] < counts[0] < 1.1 * counts[1]
+
+
+def reversed_order(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{Q}.g_idx"] = tensors[f"{Q}.g_idx"].flip(0).contiguous()
+
+
+def without(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    return lambda tensors: tensors.__delitem__(name)
+
+
+def cut(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    return lambda tensors: tensors.update({name: tensors[name][:-1].contiguous()})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (reversed_order, f"{Q}.g_idx"),
+        (without(f"{Q}.g_idx"), f"{Q}.g_idx"),
+        (without(f"{K}.qweight"), f"{K}.qweight"),
+        (without(f"{Q}.qweight"), f"{Q}.weight"),
+        (without(f"{K}.qzeros"), f"{K}.qzeros"),
+        (cut(f"{K}.scales"), f"{K}.scales"),
+        (cut(f"{K}.qweight"), f"{K}.qweight"),
+        (lambda t: t.update({f"{K}.qzeros": t[f"{K}.qzeros"].long()}), f"{K}.qzeros"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(
+    change: Callable[[dict[str, torch.Tensor]], None], field: str, tmp_path: Path
+) -> None:
+    """Groups of inputs that lie apart too, since the products read them side by side."""
+    packed, _ = quantise(write_checkpoint(tmp_path / "llama"), "gptq", 32)
+    tensors = load_file(packed / "model.safetensors")
+    change(tensors)
+    save_file(tensors, packed / "model.safetensors")
+    with pytest.raises(WeightError) as caught:
+        load_model(packed)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("in_size", "out_size", "field"),
+    [(48, 64, "quantization_config.group_size"), (64, 12, "x.qweight")],
+)
+def test_sizes_that_cannot_be_packed_are_named(
+    in_size: int, out_size: int, field: str, checkpoint: Path
+) -> None:
+    """Inputs in whole groups, outputs in whole words."""
+    with pytest.raises(ModelError) as caught:
+        read_packed(Checkpoint(checkpoint), WeightFormat("gptq", 32), ["x"], in_size, [out_size])
+    assert caught.value.field == field
+
+
+def test_packed_tensors_without_a_format_are_not_read(tmp_path: Path) -> None:
+    """Nothing tells what their bits mean."""
+    packed, _ = quantise(write_checkpoint(tmp_path / "llama"), "awq", 32)
+    raw = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(raw | {"quantization_config": None}))
+    with pytest.raises(WeightError, match="missing"):
+        load_model(packed)
