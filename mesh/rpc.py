@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mesh.context import RequestContext
-from mesh.errors import Code, MeshError
+from mesh.errors import DEADLINE_PASSED, Code, MeshError
 from mesh.health import HealthServicer
 from mesh.lifecycle import Lifecycle
 from mesh.telemetry import inject, span
@@ -295,7 +295,7 @@ def _carrier(metadata_: Any) -> dict[str, str]:
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 _GENERIC = {
     Code.UNAVAILABLE: "A part of the service is not available now.",
-    Code.DEADLINE_EXCEEDED: "The request's deadline has passed.",
+    Code.DEADLINE_EXCEEDED: DEADLINE_PASSED,
     Code.CANCELLED: "The request was cancelled.",
     Code.RESOURCE_EXHAUSTED: "A part of the service is overloaded or the request is too large.",
 }

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from mesh import rpc
-from mesh.errors import Code, MeshError
+from mesh.errors import DEADLINE_PASSED, Code, MeshError
 from mesh.mailbox import Mailbox
 from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
 from services.generator import wire
@@ -17,7 +17,7 @@ from services.generator.engine import FinishReason, RequestError, StepOutput
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _FAULTS = {
-    FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, "The request's deadline has passed."),
+    FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, DEADLINE_PASSED),
     FinishReason.ABORT: (Code.UNAVAILABLE, "The generator stops."),
     FinishReason.ERROR: (Code.INTERNAL, "The generator failed on this request."),
     FinishReason.REJECTED: (Code.RESOURCE_EXHAUSTED, "This replica's queue is full."),

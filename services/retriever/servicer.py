@@ -3,13 +3,11 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
-from mesh.context import REQUEST_ID, RequestContext
+from mesh.context import REQUEST_ID
 from mesh.errors import Code, MeshError, invalid
 from mesh.pb import retriever_pb2 as pb
 from mesh.pb import retriever_pb2_grpc as pb_grpc
@@ -58,7 +56,7 @@ class Retriever(pb_grpc.RetrieverServicer):
         if not 1 <= request.top_k <= MAX_TOP_K:
             raise invalid("top_k", f"top_k is {request.top_k}; it must be 1 to {MAX_TOP_K}.")
         self._library.require(request.collection)
-        async with _within(request_context(context)):
+        async with request_context(context).limit():
             with span("encode query"):
                 vectors = await self._embedder.embed([request.query], Urgency.SEARCH)
             with span("search index", top_k=request.top_k):
@@ -73,7 +71,7 @@ class Retriever(pb_grpc.RetrieverServicer):
             )
         for number, text in enumerate(request.texts):
             _check_text(f"texts[{number}]", text)
-        async with _within(request_context(context)):
+        async with request_context(context).limit():
             texts = list(request.texts)
             vectors = await self._embedder.embed(texts, Urgency.EMBED)
             tokens = await asyncio.to_thread(self._count, texts)
@@ -94,7 +92,7 @@ class Retriever(pb_grpc.RetrieverServicer):
         called = request_context(context)
         headers = {REQUEST_ID: called.request_id}
         inject(headers)
-        async with _within(called):
+        async with called.limit():
             await asyncio.to_thread(extract.check, kind, request.content)
             document = Document(
                 ingestion_id=uuid.uuid4().hex,
@@ -114,7 +112,7 @@ class Retriever(pb_grpc.RetrieverServicer):
         self, request: pb.IngestionStatusRequest, context: Context
     ) -> pb.IngestionStatusResponse:
         """How far an ingestion is."""
-        async with _within(request_context(context)):
+        async with request_context(context).limit():
             status = await self._library.status(request.ingestion_id)
         if status is None:
             raise MeshError(
@@ -174,13 +172,3 @@ def _check_text(field: str, text: str) -> None:
         raise invalid(
             field, f"{field} has {len(text)} characters; it may have {MAX_TEXT_CHARACTERS}."
         )
-
-
-@asynccontextmanager
-async def _within(called: RequestContext) -> AsyncIterator[None]:
-    """Ends the block at the request's deadline."""
-    try:
-        async with asyncio.timeout(called.remaining()):
-            yield
-    except TimeoutError as error:
-        raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from error
