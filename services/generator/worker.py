@@ -5,8 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from mesh import bus as subjects
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
 from mesh.errors import MeshError, invalid
 from mesh.mailbox import Mailbox
 from mesh.pb import common_pb2, events_pb2

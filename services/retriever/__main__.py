@@ -12,9 +12,9 @@ from services.retriever.config import RetrieverSettings
 from services.retriever.embed import Embedder
 from services.retriever.ingest import Indexer
 from services.retriever.intake import Intake
-from services.retriever.lease import become_writer
 from services.retriever.library import Library
 from services.retriever.servicer import Retriever
+from services.retriever.writer import become_writer
 
 
 async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:

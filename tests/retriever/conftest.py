@@ -6,10 +6,10 @@ from pathlib import Path
 import nats
 import pytest
 
-from mesh.bus import INGEST_BUCKET, INGEST_STREAM, Bus
+from mesh.bus import Bus
+from mesh.bus.subjects import INGEST_BUCKET, INGEST_STREAM, WRITER_BUCKET
 from services.retriever import encoder
 from services.retriever.embed import Embedder
-from services.retriever.lease import BUCKET
 from services.retriever.library import Library
 from tests.retriever.parts import DIMENSIONS, count_words
 
@@ -24,7 +24,7 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
     """A connection to a server on which no retriever has left anything."""
     client = await nats.connect(nats_url)
     jetstream = client.jetstream()
-    for stream in (INGEST_STREAM, f"OBJ_{INGEST_BUCKET}", f"KV_{BUCKET}"):
+    for stream in (INGEST_STREAM, f"OBJ_{INGEST_BUCKET}", f"KV_{WRITER_BUCKET}"):
         try:
             await jetstream.delete_stream(stream)
         except nats.js.errors.NotFoundError:

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from nats.js.errors import ObjectNotFoundError
 from numpy.typing import NDArray
 
-from mesh.bus import INGEST, INGEST_BUCKET, Bus, Delivery
+from mesh.bus import Blobs, Bus, BusUnavailableError, Delivery, WorkQueue
+from mesh.bus.subjects import INGEST, INGEST_BUCKET, INGEST_STREAM
 from mesh.pb.events_pb2 import IngestTask
 from services.retriever import intake as under_test
 from services.retriever.document import Document, State, Status
@@ -52,17 +52,20 @@ def intake(bus: Bus, library: Library, embedder: Embedder) -> Intake:
     return Intake(bus, library, Indexer(library, embedder, 60, 0), workers=2)
 
 
+async def _queue(bus: Bus) -> WorkQueue:
+    return await bus.work_queue(INGEST_STREAM, INGEST, duplicate_window_s=60)
+
+
+async def _contents(bus: Bus) -> Blobs:
+    return await bus.blobs(INGEST_BUCKET, ttl_s=60)
+
+
 async def _no_task(bus: Bus) -> bool:
-    return bool((await bus._jetstream.stream_info("INGEST")).state.messages == 0)
+    return await (await _queue(bus)).num_tasks() == 0
 
 
 async def _no_content(bus: Bus, ingestion_id: str) -> bool:
-    objects = await bus.objects(INGEST_BUCKET, ttl_s=60)
-    try:
-        await objects.get_info(ingestion_id)
-    except ObjectNotFoundError:
-        return True
-    return False
+    return not await (await _contents(bus)).exists(ingestion_id)
 
 
 async def test_a_document_goes_through(bus: Bus, library: Library, intake: Intake) -> None:
@@ -130,6 +133,26 @@ async def test_a_crash_before_the_commit_tries_again(bus: Bus, library: Library)
     assert await ids(library) == ["a.txt-v1-0"]
 
 
+async def test_a_bus_that_fails_for_a_moment_fails_no_document(
+    library: Library, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content that could not be fetched is fetched at the next attempt."""
+    get, calls = Blobs.get, 0
+
+    async def away_once(self: Blobs, name: str) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise BusUnavailableError
+        return await get(self, name)
+
+    monkeypatch.setattr(Blobs, "get", away_once)
+    await intake.submit(a_document("i1"), CONTENT, {})
+    async with running(intake):
+        assert (await ended(library, "i1")).state is State.INDEXED
+    assert calls == 2
+
+
 async def test_a_process_that_is_stopped_hands_the_task_back(
     bus: Bus, library: Library, intake: Intake
 ) -> None:
@@ -155,8 +178,7 @@ async def test_a_crash_before_the_task_is_queued_loses_nothing(
 ) -> None:
     """What was recorded with its content is queued by the next process."""
     await intake.resume()
-    objects = await bus.objects(INGEST_BUCKET, ttl_s=60)
-    await objects.put("i1", CONTENT)
+    await (await _contents(bus)).put("i1", CONTENT)
     await library.queue(a_document("i1"))
     await library.queue(a_document("i2", source="lost.txt"))
     async with running(intake):
@@ -196,7 +218,7 @@ async def test_tasks_of_another_contract_are_dropped(
     """A message that cannot be read does not come again."""
     await intake.resume()
     await bus._jetstream.publish(INGEST, b"\xff\xff")
-    await bus.enqueue(INGEST, IngestTask(ingestion_id="gone"), task_id="gone", headers={})
+    await (await _queue(bus)).enqueue(IngestTask(ingestion_id="gone"), task_id="gone", headers={})
     async with running(intake):
         await until(lambda: _no_task(bus))
         assert (await ended(library, "gone")).state is State.FAILED
@@ -207,8 +229,7 @@ async def test_a_store_that_was_lost_learns_of_queued_tasks(
 ) -> None:
     """Tasks in the queue are enough to index the documents."""
     await intake.resume()
-    objects = await bus.objects(INGEST_BUCKET, ttl_s=60)
-    await objects.put("i1", CONTENT)
+    await (await _contents(bus)).put("i1", CONTENT)
     task = IngestTask(
         ingestion_id="i1",
         document_id="a.txt-v1",
@@ -216,6 +237,6 @@ async def test_a_store_that_was_lost_learns_of_queued_tasks(
         source="a.txt",
         media_type="text/plain",
     )
-    await bus.enqueue(INGEST, task, task_id="i1", headers={})
+    await (await _queue(bus)).enqueue(task, task_id="i1", headers={})
     async with running(intake):
         assert (await ended(library, "i1")).state is State.INDEXED
