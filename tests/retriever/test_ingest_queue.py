@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from mesh.bus import Blobs, Bus, BusUnavailableError, Delivery, WorkQueue
 from mesh.bus.subjects import INGEST, INGEST_BUCKET, INGEST_STREAM
 from mesh.pb.events_pb2 import IngestTask
-from services.retriever import intake as under_test
+from services.retriever import ingest_queue as under_test
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, State, Status
-from services.retriever.embed import Embedder
-from services.retriever.ingest import Indexer
-from services.retriever.intake import Intake
-from services.retriever.library import Library
+from services.retriever.encoder_batcher import EncoderBatcher
+from services.retriever.indexer import Indexer
+from services.retriever.ingest_queue import IngestQueue
 from tests.retriever.parts import a_document, count_words, until
 
 CONTENT = b"The owl sleeps by day. The fox hunts by night."
 
 
 @asynccontextmanager
-async def running(intake: Intake) -> AsyncIterator[None]:
-    task = asyncio.create_task(intake.run())
+async def running(ingest_queue: IngestQueue) -> AsyncIterator[None]:
+    task = asyncio.create_task(ingest_queue.run())
     try:
         yield
     finally:
@@ -32,24 +32,24 @@ async def running(intake: Intake) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def ended(library: Library, ingestion_id: str) -> Status:
+async def ended(collections: CollectionsStore, ingestion_id: str) -> Status:
     async def is_over() -> bool:
-        status = await library.status(ingestion_id)
+        status = await collections.status(ingestion_id)
         return status is not None and status.state is not State.QUEUED
 
     await until(is_over)
-    status = await library.status(ingestion_id)
+    status = await collections.status(ingestion_id)
     assert status is not None
     return status
 
 
-async def ids(library: Library) -> list[str]:
-    return [h.passage.id for h in await library.search("docs", count_words(["owl fox"])[0], 9)]
+async def ids(collections: CollectionsStore) -> list[str]:
+    return [h.passage.id for h in await collections.search("docs", count_words(["owl fox"])[0], 9)]
 
 
 @pytest.fixture
-def intake(bus: Bus, library: Library, embedder: Embedder) -> Intake:
-    return Intake(bus, library, Indexer(library, embedder, 60, 0), workers=2)
+def ingest_queue(bus: Bus, collections: CollectionsStore, batcher: EncoderBatcher) -> IngestQueue:
+    return IngestQueue(bus, collections, Indexer(collections, batcher, 60, 0), workers=2)
 
 
 async def _queue(bus: Bus) -> WorkQueue:
@@ -68,29 +68,33 @@ async def _no_content(bus: Bus, ingestion_id: str) -> bool:
     return not await (await _contents(bus)).exists(ingestion_id)
 
 
-async def test_a_document_goes_through(bus: Bus, library: Library, intake: Intake) -> None:
+async def test_a_document_goes_through(
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
+) -> None:
     """Queued, indexed, found; afterwards neither task nor content remains."""
     document = a_document("i1")
-    await intake.submit(document, CONTENT, {})
-    assert await library.status("i1") == Status(State.QUEUED, 0, "")
-    async with running(intake):
-        assert await ended(library, "i1") == Status(State.INDEXED, 1, "")
-        assert await ids(library) == ["a.txt-v1-0"]
+    await ingest_queue.submit(document, CONTENT, {})
+    assert await collections.status("i1") == Status(State.QUEUED, 0, "")
+    async with running(ingest_queue):
+        assert await ended(collections, "i1") == Status(State.INDEXED, 1, "")
+        assert await ids(collections) == ["a.txt-v1-0"]
         await until(lambda: _no_task(bus))
         await until(lambda: _no_content(bus, "i1"))
 
 
-async def test_a_large_document_fits(library: Library, intake: Intake) -> None:
+async def test_a_large_document_fits(
+    collections: CollectionsStore, ingest_queue: IngestQueue
+) -> None:
     """Content larger than the server's largest message goes through the object store."""
-    await intake.submit(
+    await ingest_queue.submit(
         a_document("i1", media_type="text/html"), b"<!--" + b"x" * 9_000_000 + b"-->owl", {}
     )
-    async with running(intake):
-        assert (await ended(library, "i1")).state is State.INDEXED
+    async with running(ingest_queue):
+        assert (await ended(collections, "i1")).state is State.INDEXED
 
 
 async def test_a_crash_before_the_ack_indexes_once(
-    library: Library, intake: Intake, monkeypatch: pytest.MonkeyPatch
+    collections: CollectionsStore, ingest_queue: IngestQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task comes again and finds its work done."""
     done, acks = Delivery.done, []
@@ -102,18 +106,20 @@ async def test_a_crash_before_the_ack_indexes_once(
         await done(self)
 
     monkeypatch.setattr(Delivery, "done", crash_once)
-    await intake.submit(a_document("i1"), CONTENT, {})
-    async with running(intake):
+    await ingest_queue.submit(a_document("i1"), CONTENT, {})
+    async with running(ingest_queue):
 
         async def acked_twice() -> bool:
             return len(acks) == 2
 
         await until(acked_twice)
         assert acks == [1, 2]
-        assert await ids(library) == ["a.txt-v1-0"]
+        assert await ids(collections) == ["a.txt-v1-0"]
 
 
-async def test_a_crash_before_the_commit_tries_again(bus: Bus, library: Library) -> None:
+async def test_a_crash_before_the_commit_tries_again(
+    bus: Bus, collections: CollectionsStore
+) -> None:
     """A fault of the moment delays a document and no more."""
     calls = 0
 
@@ -124,17 +130,19 @@ async def test_a_crash_before_the_commit_tries_again(bus: Bus, library: Library)
             raise OSError("a fault of the moment")
         return count_words(texts)
 
-    async with Embedder(encode) as embedder:
-        intake = Intake(bus, library, Indexer(library, embedder, 60, 0), workers=1)
-        await intake.submit(a_document("i1"), CONTENT, {})
-        async with running(intake):
-            assert (await ended(library, "i1")).state is State.INDEXED
+    async with EncoderBatcher(encode) as batcher:
+        ingest_queue = IngestQueue(
+            bus, collections, Indexer(collections, batcher, 60, 0), workers=1
+        )
+        await ingest_queue.submit(a_document("i1"), CONTENT, {})
+        async with running(ingest_queue):
+            assert (await ended(collections, "i1")).state is State.INDEXED
     assert calls == 2
-    assert await ids(library) == ["a.txt-v1-0"]
+    assert await ids(collections) == ["a.txt-v1-0"]
 
 
 async def test_a_bus_that_fails_for_a_moment_fails_no_document(
-    library: Library, intake: Intake, monkeypatch: pytest.MonkeyPatch
+    collections: CollectionsStore, ingest_queue: IngestQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The content that could not be fetched is fetched at the next attempt."""
     get, calls = Blobs.get, 0
@@ -147,14 +155,14 @@ async def test_a_bus_that_fails_for_a_moment_fails_no_document(
         return await get(self, name)
 
     monkeypatch.setattr(Blobs, "get", away_once)
-    await intake.submit(a_document("i1"), CONTENT, {})
-    async with running(intake):
-        assert (await ended(library, "i1")).state is State.INDEXED
+    await ingest_queue.submit(a_document("i1"), CONTENT, {})
+    async with running(ingest_queue):
+        assert (await ended(collections, "i1")).state is State.INDEXED
     assert calls == 2
 
 
 async def test_a_process_that_is_stopped_hands_the_task_back(
-    bus: Bus, library: Library, intake: Intake
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
 ) -> None:
     """The next process takes it at once, not after the wait for an ack."""
     started, never = asyncio.Event(), asyncio.Event()
@@ -165,70 +173,70 @@ async def test_a_process_that_is_stopped_hands_the_task_back(
             await never.wait()
             return 0
 
-    await intake.submit(a_document("i1"), CONTENT, {})
-    async with Embedder(count_words) as embedder, asyncio.timeout(under_test.ACK_WAIT_S / 2):
-        async with running(Intake(bus, library, Stuck(library, embedder, 60, 0), 1)):
+    await ingest_queue.submit(a_document("i1"), CONTENT, {})
+    async with EncoderBatcher(count_words) as batcher, asyncio.timeout(under_test.ACK_WAIT_S / 2):
+        async with running(IngestQueue(bus, collections, Stuck(collections, batcher, 60, 0), 1)):
             await started.wait()
-        async with running(intake):
-            assert (await ended(library, "i1")).state is State.INDEXED
+        async with running(ingest_queue):
+            assert (await ended(collections, "i1")).state is State.INDEXED
 
 
 async def test_a_crash_before_the_task_is_queued_loses_nothing(
-    bus: Bus, library: Library, intake: Intake
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
 ) -> None:
     """What was recorded with its content is queued by the next process."""
-    await intake.resume()
+    await ingest_queue.resume()
     await (await _contents(bus)).put("i1", CONTENT)
-    await library.queue(a_document("i1"))
-    await library.queue(a_document("i2", source="lost.txt"))
-    async with running(intake):
-        assert (await ended(library, "i1")).state is State.INDEXED
-        lost = await ended(library, "i2")
+    await collections.queue(a_document("i1"))
+    await collections.queue(a_document("i2", source="lost.txt"))
+    async with running(ingest_queue):
+        assert (await ended(collections, "i1")).state is State.INDEXED
+        lost = await ended(collections, "i2")
     assert lost.state is State.FAILED
     assert "ingest it again" in lost.error
 
 
 async def test_a_task_delivered_too_often_fails(
-    library: Library, intake: Intake, monkeypatch: pytest.MonkeyPatch
+    collections: CollectionsStore, ingest_queue: IngestQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document that ends the process each time is given up, in words."""
     monkeypatch.setattr(under_test, "MAX_ATTEMPTS", 0)
-    await intake.submit(a_document("i1"), CONTENT, {})
-    async with running(intake):
-        assert "process ended" in (await ended(library, "i1")).error
+    await ingest_queue.submit(a_document("i1"), CONTENT, {})
+    async with running(ingest_queue):
+        assert "process ended" in (await ended(collections, "i1")).error
 
 
 async def test_a_bad_document_fails_and_leaves_the_queue(
-    bus: Bus, library: Library, intake: Intake
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
 ) -> None:
     """Its owner learns why, and the next document is not held up."""
-    await intake.submit(a_document("i1", media_type="application/pdf"), b"%PDF-1.4", {})
-    await intake.submit(a_document("i2", source="good.txt"), CONTENT, {})
-    async with running(intake):
-        failed = await ended(library, "i1")
+    await ingest_queue.submit(a_document("i1", media_type="application/pdf"), b"%PDF-1.4", {})
+    await ingest_queue.submit(a_document("i2", source="good.txt"), CONTENT, {})
+    async with running(ingest_queue):
+        failed = await ended(collections, "i1")
         assert failed.state is State.FAILED
         assert "broken" in failed.error
-        assert (await ended(library, "i2")).state is State.INDEXED
+        assert (await ended(collections, "i2")).state is State.INDEXED
         await until(lambda: _no_task(bus))
 
 
 async def test_tasks_of_another_contract_are_dropped(
-    bus: Bus, library: Library, intake: Intake
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
 ) -> None:
     """A message that cannot be read does not come again."""
-    await intake.resume()
+    await ingest_queue.resume()
     await bus._jetstream.publish(INGEST, b"\xff\xff")
     await (await _queue(bus)).enqueue(IngestTask(ingestion_id="gone"), task_id="gone", headers={})
-    async with running(intake):
+    async with running(ingest_queue):
         await until(lambda: _no_task(bus))
-        assert (await ended(library, "gone")).state is State.FAILED
+        assert (await ended(collections, "gone")).state is State.FAILED
 
 
 async def test_a_store_that_was_lost_learns_of_queued_tasks(
-    bus: Bus, library: Library, intake: Intake
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
 ) -> None:
     """Tasks in the queue are enough to index the documents."""
-    await intake.resume()
+    await ingest_queue.resume()
     await (await _contents(bus)).put("i1", CONTENT)
     task = IngestTask(
         ingestion_id="i1",
@@ -238,5 +246,5 @@ async def test_a_store_that_was_lost_learns_of_queued_tasks(
         media_type="text/plain",
     )
     await (await _queue(bus)).enqueue(task, task_id="i1", headers={})
-    async with running(intake):
-        assert (await ended(library, "i1")).state is State.INDEXED
+    async with running(ingest_queue):
+        assert (await ended(collections, "i1")).state is State.INDEXED

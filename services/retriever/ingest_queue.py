@@ -26,9 +26,9 @@ from mesh.bus.subjects import INGEST, INGEST_BUCKET, INGEST_STREAM
 from mesh.errors import Code, MeshError, invalid, unavailable
 from mesh.pb.events_pb2 import IngestTask
 from mesh.telemetry import span
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, State
-from services.retriever.ingest import Indexer
-from services.retriever.library import Library
+from services.retriever.indexer import Indexer
 from services.retriever.store import Superseded
 
 logger = logging.getLogger(__name__)
@@ -49,12 +49,14 @@ _took = Histogram(
 )
 
 
-class Intake:
+class IngestQueue:
     """`submit` accepts documents; `run` works on them until it is cancelled."""
 
-    def __init__(self, bus: Bus, library: Library, indexer: Indexer, workers: int) -> None:
+    def __init__(
+        self, bus: Bus, collections: CollectionsStore, indexer: Indexer, workers: int
+    ) -> None:
         self._bus = bus
-        self._library = library
+        self._collections = collections
         self._indexer = indexer
         self._room = asyncio.Semaphore(workers)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +66,7 @@ class Intake:
         try:
             queue, contents = await self._queue(), await self._contents()
             await contents.put(document.ingestion_id, content)
-            await self._library.queue(document)
+            await self._collections.queue(document)
             await _enqueue(queue, document, headers)
         except BusUnavailableError as error:
             logger.warning("a document was not queued: %s", error.__cause__)
@@ -88,11 +90,11 @@ class Intake:
     async def resume(self) -> None:
         """Queue again what was recorded and may not have reached the queue before a crash."""
         queue, contents = await self._queue(), await self._contents()
-        for document in await self._library.queued():
+        for document in await self._collections.queued():
             if await contents.exists(document.ingestion_id):
                 await _enqueue(queue, document, {})
             else:
-                await self._library.fail(document.ingestion_id, _LOST)
+                await self._collections.fail(document.ingestion_id, _LOST)
 
     async def _queue(self) -> WorkQueue:
         return await self._bus.work_queue(
@@ -154,8 +156,8 @@ class Intake:
             task.ingestion_id, task.document_id, task.collection, task.source, task.media_type
         )
         # a store that was lost or replaced learns of the ingestion here
-        await self._library.queue(document)
-        status = await self._library.status(document.ingestion_id)
+        await self._collections.queue(document)
+        status = await self._collections.status(document.ingestion_id)
         if status is None or status.state is State.QUEUED:
             outcome = await self._outcome(document, delivery.attempt)
             _ended.labels(outcome).inc()
@@ -170,14 +172,14 @@ class Intake:
                 raise MeshError(Code.INTERNAL, "The process ended at each attempt.")
             count = await self._indexer.index(document, await self._content(document))
         except Superseded:
-            await self._library.fail(document.ingestion_id, "A later version came first.")
+            await self._collections.fail(document.ingestion_id, "A later version came first.")
             return "superseded"
         except Exception as error:
             reason = _reason(error, attempt)
             if reason is None:
                 raise
             logger.info("ingestion %s failed: %s", document.ingestion_id, reason)
-            await self._library.fail(document.ingestion_id, reason)
+            await self._collections.fail(document.ingestion_id, reason)
             return "failed"
         logger.info("indexed %d passages for ingestion %s", count, document.ingestion_id)
         return "indexed"
