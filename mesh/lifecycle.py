@@ -6,7 +6,7 @@ import enum
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -104,13 +104,18 @@ class Lifecycle:
         self._stop.set()
 
 
-def run(settings_type: type[S], start: Callable[[S, Lifecycle], Awaitable[None]]) -> None:
-    """The whole of a service's `__main__`.
+def run(
+    settings_type: type[S],
+    start: Callable[[S, Lifecycle], Awaitable[None]],
+    services: Collection[str],
+) -> None:
+    """Run a service from its first line to its last: the whole of its `__main__`.
 
     `start` enters its resources into `lifecycle.stack` and returns when the service can work.
-    Exits with 2 on bad settings, with 1 when it cannot start or a task failed.
+    `services` are those that the environment may have variables for. Exits with 2 on bad settings,
+    with 1 when it cannot start or a task failed.
     """
-    settings = load_or_exit(settings_type, os.environ)
+    settings = load_or_exit(settings_type, os.environ, services)
     telemetry = Telemetry(settings)
     try:
         asyncio.run(_main(settings, start))

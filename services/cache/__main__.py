@@ -6,6 +6,7 @@ from mesh import rpc
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb.cache_pb2 import DESCRIPTOR
 from mesh.pb.cache_pb2_grpc import add_CacheServicer_to_server
+from services import NAMES
 from services.cache.config import CacheSettings
 from services.cache.redis_store import RedisStore
 from services.cache.servicer import CacheServicer
@@ -26,4 +27,4 @@ async def start(settings: CacheSettings, lifecycle: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    run(CacheSettings, start)
+    run(CacheSettings, start, NAMES)

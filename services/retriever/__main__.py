@@ -7,6 +7,7 @@ from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb import retriever_pb2, retriever_pb2_grpc
+from services import NAMES
 from services.retriever import encoder
 from services.retriever.collections_store import CollectionsStore
 from services.retriever.config import RetrieverSettings
@@ -50,4 +51,4 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    run(RetrieverSettings, start)
+    run(RetrieverSettings, start, NAMES)
