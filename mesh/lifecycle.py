@@ -55,7 +55,7 @@ class Lifecycle:
         return task
 
     def on_drain(self, drain: Drain) -> None:
-        """Awaited on SIGTERM, in order, within the drain limit, before anything closes."""
+        """Have `drain` awaited on SIGTERM, within the drain limit, before anything closes."""
         self._drains.append(drain)
 
     def stop(self) -> None:
@@ -76,10 +76,14 @@ class Lifecycle:
         logger.info("draining for at most %.0f s", drain_s)
         try:
             async with asyncio.timeout(drain_s):
-                for drain in self._drains:
-                    await drain()
+                await self.drain()
         except TimeoutError:
             logger.warning("drain limit reached; ending what is left")
+
+    async def drain(self) -> None:
+        """Finish what the process has taken in: run the drains, one after the other."""
+        for drain in self._drains:
+            await drain()
 
     async def close(self) -> None:
         """Cancels the tasks, closes the resources in reverse order, re-raises a task's fault."""
