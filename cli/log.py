@@ -24,7 +24,7 @@ class Log:
         return file
 
     def tail(self) -> list[str]:
-        """The last lines since the last `open`, shortened."""
+        """Return the last lines since the last `open`, shortened."""
         with self.path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self._start, end - READ_BYTES))

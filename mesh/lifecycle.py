@@ -48,7 +48,7 @@ class Lifecycle:
         self._fault: BaseException | None = None
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Runs a task that this process cannot live without: its fault ends the process."""
+        """Run a task that this process cannot live without: its fault ends the process."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -59,11 +59,11 @@ class Lifecycle:
         self._drains.append(drain)
 
     def stop(self) -> None:
-        """Asks the process to drain and end; idempotent."""
+        """Ask the process to drain and end; idempotent."""
         self._stop.set()
 
     def advance(self, state: State) -> None:
-        """Moves forward in life; going back is a bug."""
+        """Move forward in life; going back is a bug."""
         assert state.value >= self.state.value, f"{self.state} to {state}. This is a bug."
         self.state = state
 
@@ -86,7 +86,7 @@ class Lifecycle:
             await drain()
 
     async def close(self) -> None:
-        """Cancels the tasks, closes the resources in reverse order, re-raises a task's fault."""
+        """Cancel the tasks, close the resources in reverse order, re-raise a task's fault."""
         self.advance(State.STOPPED)
         for task in self._tasks:
             task.cancel()

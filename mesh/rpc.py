@@ -107,7 +107,7 @@ async def serve(
     add_servicers: Iterable[Callable[[grpc.aio.Server], None]],
     service_names: Sequence[str],
 ) -> int:
-    """Starts a server that the life cycle stops; returns its port.
+    """Start a server that the life cycle stops; return its port.
 
     It turns unhealthy when the process drains, then finishes the calls it has.
     """
@@ -134,7 +134,7 @@ async def serve(
 
 
 def request_context(context: Context[Any, Any]) -> RequestContext:
-    """The request that a servicer's call belongs to; gRPC's own deadline holds where earlier."""
+    """Return the request that a servicer's call belongs to; gRPC's deadline holds where earlier."""
     left = context.time_remaining()
     limit_s = DEFAULT_LIMIT_S if left is None else min(left, DEFAULT_LIMIT_S)
     return RequestContext.from_headers(_carrier(context.invocation_metadata()), limit_s)
@@ -210,7 +210,7 @@ async def _abort(context: Context[Any, Any], error: MeshError) -> None:
 
 
 def channel(addresses: str) -> grpc.aio.Channel:
-    """A channel that balances over all replicas behind `addresses`.
+    """Return a channel that balances over all replicas behind `addresses`.
 
     `host:port` is resolved through DNS, again whenever a connection ends; several literal
     addresses are given with commas.
@@ -236,7 +236,7 @@ async def call(
     *,
     limit_s: float = DEFAULT_LIMIT_S,
 ) -> Reply:
-    """One unary call within the request's deadline and `limit_s`; raises MeshError."""
+    """Make one unary call within the request's deadline and `limit_s`; raise MeshError."""
     timeout = context.remaining(limit_s)
     with _translated():
         return await method(request, timeout=timeout, metadata=metadata(context))
@@ -245,7 +245,7 @@ async def call(
 async def stream(
     method: StreamMethod[Request, Reply], request: Request, context: RequestContext
 ) -> AsyncIterator[Reply]:
-    """The replies of a streaming call; leaving it in any way ends the call on the server too.
+    """Yield the replies of a streaming call; leaving it in any way ends it on the server too.
 
     Close it (`contextlib.aclosing`) where the loop over it may end early.
     """
@@ -259,14 +259,14 @@ async def stream(
 
 
 def metadata(context: RequestContext) -> tuple[tuple[str, str], ...]:
-    """The request's id, deadline and trace, as gRPC metadata."""
+    """Return the request's id, deadline and trace, as gRPC metadata."""
     headers = context.headers()
     inject(headers)
     return tuple(headers.items())
 
 
 def translate(error: grpc.aio.AioRpcError) -> MeshError:
-    """The mesh's error for a failed call; only texts written by our own edge are kept."""
+    """Return the mesh's error for a failed call; only texts written by our own edge are kept."""
     code = Code.from_grpc(error.code().value[0])
     trailing = dict(error.trailing_metadata() or ())
     if OURS not in trailing:

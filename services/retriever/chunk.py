@@ -55,7 +55,7 @@ def _counter(text: str) -> Callable[[int, int], int]:
 
 
 def _pieces(text: str, max_words: int) -> Iterator[Span]:
-    """The sentences, those that are too long in parts."""
+    """Return the sentences, those that are too long in parts."""
     for start, end in _sentences(text):
         words = list(_WORD.finditer(text, start, end))
         for first in range(0, len(words), max_words):

@@ -37,7 +37,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: str, model_id: str = "") -> "Checkpoint":
-        """Reads a folder; the id defaults to the folder's name. Raises CheckpointError."""
+        """Read a folder; raise CheckpointError. The id defaults to the folder's name."""
         path = Path(folder).resolve()
         tokenizer_json = _text(path / "tokenizer.json")
         if tokenizer_json is None:
@@ -91,7 +91,7 @@ def _digest(*texts: str) -> str:
 
 
 def _chat_template(path: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str | None]:
-    """The template file's text, and the template: a file wins over tokenizer_config.json."""
+    """Return the template file's text, and the template: a file wins over tokenizer_config.json."""
     jinja = _text(path / "chat_template.jinja")
     if jinja is not None:
         return jinja, jinja
@@ -117,7 +117,7 @@ def _special_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, s
 
 
 def _content(token: Any) -> str | None:
-    """A special token is given as its text or as an object with its `content`."""
+    """Return a special token's text, given as such or as an object with its `content`."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None

@@ -33,7 +33,7 @@ class TextSequence:
         self._finder = StopFinder(stop, include=include_stop) if stop else None
 
     def push(self, ids: Iterable[int], *, final: bool = False) -> Added:
-        """The text that these ids add; `final` gives out what is held back too."""
+        """Return the text that these ids add; `final` gives out what is held back too."""
         if self._finder is None:
             return Added(self._decoder.push(ids, final=final))
         portion = list(ids)

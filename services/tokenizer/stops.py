@@ -30,7 +30,7 @@ class StopFinder:
         self._held = ""
 
     def feed(self, text: str) -> Scanned:
-        """Takes the next portion; after a stop string was found there must be no more."""
+        """Take the next portion; after a stop string was found there must be no more."""
         if not self._reached and self._initials.isdisjoint(text):
             return Scanned(text)
         whole = self._held + text
@@ -44,7 +44,7 @@ class StopFinder:
         return Scanned(whole[:border])
 
     def flush(self) -> str:
-        """What was held back, when the text ends without a stop string."""
+        """Return what was held back, when the text ends without a stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -60,7 +60,7 @@ class _Automaton:
         self._fallbacks = _fallbacks(stop)
 
     def step(self, char: str) -> bool:
-        """True when this character completes the stop string."""
+        """Return whether this character completes the stop string."""
         self.reached = _advance(self.stop, self._fallbacks, self.reached, char)
         return self.reached == len(self.stop)
 
