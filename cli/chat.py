@@ -79,11 +79,11 @@ class Conversation:
 
     def _stream(self, question: Json) -> Generator[str, None, None]:
         self.sources = []
-        said = [message for turn in self._turns for message in turn]
+        history = [message for turn in self._turns for message in turn]
         body: Json = {
             "model": self._model,
             "stream": True,
-            "messages": [*self._system, *said, question],
+            "messages": [*self._system, *history, question],
         }
         if self._collection:
             body["retrieval"] = {"collection": self._collection, "top_k": TOP_K}

@@ -136,11 +136,11 @@ def _failure(error: urllib.error.HTTPError) -> ApiError:
 
 
 def _refusal(status: int, reply: Any, retry_after_s: float | None = None) -> ApiError:
-    found = reply.get("error") if isinstance(reply, dict) else None
-    if not isinstance(found, dict):
+    fault = reply.get("error") if isinstance(reply, dict) else None
+    if not isinstance(fault, dict):
         return ApiError(status, f"HTTP status {status}", retry_after_s=retry_after_s)
-    message = str(found.get("message") or f"HTTP status {status}")
-    return ApiError(status, message, str(found.get("code") or ""), retry_after_s)
+    message = str(fault.get("message") or f"HTTP status {status}")
+    return ApiError(status, message, str(fault.get("code") or ""), retry_after_s)
 
 
 def _words(reason: object) -> str:

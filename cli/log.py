@@ -37,8 +37,8 @@ def _readable(line: str) -> list[str]:
     """Our services write JSON; others' lines stay as they are."""
     try:
         entry = json.loads(line)
-        found = [f"{entry['level']} {entry['message']}"]
+        summary = [f"{entry['level']} {entry['message']}"]
     except (ValueError, KeyError, TypeError):
         return [line]
     trace = str(entry.get("exception", "")).strip().splitlines()
-    return found + trace[-1:]
+    return summary + trace[-1:]

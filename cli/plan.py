@@ -187,16 +187,16 @@ def _server(name: str, port: int, store: Path, given: Mapping[str, str]) -> Serv
 
 
 def _mistakes(options: Options, model: Path) -> list[str]:
-    found = [
+    mistakes = [
         f"--{name}: must be 1 to {MOST_REPLICAS}"
         for name in ("generators", "tokenizers")
         if not 1 <= getattr(options, name) <= MOST_REPLICAS
     ]
     if options.retrievers != 1:
-        found.append("--retrievers: must be 1, because its embedded store has one writer")
+        mistakes.append("--retrievers: must be 1, because its embedded store has one writer")
     if not (model / "config.json").is_file():
-        found.append(f"--model: {model} is no checkpoint folder: it has no config.json")
-    return found
+        mistakes.append(f"--model: {model} is no checkpoint folder: it has no config.json")
+    return mistakes
 
 
 def _shared_cores(generators: int) -> dict[str, str]:

@@ -28,16 +28,16 @@ def chunk(text: str, max_words: int, overlap_sentences: int = 0) -> list[Span]:
     before it where they fit beside something new.
     """
     words = _counter(text)
-    found: list[Span] = []
+    spans: list[Span] = []
     held: list[Span] = []
     for piece in _pieces(text, max_words):
         if held and _ends_before(piece, held, text, words, max_words):
-            found.append(Span(held[0].start, held[-1].end))
+            spans.append(Span(held[0].start, held[-1].end))
             held = held[len(held) - overlap_sentences :] if overlap_sentences else []
             while held and words(held[0].start, piece.end) > max_words:
                 held = held[1:]
         held = [*held, piece]
-    return [*found, Span(held[0].start, held[-1].end)] if held else found
+    return [*spans, Span(held[0].start, held[-1].end)] if held else spans
 
 
 def _ends_before(

@@ -28,14 +28,14 @@ def media_type(declared: str, source: str) -> str:
 
     Raises INVALID_ARGUMENT for `media_type`.
     """
-    given = declared.split(";", 1)[0].strip().lower()
+    named = declared.split(";", 1)[0].strip().lower()
     suffix = PurePath(source).suffix.lower()
-    known = given or _SUFFIXES.get(suffix, "")
+    known = named or _SUFFIXES.get(suffix, "")
     if known in _READERS:
         return known
     accepted = ", ".join(sorted(_READERS))
-    if given:
-        raise invalid("media_type", f"media_type {given!r} is not one of {accepted}.")
+    if named:
+        raise invalid("media_type", f"media_type {named!r} is not one of {accepted}.")
     raise invalid(
         "media_type",
         f"media_type is empty and the suffix {suffix!r} of source does not tell it; "

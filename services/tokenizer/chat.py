@@ -72,11 +72,11 @@ class ChatTemplate:
             )
         if not messages:
             raise invalid("messages", "messages must hold at least one message.")
-        given = [_plain(i, message) for i, message in enumerate(messages)]
+        plain = [_plain(i, message) for i, message in enumerate(messages)]
         try:
             return self._template.render(
                 **self._special_tokens,
-                messages=given,
+                messages=plain,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,

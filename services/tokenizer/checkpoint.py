@@ -111,8 +111,8 @@ def _named(template: Any) -> str | None:
 
 
 def _special_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    given = _object(path / "special_tokens_map.json") | tokenizer_config
-    tokens = {name: _content(given.get(name)) for name in SPECIAL_TOKENS}
+    entries = _object(path / "special_tokens_map.json") | tokenizer_config
+    tokens = {name: _content(entries.get(name)) for name in SPECIAL_TOKENS}
     return {name: text for name, text in tokens.items() if text is not None}
 
 
@@ -125,10 +125,10 @@ def _content(token: Any) -> str | None:
 
 def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:
     """All end tokens that any of the files names, in order, each once."""
-    found: dict[int, None] = {}
+    token_ids: dict[int, None] = {}
     for config in configs:
-        given = config.get("eos_token_id")
-        for token_id in given if isinstance(given, list) else [given]:
+        named = config.get("eos_token_id")
+        for token_id in named if isinstance(named, list) else [named]:
             if isinstance(token_id, int):
-                found[token_id] = None
-    return tuple(found)
+                token_ids[token_id] = None
+    return tuple(token_ids)

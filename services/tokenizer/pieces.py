@@ -81,10 +81,10 @@ class TextDecoder:
 
     def push(self, ids: Iterable[int], *, final: bool = False) -> str:
         """Return the text that these ids complete; `final` adds an incomplete character."""
-        found = (
+        pieces = (
             filter(None, map(self._pieces.by_id.get, ids)) if self._started else self._begin(ids)
         )
-        text = self._utf8.decode(b"".join(found), final)
+        text = self._utf8.decode(b"".join(pieces), final)
         return self._stripped(text) if self._strip_left and text else text
 
     def _begin(self, ids: Iterable[int]) -> Iterable[bytes]:

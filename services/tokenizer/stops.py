@@ -35,9 +35,9 @@ class StopFinder:
             return Scanned(text)
         whole = self._held + text
         for end, char in enumerate(text, len(self._held) + 1):
-            found = [a.stop for a in self._automata if a.step(char)]
-            if found:
-                return Scanned(whole[: end if self._include else end - len(found[0])], found[0])
+            matches = [a.stop for a in self._automata if a.step(char)]
+            if matches:
+                return Scanned(whole[: end if self._include else end - len(matches[0])], matches[0])
         self._reached = max(automaton.reached for automaton in self._automata)
         border = len(whole) if self._include else len(whole) - self._reached
         self._held = whole[border:]

@@ -88,5 +88,5 @@ def _check_delta(i: int, delta: pb.DetokenizeDelta) -> None:
 
 
 def _usable(stop: Iterable[str]) -> bool:
-    given = list(stop)
-    return len(given) <= MAX_STOPS and all(1 <= len(text) <= MAX_STOP_CHARS for text in given)
+    stops = list(stop)
+    return len(stops) <= MAX_STOPS and all(1 <= len(text) <= MAX_STOP_CHARS for text in stops)
