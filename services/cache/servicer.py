@@ -10,10 +10,10 @@ from prometheus_client import Counter
 from mesh import rpc
 from mesh.errors import invalid
 from mesh.pb import cache_pb2 as pb
-from mesh.pb.cache_pb2_grpc import CacheServicer
+from mesh.pb import cache_pb2_grpc as pb_grpc
 from mesh.pb.common_pb2 import FinishReason
 from services.cache import keys
-from services.cache.store import Store
+from services.cache.redis_store import RedisStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # an answer that broke off is no answer to anybody else
@@ -30,16 +30,16 @@ _too_large = Counter("infermesh_cache_too_large_total", "Answers too large to st
 _removed = Counter("infermesh_cache_invalidated_total", "Answers removed by invalidation")
 
 
-class Servicer(CacheServicer):
+class CacheServicer(pb_grpc.CacheServicer):
     """`mesh.v1.Cache` over a store."""
 
-    def __init__(self, store: Store, ttl_s: int, max_answer_bytes: int) -> None:
+    def __init__(self, store: RedisStore, ttl_s: int, max_answer_bytes: int) -> None:
         self._store = store
         self._ttl_s = ttl_s
         self._max_answer_bytes = max_answer_bytes
 
     async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
-        """The answer, where this very request was answered before."""
+        """Return the answer, where this very request was answered before."""
         name = _name(request.key)
         rpc.request_context(context).remaining()
         value = await self._store.get(name)
@@ -51,7 +51,7 @@ class Servicer(CacheServicer):
         return pb.LookupResponse(answer=answer)
 
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:
-        """Keeps a whole answer for the next one who asks."""
+        """Keep a whole answer for the next one who asks."""
         name = _name(request.key)
         if request.answer.finish_reason not in WHOLE:
             raise invalid("answer.finish_reason", "answer.finish_reason must be STOP or LENGTH.")
@@ -71,14 +71,14 @@ class Servicer(CacheServicer):
     async def Invalidate(
         self, request: pb.InvalidateRequest, context: Context
     ) -> pb.InvalidateResponse:
-        """Forgets all answers of one tenant."""
+        """Forget all answers of one tenant."""
         removed = await self._store.remove_all(keys.prefix(request.tenant))
         _removed.inc(removed)
         return pb.InvalidateResponse(removed=removed)
 
 
 def _name(key: pb.CacheKey) -> bytes:
-    """Where this request's answer lies; raises MeshError where the key does not determine one."""
+    """Return where this request's answer lies; raise MeshError for a key that determines none."""
     if not key.model:
         raise invalid("key.model", "key.model must name the model.")
     if not 1 <= len(key.prompt_token_ids) <= MAX_PROMPT_TOKENS:
@@ -89,7 +89,7 @@ def _name(key: pb.CacheKey) -> bytes:
 
 
 def _read(value: bytes) -> pb.CachedAnswer | None:
-    """The answer in a stored value; None where it is none that this service wrote."""
+    """Return the answer in a stored value; None where it is none that this service wrote."""
     answer = pb.CachedAnswer()
     try:
         answer.ParseFromString(value)

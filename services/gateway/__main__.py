@@ -7,6 +7,7 @@ import grpc
 from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
+from services import NAMES
 from services.gateway.app import Services, build_app, serve
 from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
 from services.gateway.config import GatewaySettings
@@ -47,4 +48,4 @@ def _channel(lifecycle: Lifecycle, addresses: str) -> grpc.aio.Channel:
 
 
 if __name__ == "__main__":
-    run(GatewaySettings, start)
+    run(GatewaySettings, start, NAMES)

@@ -1,8 +1,8 @@
 """Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
-sends it. Of the jobs that wait for a model, `mesh.policy` says which goes first, as it does inside
-the engine; where it goes is decided by `Choice`.
+sends it. Of the jobs that wait for a model, `mesh.fair_queue` says which goes first, as it does
+inside the engine; where it goes is decided by `Choice`.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import Code, MeshError, unavailable
-from mesh.policy import Line, Place
+from mesh.fair_queue import FairQueue, Ticket
 from services.gateway.generation import Model
 
 # a replica that has been silent for so long is lost, and its jobs with it
@@ -40,10 +40,10 @@ class Job:
     had_its_turn: bool = False
 
     @property
-    def place(self) -> Place:
+    def ticket(self) -> Ticket:
         """For the order of those that wait; one that comes back has had its turn already."""
         cost = 0 if self.had_its_turn else self.peak_tokens
-        return Place(self.priority, self.tenant, self.arrived, cost)
+        return Ticket(self.priority, self.tenant, self.arrived, cost)
 
     @property
     def peak_tokens(self) -> int:
@@ -132,7 +132,7 @@ class Dispatcher:
         self._max_waiting_tokens = max_waiting_tokens
         self._choose = choose
         self._waiting: dict[str, Job] = {}
-        self._lines: dict[Model, Line[Job]] = {}
+        self._lines: dict[Model, FairQueue[Job]] = {}
         self._waiting_tokens = 0
         self._running: dict[str, Job] = {}
         self._replicas: dict[str, Replica] = {}
@@ -302,7 +302,7 @@ class Dispatcher:
         self._waiting[job.id] = job
         self._waiting_tokens += job.peak_tokens
         if job.model not in self._lines:
-            self._lines[job.model] = Line(operator.attrgetter("place"))
+            self._lines[job.model] = FairQueue(operator.attrgetter("ticket"))
         self._lines[job.model].add(job)
 
     def _drop_waiting(self, job: Job, *, has_its_turn: bool = False) -> None:

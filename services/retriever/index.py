@@ -7,11 +7,9 @@ Knows nothing of where passages are kept.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from services.retriever.document import Hit, Passage
+from services.retriever.document import Hit, Passage, Vectors
 
-Vectors = NDArray[np.float32]
 _FIRST_CAPACITY = 256
 
 
@@ -28,7 +26,7 @@ class Index:
         return len(self._seen[0])
 
     def replace(self, remove: str, passages: Sequence[Passage], vectors: Vectors) -> None:
-        """Drops the passages of document `remove` and adds these; `vectors` is (n, dimensions)."""
+        """Drop the passages of document `remove` and add these; `vectors` is (n, dimensions)."""
         if remove:
             self._drop(remove)
         used, total = len(self._passages), len(self._passages) + len(passages)
@@ -41,7 +39,7 @@ class Index:
         self._seen = (self._rows[:total], self._passages)
 
     def search(self, query: Vectors, top_k: int) -> list[Hit]:
-        """The `top_k` nearest, best first; equals in the order of their arrival.
+        """Return the `top_k` nearest, best first; equals in the order of their arrival.
 
         `query` is (dimensions,), of unit length.
         """

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mesh.errors import Code, MeshError, invalid
 from services.tokenizer.checkpoint import Checkpoint, CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ROLES = {
     "system": "system",
@@ -50,7 +50,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "ChatTemplate":
-        """The template of this checkpoint, which may have none."""
+        """Return the template of this checkpoint, which may have none."""
         return cls(checkpoint.chat_template, checkpoint.special_tokens)
 
     @property
@@ -59,7 +59,7 @@ class ChatTemplate:
         return self._template is not None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """The prompt's text.
+        """Return the prompt's text.
 
         Raises FAILED_PRECONDITION without a template, and INVALID_ARGUMENT for messages that are
         empty, have an unknown role, or are refused by the template.
@@ -72,11 +72,11 @@ class ChatTemplate:
             )
         if not messages:
             raise invalid("messages", "messages must hold at least one message.")
-        given = [_plain(i, message) for i, message in enumerate(messages)]
+        plain = [_plain(i, message) for i, message in enumerate(messages)]
         try:
             return self._template.render(
                 **self._special_tokens,
-                messages=given,
+                messages=plain,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
@@ -87,7 +87,7 @@ class ChatTemplate:
             ) from None
         except Exception as error:
             # any expression of the template may fail on messages that it was not written for
-            log.warning("chat template failed", exc_info=True)
+            logger.warning("chat template failed", exc_info=True)
             raise invalid("messages", "The model's chat template cannot show messages.") from error
 
 

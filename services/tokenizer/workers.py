@@ -34,11 +34,11 @@ class Workers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """The result of `work`, within the request's deadline.
+        """Return the result of `work`, within the request's deadline.
 
         Raises RESOURCE_EXHAUSTED when too many jobs wait, DEADLINE_EXCEEDED, and what work raises.
         """
-        remaining_s = request.remaining()
+        request.remaining()
         if size <= INLINE_SIZE:
             return work(*args, **kwargs)
         if self._jobs >= self._limit:
@@ -52,14 +52,11 @@ class Workers:
         job = self._pool.submit(work, *args, **kwargs)
         # a job whose caller left still holds its thread: only its end makes room
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
-        try:
-            async with asyncio.timeout(remaining_s):
-                return await asyncio.wrap_future(job)
-        except TimeoutError:
-            raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from None
+        async with request.limit():
+            return await asyncio.wrap_future(job)
 
     async def close(self) -> None:
-        """Waits for running jobs and drops waiting ones; idempotent."""
+        """Wait for running jobs and drop waiting ones; idempotent."""
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
     def _ended(self) -> None:

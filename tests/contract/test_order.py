@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.policy import QUANTUM
+from mesh.fair_queue import QUANTUM
 from services.gateway.dispatch import Dispatcher, Job, Report
 from services.gateway.generation import Model
 from services.generator.engine.chunk import ChunkResult

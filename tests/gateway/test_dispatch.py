@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mesh.errors import Code, MeshError
-from mesh.policy import QUANTUM, Line, Place
+from mesh.fair_queue import QUANTUM, FairQueue, Ticket
 from services.gateway.dispatch import (
     MISSING_LIMIT_S,
     SILENCE_LIMIT_S,
@@ -353,7 +353,7 @@ class Histories(RuleBasedStateMachine):
         self.past: list[str] = []
         self.views: dict[str, View] = {}
         self.paid: set[str] = set()
-        self.lines: dict[Model, Line[Job]] = {}
+        self.lines: dict[Model, FairQueue[Job]] = {}
         self.in_line: set[str] = set()
         for name in ("r1", "r2"):
             report = said(name, room=2)
@@ -376,13 +376,13 @@ class Histories(RuleBasedStateMachine):
             view.ended.add(job_id)
             view.room += 1
 
-    def place(self, each: Job) -> Place:
+    def ticket(self, each: Job) -> Ticket:
         cost = 0 if each.id in self.paid else each.num_prompt_tokens + each.max_tokens
-        return Place(each.priority, each.tenant, each.arrived, cost)
+        return Ticket(each.priority, each.tenant, each.arrived, cost)
 
-    def line(self, model: Model) -> Line[Job]:
+    def line(self, model: Model) -> FairQueue[Job]:
         """Those that wait for a model, brought up to date with `waiting`."""
-        line = self.lines.setdefault(model, Line(self.place))
+        line = self.lines.setdefault(model, FairQueue(self.ticket))
         for each in map(self.jobs.__getitem__, sorted(self.waiting ^ self.in_line, key=_number)):
             if each.model == model:
                 (line.add if each.id in self.waiting else line.remove)(each)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mesh.errors import Code, MeshError
-from services.retriever.document import Document, Hit, Passage, Status, Summary
-from services.retriever.index import Index, Vectors
+from services.retriever.document import Document, Hit, Passage, Status, Summary, Vectors
+from services.retriever.index import Index
 from services.retriever.store import Store
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _SMALL = 500_000
 
 
-class Library:
+class CollectionsStore:
     """Opened by `open`, ended by `close`. Calls from any task of one loop."""
 
     def __init__(self, store: Store, dimensions: int, thread: ThreadPoolExecutor) -> None:
@@ -30,15 +30,15 @@ class Library:
         self._documents: dict[str, int] = {}
 
     @classmethod
-    async def open(cls, folder: Path, encoder: str, dimensions: int) -> "Library":
-        """Reads all passages; raises StoreError where another encoder filled the folder."""
+    async def open(cls, folder: Path, encoder: str, dimensions: int) -> "CollectionsStore":
+        """Read all passages; raise StoreError where another encoder filled the folder."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
 
-        def read() -> Library:
-            library = cls(Store(folder, encoder, dimensions), dimensions, thread)
-            for collection, passages, vectors in library._store.contents():
-                library._publish(collection, "", passages, vectors)
-            return library
+        def read() -> CollectionsStore:
+            collections = cls(Store(folder, encoder, dimensions), dimensions, thread)
+            for collection, passages, vectors in collections._store.contents():
+                collections._publish(collection, "", passages, vectors)
+            return collections
 
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, read)
@@ -47,34 +47,34 @@ class Library:
             raise
 
     async def close(self) -> None:
-        """Ends what is being written; idempotent."""
+        """End what is being written; idempotent."""
         await asyncio.to_thread(self._thread.shutdown, wait=True)
         self._store.close()
 
     async def ping(self) -> None:
-        """Raises when the store cannot be read."""
+        """Raise when the store cannot be read."""
         await self._run(lambda: self._store.status(""))
 
     async def queue(self, document: Document) -> None:
-        """Records an ingestion as queued, durably."""
+        """Record an ingestion as queued, durably."""
         await self._run(lambda: self._store.queue(document))
 
     async def queued(self) -> list[Document]:
-        """Ingestions that have not ended, in the order of arrival."""
+        """Return the ingestions that have not ended, in the order of arrival."""
         return await self._run(self._store.queued)
 
     async def status(self, ingestion_id: str) -> Status | None:
-        """None where it is unknown; INDEXED means that a search finds its passages."""
+        """Return None where it is unknown; INDEXED means that a search finds its passages."""
         return await self._run(lambda: self._store.status(ingestion_id))
 
     async def fail(self, ingestion_id: str, error: str) -> None:
-        """Ends an ingestion with words for its document's owner."""
+        """End an ingestion with words for its document's owner."""
         await self._run(lambda: self._store.fail(ingestion_id, error))
 
     async def index(
         self, document: Document, passages: Sequence[Passage], vectors: Vectors
     ) -> None:
-        """Makes a document durable and findable in place of its source's earlier version.
+        """Make a document durable and findable in place of its source's earlier version.
 
         Raises Superseded where a later version is there already.
         """
@@ -86,7 +86,7 @@ class Library:
         await self._run(write)
 
     async def search(self, collection: str, query: Vectors, top_k: int) -> list[Hit]:
-        """Best first; `query` is (dimensions,). Raises NOT_FOUND for `collection`."""
+        """Return hits, best first; `query` is (dimensions,). Raise NOT_FOUND for `collection`."""
         self.require(collection)
         index = self._indexes[collection]
         if len(index) * self._dimensions < _SMALL:
@@ -94,14 +94,14 @@ class Library:
         return await asyncio.to_thread(index.search, query, top_k)
 
     def require(self, collection: str) -> None:
-        """Raises NOT_FOUND for a collection in which nothing has been indexed."""
+        """Raise NOT_FOUND for a collection in which nothing has been indexed."""
         if collection not in self._indexes:
             raise MeshError(
                 Code.NOT_FOUND, f"collection {collection!r} does not exist.", field="collection"
             )
 
-    def collections(self) -> list[Summary]:
-        """By name."""
+    def summaries(self) -> list[Summary]:
+        """Return what each collection holds, by name."""
         return [
             Summary(name, self._documents[name], len(index))
             for name, index in sorted(self._indexes.items())
