@@ -8,10 +8,10 @@ from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
 from services.gateway.app import Services, build_app, serve
-from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.clients.retriever import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
 from services.gateway.config import GatewaySettings
-from services.gateway.probes import Helper
-from services.gateway.wiring import build_fleet
+from services.gateway.generation.wiring import build_fleet
+from services.gateway.http.probes import Helper
 
 log = logging.getLogger(__name__)
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from mesh.lifecycle import Lifecycle
-from services.gateway.answers import AnswerCache, Answers
-from services.gateway.auth import Authenticator
-from services.gateway.clients import GrpcRetriever
-from services.gateway.completions import Completions, Pace
+from services.gateway.access.keys import Authenticator
+from services.gateway.api.documents import Documents
+from services.gateway.api.openai.completions import Completions, Pace
+from services.gateway.api.openai.models import Models
+from services.gateway.clients.retriever import GrpcRetriever
 from services.gateway.config import GatewaySettings
-from services.gateway.documents import Documents
-from services.gateway.edge import Edge, add_request_id
-from services.gateway.fitting import Tokenizer
-from services.gateway.generation import TextGenerator
-from services.gateway.models import Models
-from services.gateway.pipeline import Limits, Pipeline
-from services.gateway.probes import Helper, Probes
+from services.gateway.domain.generation import TextGenerator
+from services.gateway.http.middleware import Edge, add_request_id
+from services.gateway.http.probes import Helper, Probes
+from services.gateway.pipeline.context_window import Tokenizer
+from services.gateway.pipeline.pipeline import Limits, Pipeline
+from services.gateway.pipeline.response_cache import AnswerCache, Answers
 
 # what a drain left over gets no more time
 SHUTDOWN_S = 1.0

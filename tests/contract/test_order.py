@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.policy import QUANTUM
-from services.gateway.dispatch import Dispatcher, Job, Report
-from services.gateway.generation import Model
+from services.gateway.domain.generation import Model
+from services.gateway.generation.dispatcher import Dispatcher, Job, Report
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import ChunkResult
 from services.generator.engine.prefix_cache import root_hash

@@ -22,16 +22,16 @@ from mesh.pb import (
     tokenizer_pb2_grpc,
 )
 from services.gateway.app import Services, build_app, serve
-from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.clients.retriever import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
 from services.gateway.config import GatewaySettings
-from services.gateway.generation import (
+from services.gateway.domain.generation import (
     GenerationRequest,
     Model,
     TextDelta,
     TokenLogprobs,
     Usage,
 )
-from services.gateway.probes import Helper
+from services.gateway.http.probes import Helper
 
 KEY = "a-key-for-development"
 MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256, eos_token_ids=(0,))

@@ -1,7 +1,7 @@
 """Numbered frames that can be sent again."""
 
 from mesh.pb import common_pb2, events_pb2
-from services.gateway.frames import FrameLine
+from services.gateway.generation.frame_order import FrameLine
 from services.generator.outbox import FULL_FRAME_BYTES, MAX_KEPT_FRAMES, Outbox
 
 

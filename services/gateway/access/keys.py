@@ -1,0 +1,67 @@
+"""Who sends a request. Knows keys and tenants, not HTTP beyond the text of one header."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.errors import Code, MeshError
+from services.gateway.api.openai.sampling_fields import MAX_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller that a key stands for; answers are cached per tenant.
+
+    A request may ask for a `priority` of `first_class` or more: to give way, or to go first.
+    """
+
+    tenant: str
+    first_class: int = 0
+
+    def check_priority(self, priority: int) -> None:
+        """Raises PERMISSION_DENIED where its requests may not go so early."""
+        if priority < self.first_class:
+            message = f"priority must be at least {self.first_class} with this key."
+            raise MeshError(Code.PERMISSION_DENIED, message, field="priority")
+
+
+# only these go before the requests of other tenants
+_FIRST_CLASSES = {"admin": -MAX_PRIORITY}
+ANYONE = Principal("anonymous", -MAX_PRIORITY)
+
+
+class Authenticator:
+    """Knows the hashes of the keys of some tenants; without any, it admits anyone."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._principals = [
+            (_digest(key), Principal(tenant, _FIRST_CLASSES.get(tenant, 0)))
+            for tenant, key in keys.items()
+            if key
+        ]
+
+    def authenticate(self, authorization: str) -> Principal:
+        """The caller behind `Bearer KEY`; raises UNAUTHENTICATED."""
+        if not self._principals:
+            return ANYONE
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise MeshError(
+                Code.UNAUTHENTICATED,
+                "Missing API key: send it as `Authorization: Bearer KEY`.",
+            )
+        given = _digest(key.strip())
+        found = None
+        # every key is compared, so that time does not tell which one was near
+        for known, principal in self._principals:
+            if hmac.compare_digest(known, given):
+                found = principal
+        if found is None:
+            raise MeshError(Code.UNAUTHENTICATED, "Incorrect API key.")
+        return found
+
+
+def _digest(key: str) -> bytes:
+    # headers may hold bytes that are no UTF-8; they arrive as surrogates
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
