@@ -8,16 +8,21 @@ from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
 from services.gateway.app import Services, build_app, serve
-from services.gateway.clients.retriever import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.clients.cache import GrpcCache
+from services.gateway.clients.health import ServicePing
+from services.gateway.clients.retriever import GrpcRetriever
+from services.gateway.clients.tokenizer import GrpcTokenizer
 from services.gateway.config import GatewaySettings
-from services.gateway.generation.wiring import build_fleet
-from services.gateway.http.probes import Helper
+from services.gateway.generation.detokenizer import Detokenizer
+from services.gateway.generation.dispatcher import Dispatcher
+from services.gateway.generation.fleet import Fleet
+from services.gateway.http.probes import OptionalService
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 async def start(settings: GatewaySettings, lifecycle: Lifecycle) -> None:
-    """Connects to the mesh, then listens."""
+    """Connect to the mesh, then listen."""
     bus = await Bus.connect(settings.nats_url, settings.service)
     lifecycle.stack.push_async_callback(bus.close)
     lifecycle.checks.add("bus", bus.ping)
@@ -29,15 +34,28 @@ async def start(settings: GatewaySettings, lifecycle: Lifecycle) -> None:
         tokenizer=GrpcTokenizer(tokenizer),
         retriever=GrpcRetriever(retriever),
         cache=GrpcCache(cache),
-        generator=await build_fleet(settings, lifecycle, bus, tokenizer),
-        helpers={
-            "retriever": Helper(ServicePing(retriever)),
-            "cache": Helper(ServicePing(cache)),
+        generator=await _start_fleet(settings, lifecycle, bus, tokenizer),
+        optional={
+            "retriever": OptionalService(ServicePing(retriever)),
+            "cache": OptionalService(ServicePing(cache)),
         },
     )
     app = build_app(settings, lifecycle, services)
     port = await serve(lifecycle, app, settings.bind, settings.port)
-    log.info("HTTP on port %d", port)
+    logger.info("HTTP on port %d", port)
+
+
+async def _start_fleet(
+    settings: GatewaySettings, lifecycle: Lifecycle, bus: Bus, tokenizer: grpc.aio.Channel
+) -> Fleet:
+    detokenizer = Detokenizer(tokenizer)
+    dispatcher = Dispatcher(settings.max_waiting, settings.max_waiting_tokens)
+    fleet = Fleet(bus, dispatcher, detokenizer)
+    await fleet.start()
+    lifecycle.spawn(detokenizer.run(), "detokenizer")
+    lifecycle.spawn(fleet.run(), "fleet")
+    lifecycle.checks.add("generator", fleet.ping)
+    return fleet
 
 
 def _channel(lifecycle: Lifecycle, addresses: str) -> grpc.aio.Channel:

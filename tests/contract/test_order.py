@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from mesh.policy import QUANTUM
 from services.gateway.domain.generation import Model
-from services.gateway.generation.dispatcher import Dispatcher, Job, Report
+from services.gateway.generation.dispatcher import Dispatcher
+from services.gateway.generation.job import Job
+from services.gateway.generation.routing import Report
 from services.generator.engine.block_pool import BlockPool
 from services.generator.engine.chunk import ChunkResult
 from services.generator.engine.prefix_cache import root_hash

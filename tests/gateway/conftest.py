@@ -22,7 +22,10 @@ from mesh.pb import (
     tokenizer_pb2_grpc,
 )
 from services.gateway.app import Services, build_app, serve
-from services.gateway.clients.retriever import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.clients.cache import GrpcCache
+from services.gateway.clients.health import ServicePing
+from services.gateway.clients.retriever import GrpcRetriever
+from services.gateway.clients.tokenizer import GrpcTokenizer
 from services.gateway.config import GatewaySettings
 from services.gateway.domain.generation import (
     GenerationRequest,
@@ -31,7 +34,7 @@ from services.gateway.domain.generation import (
     TokenLogprobs,
     Usage,
 )
-from services.gateway.http.probes import Helper
+from services.gateway.http.probes import OptionalService
 
 KEY = "a-key-for-development"
 MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256, eos_token_ids=(0,))
@@ -279,7 +282,9 @@ async def stack(settings: GatewaySettings) -> AsyncIterator[Stack]:
         retriever=GrpcRetriever(remotes["retriever"].channel),
         cache=GrpcCache(remotes["cache"].channel),
         generator=generator,
-        helpers={n: Helper(ServicePing(remotes[n].channel)) for n in ("retriever", "cache")},
+        optional={
+            n: OptionalService(ServicePing(remotes[n].channel)) for n in ("retriever", "cache")
+        },
     )
     lifecycle.checks.add("tokenizer", ServicePing(remotes["tokenizer"].channel))
     app = build_app(settings, lifecycle, services)

@@ -3,28 +3,9 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mesh.errors import Code, MeshError
-from services.gateway.api.openai.sampling_fields import MAX_PRIORITY
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The caller that a key stands for; answers are cached per tenant.
-
-    A request may ask for a `priority` of `first_class` or more: to give way, or to go first.
-    """
-
-    tenant: str
-    first_class: int = 0
-
-    def check_priority(self, priority: int) -> None:
-        """Raises PERMISSION_DENIED where its requests may not go so early."""
-        if priority < self.first_class:
-            message = f"priority must be at least {self.first_class} with this key."
-            raise MeshError(Code.PERMISSION_DENIED, message, field="priority")
-
+from services.gateway.domain.request import MAX_PRIORITY, Principal
 
 # only these go before the requests of other tenants
 _FIRST_CLASSES = {"admin": -MAX_PRIORITY}
@@ -42,7 +23,7 @@ class Authenticator:
         ]
 
     def authenticate(self, authorization: str) -> Principal:
-        """The caller behind `Bearer KEY`; raises UNAUTHENTICATED."""
+        """Return the caller behind `Bearer KEY`; raises UNAUTHENTICATED."""
         if not self._principals:
             return ANYONE
         scheme, _, key = authorization.partition(" ")

@@ -1,18 +1,11 @@
-"""Documents, collections and embeddings: what the retriever does, over HTTP."""
-
-import base64
-import struct
-from collections.abc import Sequence
-from typing import Any
+"""Documents and collections: what the retriever keeps, over HTTP."""
 
 from aiohttp import web
 
-from mesh.errors import Code, MeshError, invalid
-from services.gateway.api import fields
-from services.gateway.api.openai import chat
-from services.gateway.clients.retriever import GrpcRetriever
-from services.gateway.domain import errors
-from services.gateway.http.body import read_bytes, read_json
+from mesh.errors import invalid
+from services.gateway.api.fields import text
+from services.gateway.domain.ports import DocumentStore
+from services.gateway.http.body import read_bytes
 from services.gateway.http.middleware import CONTEXT
 
 MAX_NAME = 255
@@ -21,20 +14,11 @@ _UNMEANT = frozenset({"application/octet-stream", "application/x-www-form-urlenc
 
 
 class Documents:
-    """Answers requests about documents and embeddings through the retriever."""
+    """Answers requests about documents through their store."""
 
-    def __init__(
-        self,
-        retriever: GrpcRetriever,
-        *,
-        encoder_id: str,
-        max_document_bytes: int,
-        max_body_bytes: int,
-    ) -> None:
-        self._retriever = retriever
-        self._encoder_id = encoder_id
+    def __init__(self, store: DocumentStore, max_document_bytes: int) -> None:
+        self._store = store
         self._max_document_bytes = max_document_bytes
-        self._max_body_bytes = max_body_bytes
 
     async def add(self, request: web.Request) -> web.Response:
         """Queues the raw body as a document of a collection."""
@@ -44,7 +28,7 @@ class Documents:
         if not content:
             raise invalid("body", "The document is empty.")
         media_type = "" if request.content_type in _UNMEANT else request.content_type
-        ingestion_id, document_id = await self._retriever.ingest(
+        ingestion_id, document_id = await self._store.ingest(
             collection, source, media_type, content, request[CONTEXT]
         )
         queued = {"ingestion_id": ingestion_id, "document_id": document_id, "status": "queued"}
@@ -53,13 +37,13 @@ class Documents:
     async def ingestion(self, request: web.Request) -> web.Response:
         """How far a queued document is."""
         ingestion_id = _name("ingestion_id", request.match_info["ingestion_id"])
-        found = await self._retriever.ingestion(ingestion_id, request[CONTEXT])
+        ingestion = await self._store.ingestion(ingestion_id, request[CONTEXT])
         return web.json_response(
             {
                 "id": ingestion_id,
-                "status": found.state,
-                "passages": found.passages,
-                "error": found.error or None,
+                "status": ingestion.state,
+                "passages": ingestion.passages,
+                "error": ingestion.error or None,
             }
         )
 
@@ -67,35 +51,12 @@ class Documents:
         """What can be searched."""
         listed = [
             {"name": c.name, "documents": c.documents, "passages": c.passages}
-            for c in await self._retriever.collections(request[CONTEXT])
+            for c in await self._store.collections(request[CONTEXT])
         ]
         return web.json_response({"object": "list", "data": listed})
-
-    async def embeddings(self, request: web.Request) -> web.Response:
-        """One vector per text."""
-        asked = chat.embedding(await read_json(request, self._max_body_bytes))
-        if asked.model != self._encoder_id:
-            raise errors.model_not_found(asked.model)
-        vectors, tokens = await self._retriever.embed(asked.texts, request[CONTEXT])
-        if len(vectors) != len(asked.texts):
-            raise MeshError(Code.INTERNAL, "The encoder answered for another number of texts.")
-        data = [
-            {"object": "embedding", "index": i, "embedding": _vector(values, asked.base64)}
-            for i, values in enumerate(vectors)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return web.json_response(
-            {"object": "list", "data": data, "model": self._encoder_id, "usage": usage}
-        )
-
-
-def _vector(values: Sequence[float], packed: bool) -> Any:
-    if packed:
-        return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-    return list(values)
 
 
 def _name(field: str, value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise invalid(field, f"{field} must be a name of printable characters.")
-    return fields.text(field, value, high=MAX_NAME)
+    return text(field, value, high=MAX_NAME)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.errors import MeshError, invalid
 
-_NEUTRAL_EMPTY: tuple[Any, ...] = ([], {}, "")
+_EMPTY: tuple[Any, ...] = ([], {}, "")
 
 
 class Fields:
@@ -78,10 +78,10 @@ class Fields:
         listed = ", ".join(f"`{word}`" for word in allowed)
         raise invalid(self.name(field), f"{self.name(field)} must be one of {listed}.")
 
-    def neutral(self, field: str, *values: Any) -> None:
+    def only_default(self, field: str, *values: Any) -> None:
         """Accepts only values that change nothing: null, empties and `values`."""
         value = self.take(field)
-        if value is None or value in _NEUTRAL_EMPTY:
+        if value is None or value in _EMPTY:
             return
         if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
             return

@@ -1,17 +1,10 @@
-"""Errors as OpenAI's clients read them. Knows no transport: bodies are plain dicts."""
-
-from typing import Any
+"""Refusals that say more than a code: `reason` is a word for the caller's program."""
 
 from mesh.errors import Code, MeshError
 
-_DEFAULT_REASONS = {
-    Code.UNAUTHENTICATED: "invalid_api_key",
-    Code.RESOURCE_EXHAUSTED: "rate_limit_exceeded",
-}
-
 
 class RefusedError(MeshError):
-    """A MeshError with OpenAI's machine-readable `code` in `reason`."""
+    """A MeshError with a machine-readable `reason`."""
 
     def __init__(self, code: Code, message: str, *, reason: str, field: str | None = None) -> None:
         super().__init__(code, message, field=field)
@@ -19,7 +12,7 @@ class RefusedError(MeshError):
 
 
 def model_not_found(model: str) -> RefusedError:
-    """Nobody serves the model that the request names."""
+    """Return the refusal of a model that no replica serves."""
     return RefusedError(
         Code.NOT_FOUND,
         f"The model `{model[:200]}` does not exist or does not do this.",
@@ -29,26 +22,7 @@ def model_not_found(model: str) -> RefusedError:
 
 
 def too_long(field: str, message: str) -> RefusedError:
-    """Prompt and answer do not fit the model's context."""
+    """Return the refusal of a prompt and answer that do not fit the model's context."""
     return RefusedError(
         Code.INVALID_ARGUMENT, message, reason="context_length_exceeded", field=field
     )
-
-
-def prefix_field(error: MeshError, prefix: str) -> None:
-    """Names an error's field from the request's root."""
-    if error.field is not None:
-        error.field = f"{prefix}.{error.field}"
-
-
-def body(error: MeshError) -> dict[str, Any]:
-    """The JSON body of an error answer and of a stream's error event."""
-    reason = getattr(error, "reason", None) or _DEFAULT_REASONS.get(error.code)
-    return of(error.code.value.openai, error.message, param=error.field, code=reason)
-
-
-def of(
-    kind: str, message: str, *, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """OpenAI's error shape."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

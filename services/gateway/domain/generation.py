@@ -1,13 +1,10 @@
-"""What the gateway asks of the generator stage and what comes back: ids in, text out.
+"""What the gateway asks of the generator stage and what comes back: ids in, text out."""
 
-Knows no transport; `fleet` places jobs and `detokenizer` turns their tokens into text.
-"""
-
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from mesh.context import RequestContext
+from mesh.errors import unavailable
+from services.gateway.domain.errors import model_not_found
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +34,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; the fields mean what `mesh.v1.SamplingParams` says."""
+    """How tokens are drawn; the fields are those of `mesh.v1.SamplingParams`, by name and meaning.
 
-    max_tokens: int
+    `max_tokens` is 0 until the context decides it.
+    """
+
+    max_tokens: int = 0
     min_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
@@ -66,6 +66,11 @@ class Sampling:
         """True when more than text is wanted."""
         return self.logprobs is not None or self.prompt_logprobs is not None
 
+    @property
+    def is_beam_search(self) -> bool:
+        """True where the `n` best of `beam_width` beams are searched rather than drawn."""
+        return self.beam_width > 0
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
@@ -83,6 +88,16 @@ class GenerationRequest:
     tenant: str = ""
     priority: int = 0
 
+    @property
+    def is_cacheable(self) -> bool:
+        """True where an equal request has an equal answer, and its text is all of it."""
+        return self.sampling.temperature == 0 and not self.sampling.asks_logprobs
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that may come on top of the prompt's, over all beams."""
+        return self.sampling.max_tokens * max(1, self.sampling.beam_width)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -91,6 +106,15 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer as it was first given."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +159,11 @@ class TextDelta:
     sequence: int = 0
 
 
-class TextGenerator(Protocol):
-    """Generates text for one sequence at a time, many at once."""
-
-    def models(self) -> list[Model]:
-        """What the live replicas serve."""
-        ...
-
-    def stream(
-        self, request: GenerationRequest, context: RequestContext
-    ) -> AsyncIterator[TextDelta]:
-        """The sequence's text as it comes; closing the iterator cancels the work.
-
-        Raises MeshError: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when no replica
-        serves the model or one was lost, DEADLINE_EXCEEDED, INTERNAL.
-        """
-        ...
+def find_model(models: Iterable[Model], name: str) -> Model:
+    """Return the model of that name; raises UNAVAILABLE where none is served, else NOT_FOUND."""
+    served = {model.id: model for model in reversed(list(models))}
+    if not served:
+        raise unavailable("No generator is ready.")
+    if name not in served:
+        raise model_not_found(name)
+    return served[name]

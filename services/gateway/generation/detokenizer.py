@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 NUM_STREAMS = 2
 # an answer takes well under a millisecond of work; a stream that owes one for so long is dead
@@ -80,35 +80,35 @@ class Detokenizer:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         stub = pb_grpc.TokenizerStub(channel)
-        self._lines = [_Line(stub) for _ in range(NUM_STREAMS)]
-        self._turn = itertools.cycle(self._lines)
-        self._line_of: dict[str, _Line] = {}
+        self._streams = [_Stream(stub) for _ in range(NUM_STREAMS)]
+        self._turn = itertools.cycle(self._streams)
+        self._stream_of: dict[str, _Stream] = {}
 
     def open(self, sequence_id: str, stop: Sequence[str], include_stop: bool, sink: Sink) -> None:
         """A new sequence; `sink` is called with its text until a `Text` is final or stopped."""
-        line = self._line_of[sequence_id] = next(self._turn)
-        line.sequences[sequence_id] = _Sequence(sequence_id, tuple(stop), include_stop, sink)
+        stream = self._stream_of[sequence_id] = next(self._turn)
+        stream.sequences[sequence_id] = _Sequence(sequence_id, tuple(stop), include_stop, sink)
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
         """More tokens of a sequence, to be sent with the next message."""
-        line = self._line_of.get(sequence_id)
-        if line is not None:
-            line.feed(sequence_id, token_ids, final)
+        stream = self._stream_of.get(sequence_id)
+        if stream is not None:
+            stream.feed(sequence_id, token_ids, final)
 
     def forget(self, sequence_id: str) -> None:
         """The sequence needs no more text; idempotent."""
-        line = self._line_of.pop(sequence_id, None)
-        if line is not None:
-            line.forget(sequence_id)
+        stream = self._stream_of.pop(sequence_id, None)
+        if stream is not None:
+            stream.forget(sequence_id)
 
     async def run(self) -> None:
         """Keeps the streams going until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for line in self._lines:
-                group.create_task(line.run())
+            for stream in self._streams:
+                group.create_task(stream.run())
 
 
-class _Line:
+class _Stream:
     """One stream: what waits to be sent on it and what it still owes."""
 
     def __init__(self, stub: "pb_grpc.TokenizerAsyncStub") -> None:
@@ -146,7 +146,7 @@ class _Line:
                 await self._read(call)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 if self.sequences:
-                    log.warning("detokenize stream broke: %s", type(error).__name__)
+                    logger.warning("detokenize stream broke: %s", type(error).__name__)
             finally:
                 call.cancel()
                 writing.cancel()

@@ -2,17 +2,19 @@
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
 sends it. Of the jobs that wait for a model, `mesh.policy` says which goes first, as it does inside
-the engine; where it goes is decided by `Choice`.
+the engine; where it goes, `routing` says.
 """
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from mesh.errors import Code, MeshError, unavailable
-from mesh.policy import Line, Place
+from mesh.policy import Line
 from services.gateway.domain.generation import Model
+from services.gateway.generation.job import Job
+from services.gateway.generation.routing import Replica, Report, Routing, full_report, least_loaded
 
 # a replica that has been silent for so long is lost, and its jobs with it
 SILENCE_LIMIT_S = 3.0
@@ -20,74 +22,6 @@ SILENCE_LIMIT_S = 3.0
 MISSING_LIMIT_S = 2.0
 # the least that a refused caller is told to wait, where no replica knows better
 MIN_WAIT_S = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A sequence that waits for a replica or runs on one."""
-
-    id: str
-    model: Model
-    num_prompt_tokens: int
-    max_tokens: int
-    arrived: float
-    tenant: str = ""
-    priority: int = 0
-    replica_id: str | None = None
-    sent: float = 0.0
-    listed: float | None = None
-    has_output: bool = False
-    had_its_turn: bool = False
-
-    @property
-    def place(self) -> Place:
-        """For the order of those that wait; one that comes back has had its turn already."""
-        cost = 0 if self.had_its_turn else self.peak_tokens
-        return Place(self.priority, self.tenant, self.arrived, cost)
-
-    @property
-    def peak_tokens(self) -> int:
-        """KV tokens that it can come to hold."""
-        return self.num_prompt_tokens + self.max_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A replica's own words about itself, from an announcement."""
-
-    replica_id: str
-    model: Model
-    room_sequences: int
-    room_tokens: int
-    load: int
-    draining: bool
-    job_ids: frozenset[str]
-    expected_wait_s: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """What the gateway knows of a replica: its last report and what happened since."""
-
-    report: Report
-    heard: float
-    unlisted: dict[str, Job] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)
-
-    @property
-    def room_sequences(self) -> int:
-        """Jobs that can be sent now without waiting there."""
-        return self.report.room_sequences - len(self.unlisted) + len(self.ended)
-
-    @property
-    def room_tokens(self) -> int:
-        """KV tokens that are left for more jobs."""
-        return self.report.room_tokens - sum(j.peak_tokens for j in self.unlisted.values())
-
-    @property
-    def load(self) -> int:
-        """Sequences that run or wait there."""
-        return self.report.load + len(self.unlisted) - len(self.ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +36,6 @@ class Work:
     refused: tuple[Job, ...] = ()
 
 
-Choice = Callable[[Job, Sequence[Replica]], Replica | None]
-
-
-def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
-    """The replica with the fewest sequences among those that have room for the job.
-
-    A replica that runs nothing has room for any job: its prefix cache gives way.
-    """
-    fitting = [
-        r
-        for r in candidates
-        if r.room_sequences > 0 and (r.load == 0 or r.room_tokens >= job.peak_tokens)
-    ]
-    return min(fitting, key=lambda r: (r.load, -r.room_tokens), default=None)
-
-
 class Dispatcher:
     """The gateway's queue and its view of the fleet; each job is in exactly one place."""
 
@@ -126,11 +44,11 @@ class Dispatcher:
         max_waiting: int,
         max_waiting_tokens: int,
         *,
-        choose: Choice = least_loaded,
+        route: Routing = least_loaded,
     ) -> None:
         self._max_waiting = max_waiting
         self._max_waiting_tokens = max_waiting_tokens
-        self._choose = choose
+        self._route = route
         self._waiting: dict[str, Job] = {}
         self._lines: dict[Model, Line[Job]] = {}
         self._waiting_tokens = 0
@@ -209,7 +127,7 @@ class Dispatcher:
             return Work()
         replica = self._forget_placement(job)
         if replica is not None:
-            replica.report = _full(replica, expected_wait_s)
+            replica.report = full_report(replica, expected_wait_s)
         self._enqueue(job)
         work = self._place()
         if not self._is_over(job):
@@ -275,7 +193,7 @@ class Dispatcher:
             r for r in self._replicas.values() if r.report.model == model and not r.report.draining
         ]
         for job in self._lines[model]:
-            replica = self._choose(job, taking)
+            replica = self._route(job, taking)
             if replica is None:
                 return
             self._drop_waiting(job, has_its_turn=True)
@@ -325,14 +243,3 @@ class Dispatcher:
         if job.id in replica.report.job_ids:
             replica.ended.add(job.id)
         return replica
-
-
-def _full(replica: Replica, expected_wait_s: float | None) -> Report:
-    """The replica's report with just so much less room that nothing is left now."""
-    said = replica.report
-    return replace(
-        said,
-        room_sequences=said.room_sequences - replica.room_sequences,
-        room_tokens=0,
-        expected_wait_s=said.expected_wait_s if expected_wait_s is None else expected_wait_s,
-    )

@@ -21,7 +21,7 @@ class Arrival(Generic[F]):
     broken: bool = False
 
 
-class FrameLine(Generic[F]):
+class FrameOrder(Generic[F]):
     """The order of one replica's frames to this gateway; numbers start at 1."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class FrameLine(Generic[F]):
         self._asked_to = 0
 
     def __repr__(self) -> str:
-        return f"FrameLine(next={self._next}, held={len(self._held)})"
+        return f"FrameOrder(next={self._next}, held={len(self._held)})"
 
     def accept(self, number: int, frame: F, oldest: int) -> Arrival[F]:
         """A frame came; `oldest` is the first number that the replica can still send again."""

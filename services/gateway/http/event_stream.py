@@ -3,24 +3,24 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
 from mesh.errors import MeshError
-from services.gateway.domain import errors
 from services.gateway.http import metrics, sse
-from services.gateway.http.middleware import CONTEXT, internal
+from services.gateway.http.limits import HttpLimits
+from services.gateway.http.middleware import CONTEXT, internal_error
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class EventStream:
     """A failure before the first byte is left to the caller: it is still a plain error answer.
 
-    Later ones become an error event that ends the connection. A reader who does not read for
+    Later ones become an `error_event` that ends the connection. A reader who does not read for
     `write_timeout_s` is cut off.
     """
 
@@ -28,13 +28,13 @@ class EventStream:
         self,
         request: web.Request,
         headers: dict[str, str],
-        *,
-        keep_alive_s: float,
-        write_timeout_s: float,
+        limits: HttpLimits,
+        error_event: Callable[[MeshError], bytes],
     ) -> None:
         self._request = request
-        self._keep_alive_s = keep_alive_s
-        self._write_timeout_s = write_timeout_s
+        self._keep_alive_s = limits.keep_alive_s
+        self._write_timeout_s = limits.write_timeout_s
+        self._error_event = error_event
         self._sent_at = time.monotonic()
         self._opening = asyncio.Lock()
         self.response = web.StreamResponse(
@@ -51,7 +51,7 @@ class EventStream:
         return self
 
     async def send(self, data: bytes) -> None:
-        """Writes events; waits while the reader is behind."""
+        """Write events; wait while the reader is behind."""
         await self._in_time(self._write(data))
         self._sent_at = time.monotonic()
 
@@ -75,11 +75,11 @@ class EventStream:
 
     async def _fail(self, error: Exception) -> None:
         if not isinstance(error, MeshError):
-            log.error("fault in a stream", exc_info=error)
-            error = internal(self._request[CONTEXT])
+            logger.error("fault in a stream", exc_info=error)
+            error = internal_error(self._request[CONTEXT])
         metrics.stream_failures.labels(error.code.name).inc()
         self.response.force_close()
-        await self.send(sse.event(errors.body(error)))
+        await self.send(self._error_event(error))
         await self._in_time(self.response.write_eof())
 
     async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:

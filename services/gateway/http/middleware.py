@@ -8,48 +8,60 @@ import logging
 import math
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp import typedefs, web
+from aiohttp.typedefs import Handler
 from opentelemetry.trace import Span, SpanKind
 
 from mesh.context import REQUEST_ID, RequestContext
 from mesh.errors import Code, MeshError, invalid, unavailable
 from mesh.lifecycle import Lifecycle, State
 from mesh.telemetry import span
-from services.gateway.access.keys import Authenticator, Principal
-from services.gateway.domain import errors
+from services.gateway.domain.request import Principal
 from services.gateway.http import metrics
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONTEXT = web.RequestKey("context", RequestContext)
 PRINCIPAL = web.RequestKey("principal", Principal)
 STARTED = web.RequestKey("started", float)
 
+# the caller went away: what is logged and counted in place of a status that nobody read
+CLIENT_CLOSED = Code.CANCELLED.value.http
 TIMEOUT_HEADER = "x-request-timeout-s"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Edge:
-    """The middleware, and the count of API requests that a drain waits for."""
+class Middleware:
+    """Wraps every handler, and counts the API requests that a drain waits for.
+
+    `authenticate` returns whom the header `Authorization` stands for; `error_body` writes a
+    failure in the words of the API.
+    """
 
     def __init__(
-        self, lifecycle: Lifecycle, authenticator: Authenticator, request_timeout_s: float
+        self,
+        lifecycle: Lifecycle,
+        authenticate: Callable[[str], Principal],
+        error_body: Callable[[MeshError], Any],
+        request_timeout_s: float,
     ) -> None:
         self._lifecycle = lifecycle
-        self._authenticator = authenticator
+        self._authenticate = authenticate
+        self._error_body = error_body
         self._timeout_s = request_timeout_s
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def drain(self) -> None:
-        """Returns once no API request is being answered."""
+        """Return once no API request is being answered."""
         await self._idle.wait()
 
-    def middleware(self) -> Middleware:
-        """For `web.Application(middlewares=...)`."""
+    def wrap(self) -> typedefs.Middleware:
+        """Return the function for `web.Application(middlewares=...)`."""
 
         @web.middleware
         async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -62,7 +74,7 @@ class Edge:
         request[CONTEXT] = RequestContext.start(self._timeout_s, _request_id(request))
         route = _route(request)
         name = f"{request.method} {route}"
-        status = 499
+        status = CLIENT_CLOSED
         try:
             with span(name, kind=SpanKind.SERVER, carrier=request.headers) as current:
                 response = await self._answered(request, handler, current)
@@ -82,30 +94,53 @@ class Edge:
                 return await handler(request)
             return await self._admitted(request, handler)
         except MeshError as error:
-            return refused(error)
+            return self._refusal(error)
         except web.HTTPException as answer:
-            return _reshaped(request, answer)
+            return self._reshaped(request, answer)
         except Exception as fault:
             if isinstance(fault, ConnectionResetError) and _gone(request):
-                return web.Response(status=499)
+                return web.Response(status=CLIENT_CLOSED)
             current.set_attribute("error.type", type(fault).__name__)
-            log.exception("fault in %s (request %s)", request.path, request[CONTEXT].request_id)
-            return refused(internal(request[CONTEXT]))
+            logger.exception("fault in %s (request %s)", request.path, request[CONTEXT].request_id)
+            return self._refusal(internal_error(request[CONTEXT]))
 
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._lifecycle.state.value >= State.DRAINING.value:
-            response = refused(unavailable("This gateway is shutting down."))
+            response = self._refusal(unavailable("This gateway is shutting down."))
             response.force_close()
             return response
-        request[PRINCIPAL] = self._authenticator.authenticate(
-            request.headers.get("Authorization", "")
-        )
+        request[PRINCIPAL] = self._authenticate(request.headers.get("Authorization", ""))
         request[CONTEXT] = _with_deadline(request, self._timeout_s)
         self._count(+1)
         try:
             return await handler(request)
         finally:
             self._count(-1)
+
+    def _refusal(self, error: MeshError) -> web.Response:
+        """Return the answer that a MeshError becomes."""
+        response = web.json_response(self._error_body(error), status=error.code.value.http)
+        if error.code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
+            retry_after_s = 1.0 if error.retry_after_s is None else error.retry_after_s
+            # the header knows whole seconds only
+            response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+        return response
+
+    def _reshaped(self, request: web.Request, answer: web.HTTPException) -> web.Response:
+        """Return aiohttp's own refusal in the words of the API."""
+        message = {
+            404: f"Unknown path: {request.method} {request.path}",
+            405: f"{request.path} does not take {request.method}.",
+            413: "The body is too large.",
+        }.get(answer.status, answer.reason)
+        error = MeshError(Code.INVALID_ARGUMENT, message)
+        response = web.json_response(self._error_body(error), status=answer.status)
+        if "Allow" in answer.headers:
+            response.headers["Allow"] = answer.headers["Allow"]
+        if answer.status == 413:
+            # the rest of the body is still on its way
+            response.force_close()
+        return response
 
     def _count(self, change: int) -> None:
         self._in_flight += change
@@ -117,41 +152,15 @@ class Edge:
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """For `app.on_response_prepare`: every answer says which request it is for."""
+    """Say on every answer which request it is for; for `app.on_response_prepare`."""
     context = request.get(CONTEXT)
     if context is not None:
         response.headers[REQUEST_ID] = context.request_id
 
 
-def refused(error: MeshError) -> web.Response:
-    """The answer that a MeshError becomes."""
-    response = web.json_response(errors.body(error), status=error.code.value.http)
-    if error.code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
-        retry_after_s = 1.0 if error.retry_after_s is None else error.retry_after_s
-        # the header knows whole seconds only
-        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
-    return response
-
-
-def internal(context: RequestContext) -> MeshError:
-    """What a caller sees of a fault of ours."""
+def internal_error(context: RequestContext) -> MeshError:
+    """Return what a caller sees of a fault of ours."""
     return MeshError(Code.INTERNAL, f"Internal error. Request id: {context.request_id}")
-
-
-def _reshaped(request: web.Request, answer: web.HTTPException) -> web.Response:
-    message = {
-        404: f"Unknown path: {request.method} {request.path}",
-        405: f"{request.path} does not take {request.method}.",
-        413: "The body is too large.",
-    }.get(answer.status, answer.reason)
-    body = errors.of(Code.INVALID_ARGUMENT.value.openai, message)
-    response = web.json_response(body, status=answer.status)
-    if "Allow" in answer.headers:
-        response.headers["Allow"] = answer.headers["Allow"]
-    if answer.status == 413:
-        # the rest of the body is still on its way
-        response.force_close()
-    return response
 
 
 def _gone(request: web.Request) -> bool:

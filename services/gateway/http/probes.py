@@ -9,7 +9,7 @@ from mesh.errors import MeshError
 from mesh.health import Checks, Ping
 
 
-class Helper:
+class OptionalService:
     """A service that must have been there once; its later failures only degrade the gateway."""
 
     def __init__(self, ping: Ping) -> None:
@@ -31,11 +31,11 @@ class Helper:
 
 
 class Probes:
-    """Answers without a key. `helpers` are listed as degraded while they fail."""
+    """Answers without a key. `optional` services are listed as degraded while they fail."""
 
-    def __init__(self, checks: Checks, helpers: dict[str, Helper]) -> None:
+    def __init__(self, checks: Checks, optional: dict[str, OptionalService]) -> None:
         self._checks = checks
-        self._helpers = helpers
+        self._optional = optional
 
     async def live(self, request: web.Request) -> web.Response:
         """The loop answers."""
@@ -45,7 +45,9 @@ class Probes:
         """200 when requests can be answered; names what fails otherwise."""
         failing = await self._checks.failing()
         degraded = [
-            name for name, helper in self._helpers.items() if helper.failing and name not in failing
+            name
+            for name, service in self._optional.items()
+            if service.failing and name not in failing
         ]
         status = "not ready" if failing else "degraded" if degraded else "ready"
         body = {"status": status, "failing": failing, "degraded": degraded}

@@ -1,22 +1,19 @@
-"""When an answer may come from the cache or go there, so that the cache never delays or fails one.
-
-Knows the cache service as a client object with two calls.
-"""
+"""When an answer may come from the cache or go there; the cache never delays or fails one."""
 
 import asyncio
 import enum
 import logging
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import Counter
 
 from mesh.context import RequestContext
 from mesh.errors import MeshError
-from services.gateway.domain.generation import GenerationRequest, Usage
+from services.gateway.domain.generation import Answer, GenerationRequest
+from services.gateway.domain.ports import AnswerCache
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_STORES = 256
 STORE_LIMIT_S = 5.0
@@ -53,30 +50,7 @@ class Policy:
         return cls(lookup=keep and "no-cache" not in directives, store=keep)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer as it was first given."""
-
-    text: str
-    finish_reason: str
-    usage: Usage
-
-
-class AnswerCache(Protocol):
-    """The cache service's client; both raise MeshError."""
-
-    async def lookup(self, request: GenerationRequest, context: RequestContext) -> Answer | None:
-        """The answer to an equal request of the same tenant."""
-        ...
-
-    async def store(
-        self, request: GenerationRequest, answer: Answer, context: RequestContext
-    ) -> None:
-        """Keeps an answer for later requests."""
-        ...
-
-
-class Answers:
+class ResponseCache:
     """Looks answers up within a limit and stores them behind the caller's back.
 
     At most MAX_STORES stores run at once; further ones are dropped and counted. A lookup waits
@@ -164,5 +138,5 @@ class Answers:
 
     def _rest(self, error: Exception) -> None:
         if time.monotonic() >= self._rests_until:
-            log.warning("the cache fails: %s", error or type(error).__name__)
+            logger.warning("the cache fails: %s", error or type(error).__name__)
         self._rests_until = time.monotonic() + REST_S

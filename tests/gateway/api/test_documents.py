@@ -1,4 +1,4 @@
-"""Documents, collections and embeddings over HTTP."""
+"""Documents and collections over HTTP."""
 
 from typing import Any
 
@@ -80,21 +80,3 @@ async def test_collections(stack: Any) -> None:
     async with stack.http.get(stack.url + "/v1/collections") as response:
         body = await response.json()
     assert body["data"] == [{"name": "docs", "documents": 1, "passages": 3}]
-
-
-@pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_embeddings(stack: Any, encoding: str) -> None:
-    """The official client reads both encodings to the same vectors, in order."""
-    extra = {} if encoding == "base64" else {"encoding_format": "float"}
-    answer = await stack.client.embeddings.create(
-        model="all-MiniLM-L6-v2", input=["a", "bcd"], **extra
-    )
-    assert [list(d.embedding) for d in answer.data] == [[1.0, 0.5], [3.0, 0.5]]
-    assert [d.index for d in answer.data] == [0, 1]
-    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (7, 7)
-
-
-async def test_embeddings_of_another_model(stack: Any) -> None:
-    """Only the encoder embeds."""
-    status, _, body = await stack.post("/v1/embeddings", {"model": "tiny", "input": "x"})
-    assert (status, body["error"]["code"]) == (404, "model_not_found")

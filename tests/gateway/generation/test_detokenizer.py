@@ -45,8 +45,8 @@ class Stage:
 
     def held(self) -> int:
         """Sequences that something still remembers."""
-        lines = self.detokenizer._lines
-        return sum(len(line.sequences) for line in lines) + len(self.detokenizer._line_of)
+        streams = self.detokenizer._streams
+        return sum(len(stream.sequences) for stream in streams) + len(self.detokenizer._stream_of)
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from services.gateway.generation.dispatcher import (
     MISSING_LIMIT_S,
     SILENCE_LIMIT_S,
     Dispatcher,
-    Job,
-    Report,
     Work,
 )
+from services.gateway.generation.job import Job
+from services.gateway.generation.routing import Report
 
 A = Model("a", "r1", 512, 100)
 B = Model("b", "r1", 512, 100)

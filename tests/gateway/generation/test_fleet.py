@@ -132,13 +132,13 @@ class Stage:
 
     def left(self) -> dict[str, int]:
         """What still holds on to any sequence."""
-        lines = self.detokenizer._lines
+        streams = self.detokenizer._streams
         return {
             "sequences": len(self.fleet._sequences),
             "waiting": self.dispatcher.num_waiting(),
             "running": self.dispatcher.num_running(),
-            "texts": sum(len(line.sequences) for line in lines),
-            "lines": len(self.detokenizer._line_of),
+            "texts": sum(len(stream.sequences) for stream in streams),
+            "streams": len(self.detokenizer._stream_of),
         }
 
     async def _run(self) -> None:

@@ -3,26 +3,26 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.generation.frame_order import MAX_HELD, Arrival, FrameLine
+from services.gateway.generation.frame_order import MAX_HELD, Arrival, FrameOrder
 
 
 def test_frames_in_order_pass_at_once() -> None:
     """A frame with the next number is handed on with nothing asked for."""
-    line: FrameLine[str] = FrameLine()
+    line: FrameOrder[str] = FrameOrder()
     assert line.accept(1, "a", 1) == Arrival(("a",))
     assert line.accept(2, "b", 1) == Arrival(("b",))
 
 
 def test_a_duplicate_is_ignored() -> None:
     """A frame that was handed on never comes a second time."""
-    line: FrameLine[str] = FrameLine()
+    line: FrameOrder[str] = FrameOrder()
     line.accept(1, "a", 1)
     assert line.accept(1, "a", 1) == Arrival()
 
 
 def test_a_gap_is_asked_for_once() -> None:
     """The missing numbers are named when the gap is first seen, and filled in order."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     assert line.accept(4, 4, 1) == Arrival(missing=(1, 3))
     assert line.accept(5, 5, 1) == Arrival()
     assert line.accept(2, 2, 1) == Arrival()
@@ -32,7 +32,7 @@ def test_a_gap_is_asked_for_once() -> None:
 
 def test_a_second_gap_is_asked_for_after_the_first() -> None:
     """A later gap is named too once the frames before it are there."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     line.accept(2, 2, 1)
     line.accept(4, 4, 1)
     assert line.accept(1, 1, 1) == Arrival((1, 2), missing=(3, 3))
@@ -40,7 +40,7 @@ def test_a_second_gap_is_asked_for_after_the_first() -> None:
 
 def test_a_heartbeat_reveals_the_loss_of_the_last_frame() -> None:
     """The number in a heartbeat asks for what never came, each time again."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     line.accept(1, 1, 1)
     assert line.heartbeat(1, 1) == Arrival()
     assert line.heartbeat(3, 1).missing == (2, 3)
@@ -52,13 +52,13 @@ def test_a_heartbeat_reveals_the_loss_of_the_last_frame() -> None:
 
 def test_a_replica_that_sent_nothing_misses_nothing() -> None:
     """The heartbeat of a link without frames has number 0 and asks for nothing."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     assert line.heartbeat(0, 1) == Arrival()
 
 
 def test_frames_that_are_gone_break_the_line() -> None:
     """When the replica no longer has the missing frame, the hole is told and skipped."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     line.accept(1, 1, 1)
     assert line.accept(5, 5, 4).broken
     assert line.accept(6, 6, 4) == Arrival((6,)), "what follows is whole again"
@@ -66,14 +66,14 @@ def test_frames_that_are_gone_break_the_line() -> None:
 
 def test_a_heartbeat_can_tell_that_frames_are_gone() -> None:
     """A hole at the end is found by a heartbeat, too."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     assert line.heartbeat(9, 4).broken
     assert line.accept(10, 10, 4) == Arrival((10,))
 
 
 def test_old_frames_may_go_when_they_have_arrived() -> None:
     """`oldest` moving past frames that came is no loss."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     for number in (1, 2, 3):
         assert line.accept(number, number, number) == Arrival((number,))
     assert line.heartbeat(3, 4) == Arrival()
@@ -81,14 +81,14 @@ def test_old_frames_may_go_when_they_have_arrived() -> None:
 
 def test_held_frames_are_bounded() -> None:
     """A gap that is not filled is given up before memory fills with what came after it."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     broken = [line.accept(number, number, 1).broken for number in range(2, MAX_HELD + 4)]
     assert broken.count(True) == 1
 
 
 def test_a_replica_that_forgot_us_starts_again_at_one() -> None:
     """A heartbeat below what was received means a new count: its frames are no duplicates."""
-    line: FrameLine[str] = FrameLine()
+    line: FrameOrder[str] = FrameOrder()
     for number in (1, 2, 3):
         line.accept(number, "old", 1)
     assert line.accept(1, "new", 1) == Arrival()
@@ -108,7 +108,7 @@ def test_any_arrival_with_resends_gives_the_exact_order(
     total: int, lost: set[int], twice: list[int], shuffle, resends_lost: int
 ) -> None:
     """Loss, duplication and any order end in every frame once, in order, and nothing broken."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     first = [n for n in range(1, total + 1) if n not in lost]
     arrivals = [*first, *(n for n in twice if n <= total)]
     shuffle.shuffle(arrivals)
@@ -148,7 +148,7 @@ def test_any_arrival_with_resends_gives_the_exact_order(
 )
 def test_broken_exactly_when_a_missing_frame_is_no_longer_kept(kept: int, lost: set[int]) -> None:
     """With a sender that keeps few frames, a line breaks only on frames that are really gone."""
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     got: list[int] = []
     for number in range(1, 21):
         oldest = max(1, number - kept + 1)
@@ -161,7 +161,7 @@ def test_broken_exactly_when_a_missing_frame_is_no_longer_kept(kept: int, lost: 
         if arrival.broken:
             assert any(n < oldest for n in lost if n < number)
             assert number not in arrival.ready
-            line = FrameLine()
+            line = FrameOrder()
             break
         assert following > number or any(n >= oldest for n in lost)
     assert got == sorted(set(got))

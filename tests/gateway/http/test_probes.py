@@ -6,14 +6,14 @@ import aiohttp
 import pytest
 
 from mesh import health
-from services.gateway.clients import retriever
+from services.gateway.clients import health as clients_health
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no failing service."""
     monkeypatch.setattr(health, "PING_TIMEOUT_S", 30.0)
-    monkeypatch.setattr(retriever, "PING_LIMIT_S", 20.0)
+    monkeypatch.setattr(clients_health, "PING_LIMIT_S", 20.0)
 
 
 async def ready(stack: Any) -> tuple[int, Any]:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.context import RequestContext
-from services.gateway.api.openai import chat
-from services.gateway.api.openai.chat import Message
+from services.gateway.api.openai.chat import read_chat
+from services.gateway.domain.documents import Passage
 from services.gateway.domain.generation import Defaults, Model, Sampling
+from services.gateway.domain.request import Message
 from services.gateway.pipeline import context_window
-from services.gateway.pipeline.context_window import Passage
 
 QUESTION = [Message("user", "?")]
 
@@ -82,9 +82,8 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
 
 def drawn(defaults: Defaults, **fields: Any) -> Sampling:
     model = Model("m", "r", 512, 100, (), defaults)
-    return context_window.sampling(
-        chat.chat({**CHAT, **fields}).options, model, (1, 2), "prompt", 300
-    )
+    options = read_chat({**CHAT, **fields}, 300)[0].options
+    return context_window.complete(options, model, (1, 2), "prompt", 300)
 
 
 def test_a_silent_request_is_sampled_as_the_model_wishes() -> None:

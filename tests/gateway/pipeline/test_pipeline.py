@@ -9,8 +9,10 @@ import pytest
 
 from mesh.context import RequestContext
 from services.gateway.domain.generation import GenerationRequest, Sampling
+from services.gateway.domain.request import Options
 from services.gateway.pipeline import response_cache
-from services.gateway.pipeline.pipeline import Limits, Pipeline, Plan
+from services.gateway.pipeline.pipeline import Pipeline
+from services.gateway.pipeline.plan import Plan, plan_runs
 
 RAG = {"retrieval": {"collection": "docs", "top_k": 3}}
 
@@ -251,12 +253,12 @@ async def test_no_generator_is_unavailable(stack: Any) -> None:
 async def test_leaving_a_run_closes_the_generator_at_once(stack: Any) -> None:
     """Whoever closes a run has cancelled the work when that returns."""
     unused: Any = None
-    pipeline = Pipeline(
-        unused, unused, response_cache.Answers(unused, 1), stack.generator, Limits()
-    )
+    cache = response_cache.ResponseCache(unused, 1)
+    pipeline = Pipeline(unused, unused, cache, stack.generator)
     stack.generator.words = ["Hel", "lo"]
     sequence = GenerationRequest(stack.generator.served[0], (1,), Sampling(4))
-    plan = Plan((sequence,), 1, 1, response_cache.Outcome.BYPASS, store=False)
+    runs = plan_runs([sequence], Options(model="tiny"))
+    plan = Plan(runs, 1, response_cache.Outcome.BYPASS)
     async with aclosing(pipeline.run(plan, RequestContext.start(60))) as entries:
         async for _ in entries:
             break

@@ -7,9 +7,9 @@ import pytest
 
 from mesh.context import RequestContext
 from mesh.errors import unavailable
-from services.gateway.domain.generation import GenerationRequest, Model, Sampling, Usage
+from services.gateway.domain.generation import Answer, GenerationRequest, Model, Sampling, Usage
 from services.gateway.pipeline import response_cache as module
-from services.gateway.pipeline.response_cache import Answer, Answers, Outcome, Policy
+from services.gateway.pipeline.response_cache import Outcome, Policy, ResponseCache
 
 MODEL = Model("tiny", "r", 512, 256)
 ANSWER = Answer("text", "stop", Usage(1, 2))
@@ -42,10 +42,10 @@ class Memory:
 async def test_lookup_waits_for_the_running_store() -> None:
     """Asking again while the first answer is being stored finds it."""
     memory = Memory()
-    answers = Answers(memory, timeout_s=30)
-    answers.keep(request(), ANSWER, "id")
-    asking = asyncio.create_task(answers.lookup(request(), RequestContext.start(60)))
-    other = await answers.lookup(request(2), RequestContext.start(60))
+    cache = ResponseCache(memory, timeout_s=30)
+    cache.keep(request(), ANSWER, "id")
+    asking = asyncio.create_task(cache.lookup(request(), RequestContext.start(60)))
+    other = await cache.lookup(request(2), RequestContext.start(60))
     assert other == (Outcome.MISS, None) and not asking.done()
     memory.gate.set()
     assert await asking == (Outcome.HIT, ANSWER)
@@ -54,36 +54,36 @@ async def test_lookup_waits_for_the_running_store() -> None:
 async def test_a_store_that_hangs_delays_nobody_for_long() -> None:
     """The wait for a store is within the lookup's limit, and the store goes on."""
     memory = Memory()
-    answers = Answers(memory, timeout_s=0.01)
-    answers.keep(request(), ANSWER, "id")
-    assert await answers.lookup(request(), RequestContext.start(60)) == (Outcome.BYPASS, None)
+    cache = ResponseCache(memory, timeout_s=0.01)
+    cache.keep(request(), ANSWER, "id")
+    assert await cache.lookup(request(), RequestContext.start(60)) == (Outcome.BYPASS, None)
     memory.gate.set()
-    await answers.drain()
+    await cache.drain()
     assert memory.kept == {request(): ANSWER}
 
 
 async def test_the_newer_answer_stays() -> None:
     """A refresh during the first answer's store is stored after it."""
     memory = Memory()
-    answers = Answers(memory, timeout_s=30)
+    cache = ResponseCache(memory, timeout_s=30)
     newer = Answer("newer", "stop", Usage(1, 2))
-    answers.keep(request(), ANSWER, "id")
-    answers.keep(request(), newer, "id")
+    cache.keep(request(), ANSWER, "id")
+    cache.keep(request(), newer, "id")
     memory.gate.set()
-    assert await answers.lookup(request(), RequestContext.start(60)) == (Outcome.HIT, newer)
-    assert not answers._running and not answers._latest
+    assert await cache.lookup(request(), RequestContext.start(60)) == (Outcome.HIT, newer)
+    assert not cache._running and not cache._latest
 
 
 async def test_stores_are_bounded() -> None:
-    """Beyond the bound, answers are not kept rather than piled up."""
+    """Beyond the bound, cache are not kept rather than piled up."""
     memory = Memory()
-    answers = Answers(memory, timeout_s=1)
+    cache = ResponseCache(memory, timeout_s=1)
     for token in range(module.MAX_STORES + 10):
-        answers.keep(request(token), ANSWER, "id")
-    assert len(answers._running) == module.MAX_STORES
-    await answers.close()
-    await answers.close()
-    assert not memory.kept and not answers._latest
+        cache.keep(request(token), ANSWER, "id")
+    assert len(cache._running) == module.MAX_STORES
+    await cache.close()
+    await cache.close()
+    assert not memory.kept and not cache._latest
 
 
 async def test_a_failing_cache_rests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +91,9 @@ async def test_a_failing_cache_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_S", 60.0)
     memory = Memory()
     memory.fails = True
-    answers = Answers(memory, timeout_s=1)
+    cache = ResponseCache(memory, timeout_s=1)
     for _ in range(3):
-        assert (await answers.lookup(request(), RequestContext.start(60)))[0] is Outcome.BYPASS
+        assert (await cache.lookup(request(), RequestContext.start(60)))[0] is Outcome.BYPASS
     assert memory.lookups == 1
 
 

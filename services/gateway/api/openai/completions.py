@@ -1,227 +1,157 @@
-"""`POST /v1/chat/completions` and `POST /v1/completions`: plain answers and streams."""
+"""`POST /v1/completions`: prompts' continuations."""
 
-import time
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
-from services.gateway.api.openai import chat, logprobs
-from services.gateway.api.openai.logprobs_writer import Teller
-from services.gateway.api.openai.sampling_fields import Options
-from services.gateway.domain.generation import TextDelta, TokenLogprobs, Usage
+from mesh.errors import invalid
+from services.gateway.api.fields import Fields, text, texts, wrong_type
+from services.gateway.api.openai.chunks import ChunkForm, Chunks
+from services.gateway.api.openai.logprobs import LogprobsWriter, joined
+from services.gateway.api.openai.objects import identity, usage_counts
+from services.gateway.api.openai.sampling_fields import (
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    Delivery,
+    read_beam_search,
+    read_best_of,
+    read_delivery,
+    read_n,
+    read_options,
+    token_ids,
+)
+from services.gateway.api.responder import FinishedChoice, Responder
+from services.gateway.domain.generation import TextDelta, Usage
+from services.gateway.domain.request import InferenceRequest, Prompts
 from services.gateway.http import sse
-from services.gateway.http.body import read_json
-from services.gateway.http.event_stream import EventStream
-from services.gateway.http.metrics import GenerationMeter
-from services.gateway.http.middleware import CONTEXT, PRINCIPAL, STARTED
-from services.gateway.http.sse import Chunks, Dialect
-from services.gateway.pipeline.context_window import Passage
-from services.gateway.pipeline.pipeline import Pipeline, Plan, answered, total
-from services.gateway.pipeline.response_cache import Policy
+from services.gateway.http.middleware import CONTEXT
+from services.gateway.pipeline.plan import Choice, Plan
+from services.gateway.pipeline.token_text import TokenText
 
-CACHE_HEADER = "x-infermesh-cache"
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Limits of reading and writing, in bytes and seconds."""
-
-    max_body_bytes: int
-    keep_alive_s: float
-    write_timeout_s: float
+MAX_SEQUENCES = 128
+FORM = ChunkForm("text_completion", '"text":', "", None, '"text":""')
 
 
 class Completions:
-    """Answers generation requests through the pipeline."""
+    """The endpoint. An answer without max_tokens has `default_max_tokens` at most."""
 
-    def __init__(self, pipeline: Pipeline, pace: Pace) -> None:
-        self._pipeline = pipeline
-        self._pace = pace
+    def __init__(
+        self, responder: Responder, token_text: TokenText, default_max_tokens: int
+    ) -> None:
+        self._responder = responder
+        self._token_text = token_text
+        self._default_max_tokens = default_max_tokens
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        """A conversation's next turn."""
-        asked = chat.chat(await read_json(request, self._pace.max_body_bytes))
-        request[PRINCIPAL].check_priority(asked.options.priority)
-        plan = await self._pipeline.plan_chat(
-            asked,
-            _policy(request, asked.options),
-            request[PRINCIPAL].tenant,
-            request[CONTEXT],
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Continue prompts, in one piece or as a stream."""
+        body = await self._responder.body(request)
+        inference, delivery = read_completion(body, self._default_max_tokens)
+
+        def writer(plan: Plan) -> CompletionWriter:
+            context = request[CONTEXT]
+            head = identity("cmpl-", context.request_id, plan.model)
+            texts = LogprobsWriter(self._token_text, plan.model, context, delivery)
+            return CompletionWriter(head, delivery, texts)
+
+        return await self._responder.respond(
+            request, inference, writer, stream=delivery.stream, no_store=delivery.no_store
         )
-        return await self._answer(request, plan, asked.options, sse.CHAT)
 
-    async def text(self, request: web.Request) -> web.StreamResponse:
-        """Prompts' continuations."""
-        asked = chat.completion(await read_json(request, self._pace.max_body_bytes))
-        request[PRINCIPAL].check_priority(asked.options.priority)
-        plan = await self._pipeline.plan_completion(
-            asked,
-            _policy(request, asked.options),
-            request[PRINCIPAL].tenant,
-            request[CONTEXT],
-        )
-        return await self._answer(request, plan, asked.options, sse.TEXT)
 
-    async def _answer(
-        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
-    ) -> web.StreamResponse:
-        if options.stream:
-            return await self._stream(request, plan, options, dialect)
-        return await self._whole(request, plan, options, dialect)
+class CompletionWriter:
+    """Writes one request's answer; see `responder.Writer`."""
 
-    async def _whole(
-        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
-    ) -> web.StreamResponse:
-        meter = GenerationMeter(request[STARTED])
-        drafts = [_Draft() for _ in plan.sequences]
-        async with aclosing(self._pipeline.run(plan, request[CONTEXT])) as entries:
-            async for index, delta in entries:
-                meter.delta(index, delta)
-                drafts[index].add(delta)
-        usage = total(plan, {index: draft.usage for index, draft in enumerate(drafts)})
-        meter.done(usage)
-        teller = self._teller(request, plan, options, dialect)
-        identity = _identity(request, plan, dialect)
-        kept = answered(plan, [logprobs.mean(draft.logprobs) for draft in drafts])
-        answer = {
-            "id": identity["id"],
-            "object": "chat.completion" if dialect is sse.CHAT else dialect.kind,
-            **identity,
-            "choices": [
-                await _choice(dialect, number, plan.echo(index), drafts[index], index, teller)
-                for number, index in enumerate(kept)
-            ],
-            "usage": _usage(usage),
+    def __init__(self, head: dict[str, Any], delivery: Delivery, logprobs: LogprobsWriter) -> None:
+        self._head = head
+        self._delivery = delivery
+        self._logprobs = logprobs
+        self._chunks = Chunks(FORM, **head, with_usage=delivery.include_usage)
+        self._opened: set[int] = set()
+
+    async def body(self, choices: Sequence[FinishedChoice], usage: Usage) -> dict[str, Any]:
+        """Return a `text_completion`."""
+        return {
+            "id": self._head["id"],
+            "object": FORM.object,
+            **self._head,
+            "choices": [await self._choice(i, choice) for i, choice in enumerate(choices)],
+            "usage": usage_counts(usage),
         }
-        if dialect is sse.CHAT:
-            answer |= await teller.prompt(drafts[0].prompt_logprobs)
-        if plan.passages is not None:
-            answer["citations"] = _citations(plan.passages)
-        return web.json_response(answer, headers={CACHE_HEADER: plan.outcome.value})
 
-    async def _stream(
-        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
-    ) -> web.StreamResponse:
-        meter = GenerationMeter(request[STARTED])
-        usages: dict[int, Usage] = {}
-        chunks = Chunks(
-            dialect,
-            **_identity(request, plan, dialect),
-            with_usage=options.include_usage,
-            citations=None if plan.passages is None else _citations(plan.passages),
-        )
-        stream = EventStream(
-            request,
-            {CACHE_HEADER: plan.outcome.value},
-            keep_alive_s=self._pace.keep_alive_s,
-            write_timeout_s=self._pace.write_timeout_s,
-        )
-        teller = self._teller(request, plan, options, dialect)
-        opened: set[int] = set()
-        tail = b""
-        async with stream, aclosing(self._pipeline.run(plan, request[CONTEXT])) as entries:
-            async for index, delta in entries:
-                meter.delta(index, delta)
-                data = b""
-                if index not in opened:
-                    opened.add(index)
-                    data = chunks.first(index)
-                    if plan.echoes:
-                        told = await teller.echo(index, delta.prompt_logprobs)
-                        data += chunks.text(index, plan.echo(index), told)
-                if delta.text or delta.logprobs:
-                    told = await teller.answer(index, delta.logprobs)
-                    data += chunks.text(index, delta.text, told)
-                if delta.finish_reason is not None:
-                    usages[index] = delta.usage or Usage(0, 0)
-                    data += chunks.finish(index, delta.finish_reason)
-                    if len(usages) == len(plan.sequences):
-                        tail = data
-                        continue
-                if data:
-                    await stream.send(data)
-            usage = total(plan, usages)
-            meter.done(usage)
-            if options.include_usage:
-                tail += chunks.usage(_usage(usage))
-            await stream.send(tail + sse.DONE)
-        return stream.response
-
-    def _teller(
-        self, request: web.Request, plan: Plan, options: Options, dialect: Dialect
-    ) -> Teller:
-        is_chat = dialect is sse.CHAT
-        return Teller(self._pipeline, plan, options, request[CONTEXT], chat=is_chat)
-
-
-class _Draft:
-    """One sequence as far as it has come."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.logprobs: list[TokenLogprobs] = []
-        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-        self.reason = ""
-        self.usage = Usage(0, 0)
-
-    def add(self, delta: TextDelta) -> None:
-        self.texts.append(delta.text)
-        self.logprobs += delta.logprobs
-        self.prompt_logprobs += delta.prompt_logprobs
+    async def delta(self, choice: Choice, delta: TextDelta) -> bytes:
+        """Return the chunks of new text: an echoed prompt first, the finish reason last."""
+        data = b""
+        if choice.index not in self._opened:
+            self._opened.add(choice.index)
+            data = self._chunks.first(choice.index)
+            if choice.echo is not None:
+                described = await self._logprobs.echo(choice, delta.prompt_logprobs)
+                data += self._chunks.text(choice.index, choice.echo, described)
+        if delta.text or delta.logprobs:
+            described = await self._logprobs.completion(choice, delta.logprobs)
+            data += self._chunks.text(choice.index, delta.text, described)
         if delta.finish_reason is not None:
-            self.reason = delta.finish_reason
-            self.usage = delta.usage or self.usage
+            data += self._chunks.finish(choice.index, delta.finish_reason)
+        return data
+
+    def end(self, usage: Usage) -> bytes:
+        """Return what follows the last chunk."""
+        counts = self._chunks.usage(usage_counts(usage)) if self._delivery.include_usage else b""
+        return counts + sse.DONE
+
+    async def _choice(self, index: int, finished: FinishedChoice) -> dict[str, Any]:
+        choice = finished.choice
+        echoed = await self._logprobs.echo(choice, finished.prompt_logprobs)
+        described = await self._logprobs.completion(choice, finished.logprobs)
+        if echoed is not None and described is not None:
+            described = joined(echoed, described)
+        return {
+            "index": index,
+            "text": (choice.echo or "") + finished.text,
+            "logprobs": described,
+            "finish_reason": finished.finish_reason,
+            **await self._logprobs.prompt(finished.prompt_logprobs),
+        }
 
 
-def _policy(request: web.Request, options: Options) -> Policy:
-    directives = frozenset(
-        directive.split("=", 1)[0].strip().lower()
-        for header in request.headers.getall("Cache-Control", ())
-        for directive in header.split(",")
+def read_completion(body: Any, default_max_tokens: int) -> tuple[InferenceRequest, Delivery]:
+    """Read a request's body; raises MeshError that names the field."""
+    read = Fields(body)
+    prompt_texts, prompt_ids = _prompts(read.required("prompt"))
+    prompts = Prompts(prompt_texts, prompt_ids, echo=read.boolean("echo"))
+    delivery = read_delivery(read, read.integer("logprobs", 0, MAX_LOGPROBS))
+    read.only_default("top_logprobs", 0)
+    length_penalty = read_beam_search(read, stream=delivery.stream)
+    n = read_n(read)
+    best_of = read_best_of(read, n, stream=delivery.stream)
+    options = read_options(
+        read,
+        delivery,
+        n=n,
+        best_of=best_of,
+        length_penalty=length_penalty,
+        max_tokens=read.integer("max_tokens", 1, MAX_TOKENS),
+        echo=prompts.echo,
     )
-    return Policy.of(directives, no_store=options.no_store)
+    if len(prompts) * best_of > MAX_SEQUENCES:
+        factor = "n" if best_of == n else "best_of"
+        raise invalid("prompt", f"prompts times {factor} must be at most {MAX_SEQUENCES}.")
+    read.finish()
+    return InferenceRequest(prompts, options, default_max_tokens), delivery
 
 
-def _identity(request: web.Request, plan: Plan, dialect: Dialect) -> dict[str, Any]:
-    prefix = "chatcmpl-" if dialect is sse.CHAT else "cmpl-"
-    return {
-        "id": prefix + request[CONTEXT].request_id,
-        "created": int(time.time()),
-        "model": plan.model.id,
-        "system_fingerprint": "fp_" + plan.model.revision[:10],
-    }
-
-
-async def _choice(
-    dialect: Dialect, number: int, echo: str, draft: _Draft, index: int, teller: Teller
-) -> dict[str, Any]:
-    text = echo + "".join(draft.texts)
-    said: dict[str, Any] = {"text": text}
-    if dialect is sse.CHAT:
-        said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-    prompt = await teller.echo(index, draft.prompt_logprobs)
-    told = await teller.answer(index, draft.logprobs)
-    if prompt is not None and told is not None:
-        told = logprobs.joined(prompt, told)
-    choice = {"index": number, **said, "logprobs": told, "finish_reason": draft.reason}
-    if dialect is not sse.CHAT:
-        choice |= await teller.prompt(draft.prompt_logprobs)
-    return choice
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_prompt_tokens},
-    }
-
-
-def _citations(passages: tuple[Passage, ...]) -> list[dict[str, Any]]:
-    return [
-        {"id": p.id, "source": p.source, "score": p.score, "start": p.start, "end": p.end}
-        for p in passages
-    ]
+def _prompts(value: Any) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    if isinstance(value, str):
+        return (text("prompt", value, low=1),), ()
+    if not isinstance(value, list):
+        raise wrong_type("prompt", "a string or a list", value)
+    if not value:
+        raise invalid("prompt", "prompt must not be empty.")
+    if isinstance(value[0], str):
+        return texts("prompt", value, low=1, high=MAX_SEQUENCES), ()
+    if isinstance(value[0], list):
+        if len(value) > MAX_SEQUENCES:
+            raise invalid("prompt", f"prompt must have at most {MAX_SEQUENCES} entries.")
+        return (), tuple(token_ids(f"prompt[{i}]", ids) for i, ids in enumerate(value))
+    return (), (token_ids("prompt", value),)

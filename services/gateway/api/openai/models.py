@@ -4,8 +4,8 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.domain import errors
-from services.gateway.domain.generation import TextGenerator
+from services.gateway.domain.errors import model_not_found
+from services.gateway.domain.ports import TextGenerator
 
 
 class Models:
@@ -26,7 +26,7 @@ class Models:
         for card in self._cards():
             if card["id"] == wanted:
                 return web.json_response(card)
-        raise errors.model_not_found(wanted)
+        raise model_not_found(wanted)
 
     def _cards(self) -> list[dict[str, Any]]:
         cards = [

@@ -1,4 +1,4 @@
-"""Request bodies: what is refused names its field, what is accepted is read as meant."""
+"""Bodies of chat and text completions: refusals name the field, the rest is read as meant."""
 
 from typing import Any
 
@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import Code, MeshError
-from services.gateway.api.openai import chat
-from services.gateway.api.openai.sampling_fields import NEUTRAL, Beams
+from services.gateway.api.openai.chat import read_chat
+from services.gateway.api.openai.completions import read_completion
+from services.gateway.api.openai.sampling_fields import UNSUPPORTED_UNLESS_DEFAULT, Delivery
+from services.gateway.domain.generation import Sampling
+from services.gateway.domain.request import Conversation, InferenceRequest
 
 USER = {"role": "user", "content": "Hi"}
 CHAT = {"model": "tiny", "messages": [USER]}
@@ -201,17 +204,13 @@ BAD_TEXT: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
 ]
 
-BAD_EMBEDDING: list[tuple[dict[str, Any], str]] = [
-    ({"input": None}, "input"),
-    ({"input": ""}, "input"),
-    ({"input": []}, "input"),
-    ({"input": [1, 2]}, "input[0]"),
-    ({"input": ["a"] * 257}, "input"),
-    ({"encoding_format": "hex"}, "encoding_format"),
-    ({"dimensions": 3}, "dimensions"),
-    ({"model": None}, "model"),
-    ({"dim": 1}, "dim"),
-]
+
+def chat(body: Any) -> InferenceRequest:
+    return read_chat(body, 1024)[0]
+
+
+def completion(body: Any) -> InferenceRequest:
+    return read_completion(body, 256)[0]
 
 
 def refusal(read: Any, body: Any) -> MeshError:
@@ -223,7 +222,7 @@ def refusal(read: Any, body: Any) -> MeshError:
 @pytest.mark.parametrize(("change", "field"), BAD_CHAT, ids=str)
 def test_bad_chat_names_the_field(change: dict[str, Any], field: str) -> None:
     """Every bad chat field is an INVALID_ARGUMENT that names it, in the message too."""
-    error = refusal(chat.chat, {**CHAT, **change})
+    error = refusal(chat, {**CHAT, **change})
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, field)
     assert field in error.message
 
@@ -231,28 +230,21 @@ def test_bad_chat_names_the_field(change: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(("change", "field"), BAD_TEXT, ids=str)
 def test_bad_completion_names_the_field(change: dict[str, Any], field: str) -> None:
     """Every bad completion field is an INVALID_ARGUMENT that names it."""
-    error = refusal(chat.completion, {**TEXT, **change})
+    error = refusal(completion, {**TEXT, **change})
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, field)
-
-
-@pytest.mark.parametrize(("change", "field"), BAD_EMBEDDING, ids=str)
-def test_bad_embedding_names_the_field(change: dict[str, Any], field: str) -> None:
-    """Every bad embedding field is an INVALID_ARGUMENT that names it."""
-    body = {"model": "m", "input": "Hi", **change}
-    assert refusal(chat.embedding, body).field == field
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 5, True])
 def test_body_must_be_an_object(body: Any) -> None:
     """A body of another type is refused as such."""
-    assert refusal(chat.chat, body).field == "body"
+    assert refusal(chat, body).field == "body"
 
 
-@pytest.mark.parametrize("field", NEUTRAL)
+@pytest.mark.parametrize("field", UNSUPPORTED_UNLESS_DEFAULT)
 @pytest.mark.parametrize("value", [None, [], {}])
 def test_neutral_values_are_accepted(field: str, value: Any) -> None:
     """What asks for nothing is accepted, whatever the client's defaults are."""
-    chat.chat({**CHAT, field: value})
+    chat({**CHAT, field: value})
 
 
 def test_what_clients_send_without_meaning_it_is_accepted() -> None:
@@ -264,7 +256,7 @@ def test_what_clients_send_without_meaning_it_is_accepted() -> None:
         "annotations": [],
         "tool_calls": None,
     }
-    request = chat.chat(
+    request = chat(
         {
             **CHAT,
             "messages": [USER, replayed, USER],
@@ -279,43 +271,56 @@ def test_what_clients_send_without_meaning_it_is_accepted() -> None:
             "stop": None,
         }
     )
-    assert [m.role for m in request.messages] == ["user", "assistant", "user"]
+    assert isinstance(request.prompt, Conversation)
+    assert [m.role for m in request.prompt.messages] == ["user", "assistant", "user"]
 
 
 def test_defaults() -> None:
     """Absent fields mean what OpenAI says they mean; what a model may decide is left open."""
-    options = chat.chat(CHAT).options
-    assert (options.n, options.priority, options.frequency_penalty) == (1, 0, 0.0)
-    assert options.max_tokens is None and not options.stream and options.stop == ()
-    assert options.temperature is options.top_p is options.top_k is options.min_p is None
+    request, delivery = read_chat(CHAT, 1024)
+    options = request.options
+    assert (options.n, options.best_of, options.priority, options.stop) == (1, 1, 0, ())
+    assert (options.sampling, delivery) == (Sampling(), Delivery())
+    undecided = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+    assert undecided <= options.unset and request.default_max_tokens == 1024
+
+
+def test_given_fields_are_not_the_models_to_decide() -> None:
+    """A value counts as given even where it is what an absent one means."""
+    options = chat({**CHAT, "temperature": 1, "top_k": 0, "max_tokens": 5}).options
+    assert not options.unset & {"temperature", "top_k", "max_tokens"}
+    assert "top_p" in options.unset
 
 
 def test_beam_search_in_both_endpoints() -> None:
     """The width is best_of, or n; of a search that nobody asked for nothing is left."""
-    searched = chat.chat({**CHAT, "use_beam_search": True, "n": 2, "temperature": 0}).options
-    assert (searched.beams, searched.best_of, searched.n) == (Beams(1.0), 2, 2)
-    text = chat.completion({**TEXT, **SEARCH, "length_penalty": 0}).options
-    assert (text.beams, text.best_of, text.n) == (Beams(0.0), 3, 1)
-    assert chat.chat({**CHAT, "use_beam_search": False, "length_penalty": 1}).options.beams is None
+    searched = chat({**CHAT, "use_beam_search": True, "n": 2, "temperature": 0}).options
+    sampling = searched.sampling
+    assert (sampling.n, sampling.beam_width, sampling.length_penalty) == (2, 2, 1.0)
+    assert (searched.best_of, searched.runs_per_prompt) == (2, 1)
+    sampling = completion({**TEXT, **SEARCH, "length_penalty": 0}).options.sampling
+    assert (sampling.n, sampling.beam_width, sampling.length_penalty) == (1, 3, 0.0)
+    plain = chat({**CHAT, "use_beam_search": False, "length_penalty": 1}).options.sampling
+    assert plain == Sampling()
 
 
 def test_bias_is_in_the_order_of_the_ids() -> None:
     """Equal biases are equal requests, however their JSON was ordered."""
-    first = chat.chat({**CHAT, "logit_bias": {"7": 1, "3": -100, "5": None}}).options
-    second = chat.chat({**CHAT, "logit_bias": {"3": -100.0, "7": 1.0}}).options
+    first = chat({**CHAT, "logit_bias": {"7": 1, "3": -100, "5": None}}).options.sampling
+    second = chat({**CHAT, "logit_bias": {"3": -100.0, "7": 1.0}}).options.sampling
     assert first.logit_bias == second.logit_bias == ((3, -100.0), (7, 1.0))
 
 
 def test_values_that_float32_would_lose() -> None:
     """A temperature that would underflow is greedy; a top_p that would be 0 is not."""
-    options = chat.chat({**CHAT, "temperature": 1e-50, "top_p": 1e-50, "top_k": -1}).options
-    assert options.temperature == 0
-    assert options.top_p > 1e-7 and options.top_k == 0
+    sampling = chat({**CHAT, "temperature": 1e-50, "top_p": 1e-50, "top_k": -1}).options.sampling
+    assert sampling.temperature == 0
+    assert sampling.top_p > 1e-7 and sampling.top_k == 0
 
 
 def test_negative_seeds_stay_apart() -> None:
     """Signed seeds map onto the wire's unsigned ones."""
-    assert chat.chat({**CHAT, "seed": -1}).options.seed == 2**64 - 1
+    assert chat({**CHAT, "seed": -1}).options.sampling.seed == 2**64 - 1
 
 
 JSON = st.recursive(
@@ -323,7 +328,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = sorted({*NEUTRAL, *(f for change, _ in BAD_CHAT + BAD_TEXT for f in change)})
+FIELDS = sorted(
+    {*UNSUPPORTED_UNLESS_DEFAULT, *(f for change, _ in BAD_CHAT + BAD_TEXT for f in change)}
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -332,8 +339,8 @@ def test_any_json_is_read_or_refused(change: dict[str, Any], is_chat: bool) -> N
     """Whatever the fields hold, the outcome is a request or a refusal that names a field."""
     try:
         if is_chat:
-            chat.chat({**CHAT, **change})
+            chat({**CHAT, **change})
         else:
-            chat.completion({**TEXT, **change})
+            completion({**TEXT, **change})
     except MeshError as error:
         assert error.code is Code.INVALID_ARGUMENT and error.field
