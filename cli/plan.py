@@ -15,6 +15,7 @@ from cli.ports import Ports
 from cli.replica import Service
 from mesh.config import PREFIX, ConfigError, Settings, load
 from mesh.health import probe
+from services import NAMES
 
 ROOT = Path(__file__).parent.parent
 BUNDLED_MODEL = ROOT / "models" / "infermesh-tiny"
@@ -120,7 +121,7 @@ def _chosen(options: Options) -> dict[str, str]:
 
 def _settings(given: Mapping[str, str]) -> Settings:
     try:
-        return load(Settings, given)
+        return load(Settings, given, NAMES)
     except ConfigError as error:
         raise PlanError(error.problems) from None
 

@@ -5,13 +5,12 @@ A shared field `nats_url` is `INFERMESH_NATS_URL`; the field `port` of the gatew
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PREFIX = "INFERMESH_"
-SERVICES = ("GATEWAY", "TOKENIZER", "RETRIEVER", "CACHE", "GENERATOR")
 # read by client commands and by `infermesh up`, not by services
 CLIENT_VARIABLES = frozenset({"URL", "API_KEY", "GENERATOR_URL"})
 
@@ -47,14 +46,16 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def load(settings: type[S], environ: Mapping[str, str]) -> S:
-    """Settings from the environment; raises ConfigError with one line per mistake.
+def load(settings: type[S], environ: Mapping[str, str], services: Collection[str] = ()) -> S:
+    """Return settings from the environment; raise ConfigError with one line per mistake.
 
-    Empty values count as unset. Variables of other services are theirs to judge.
+    Empty values count as unset. Variables of other `services` are theirs to judge.
     """
     names = variables(settings)
     given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
-    problems = [f"{name}: unknown variable" for name in sorted(given) if _unknown(name, settings)]
+    others = {name.upper() for name in services} - {settings.service.upper()}
+    unknown = [name for name in sorted(given) if name not in names and not _is_of(name, others)]
+    problems = [f"{name}: unknown variable" for name in unknown]
     values: dict[str, Any] = {names[n]: value for n, value in given.items() if n in names}
     try:
         loaded = settings.model_validate(values)
@@ -70,17 +71,17 @@ def load(settings: type[S], environ: Mapping[str, str]) -> S:
     return loaded
 
 
-def load_or_exit(settings: type[S], environ: Mapping[str, str]) -> S:
-    """Like `load`, but prints the mistakes and exits with 2."""
+def load_or_exit(settings: type[S], environ: Mapping[str, str], services: Collection[str]) -> S:
+    """Do as `load`, but print the mistakes and exit with 2."""
     try:
-        return load(settings, environ)
+        return load(settings, environ, services)
     except ConfigError as error:
         print("\n".join(f"config: {p}" for p in error.problems), file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def variables(settings: type[Settings]) -> dict[str, str]:
-    """Variable name to field name, for all fields of these settings."""
+    """Map variable names to field names, for all fields of these settings."""
     own = PREFIX + (f"{settings.service.upper()}_" if settings.service else "")
     return {
         (PREFIX if field in Settings.model_fields else own) + field.upper(): field
@@ -88,9 +89,7 @@ def variables(settings: type[Settings]) -> dict[str, str]:
     }
 
 
-def _unknown(name: str, settings: type[Settings]) -> bool:
+def _is_of(name: str, others: Collection[str]) -> bool:
+    """Return whether a variable is for another service or for a client command."""
     rest = name.removeprefix(PREFIX)
-    if name in variables(settings) or rest in CLIENT_VARIABLES:
-        return False
-    service = rest.split("_", 1)[0]
-    return service not in SERVICES or service == settings.service.upper()
+    return rest in CLIENT_VARIABLES or rest.split("_", 1)[0] in others

@@ -1,11 +1,13 @@
 """What travels with a request through every hop: its id, its deadline and its trace."""
 
+import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from mesh.errors import Code, MeshError
+from mesh.errors import DEADLINE_PASSED, Code, MeshError
 
 REQUEST_ID = "x-request-id"
 DEADLINE = "x-deadline-unix-ms"
@@ -36,8 +38,23 @@ class RequestContext:
         """Seconds left, at most `limit_s`; raises DEADLINE_EXCEEDED when none are."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.")
+            raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED)
         return min(left, limit_s)
+
+    @asynccontextmanager
+    async def limit(self, limit_s: float = float("inf")) -> AsyncIterator[None]:
+        """End the block at the deadline, or after `limit_s` where that is earlier.
+
+        Raises DEADLINE_EXCEEDED then, or at once when no time is left. A TimeoutError from the
+        block and a cancellation from outside pass through.
+        """
+        try:
+            async with asyncio.timeout(self.remaining(limit_s)) as timeout:
+                yield
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED) from error
 
     @property
     def deadline_unix_ms(self) -> int:

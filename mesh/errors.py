@@ -56,6 +56,10 @@ class MeshError(Exception):
         self.retry_after_s = retry_after_s
 
 
+# the one text of DEADLINE_EXCEEDED
+DEADLINE_PASSED = "The request's deadline has passed."
+
+
 class CannotStartError(Exception):
     """Why a process refuses to start, in words for the person who starts it."""
 

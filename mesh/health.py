@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Ping = Callable[[], Awaitable[None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -50,7 +50,7 @@ class Checks:
         except TimeoutError:
             return "timed out"
         except Exception as error:
-            log.debug("ping failed", exc_info=True)
+            logger.debug("ping failed", exc_info=True)
             return type(error).__name__
         return None
 

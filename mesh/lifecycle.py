@@ -6,7 +6,7 @@ import enum
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from mesh.errors import CannotStartError
 from mesh.health import Checks
 from mesh.telemetry import Telemetry
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Settings)
 Drain = Callable[[], Awaitable[None]]
@@ -70,16 +70,16 @@ class Lifecycle:
     async def until_stopped(self, drain_s: float) -> None:
         """Ready until asked to stop, then unready while the drains run."""
         self.advance(State.READY)
-        log.info("ready")
+        logger.info("ready")
         await self._stop.wait()
         self.advance(State.DRAINING)
-        log.info("draining for at most %.0f s", drain_s)
+        logger.info("draining for at most %.0f s", drain_s)
         try:
             async with asyncio.timeout(drain_s):
                 for drain in self._drains:
                     await drain()
         except TimeoutError:
-            log.warning("drain limit reached; ending what is left")
+            logger.warning("drain limit reached; ending what is left")
 
     async def close(self) -> None:
         """Cancels the tasks, closes the resources in reverse order, re-raises a task's fault."""
@@ -99,28 +99,33 @@ class Lifecycle:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
-        log.error("task %s failed", task.get_name(), exc_info=task.exception())
+        logger.error("task %s failed", task.get_name(), exc_info=task.exception())
         self._fault = self._fault or task.exception()
         self._stop.set()
 
 
-def run(settings_type: type[S], start: Callable[[S, Lifecycle], Awaitable[None]]) -> None:
-    """The whole of a service's `__main__`.
+def run(
+    settings_type: type[S],
+    start: Callable[[S, Lifecycle], Awaitable[None]],
+    services: Collection[str],
+) -> None:
+    """Run a service from its first line to its last: the whole of its `__main__`.
 
     `start` enters its resources into `lifecycle.stack` and returns when the service can work.
-    Exits with 2 on bad settings, with 1 when it cannot start or a task failed.
+    `services` are those that the environment may have variables for. Exits with 2 on bad settings,
+    with 1 when it cannot start or a task failed.
     """
-    settings = load_or_exit(settings_type, os.environ)
+    settings = load_or_exit(settings_type, os.environ, services)
     telemetry = Telemetry(settings)
     try:
         asyncio.run(_main(settings, start))
     except KeyboardInterrupt:
         pass
     except CannotStartError as refusal:
-        log.error("cannot start: %s", refusal)
+        logger.error("cannot start: %s", refusal)
         raise SystemExit(1) from None
     except Exception:
-        log.exception("%s failed", settings.service)
+        logger.exception("%s failed", settings.service)
         raise SystemExit(1) from None
     finally:
         telemetry.close()

@@ -19,12 +19,12 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from mesh.context import RequestContext
-from mesh.errors import Code, MeshError
+from mesh.errors import DEADLINE_PASSED, Code, MeshError
 from mesh.health import HealthServicer
 from mesh.lifecycle import Lifecycle
 from mesh.telemetry import inject, span
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 32 * 2**20
 MAX_CONCURRENT_CALLS = 4096
@@ -129,7 +129,7 @@ async def serve(
     port = server.add_insecure_port(address)
     await server.start()
     lifecycle.stack.push_async_callback(server.stop, STOP_GRACE_S)
-    log.info("gRPC on port %d", port)
+    logger.info("gRPC on port %d", port)
     return port
 
 
@@ -191,7 +191,7 @@ async def _edge(method: str, context: Context[Any, Any]) -> AsyncIterator[None]:
     except Exception:
         code = "INTERNAL"
         _faults.labels(method).inc()
-        log.exception("fault in %s", method)
+        logger.exception("fault in %s", method)
         await _abort(context, MeshError(Code.INTERNAL, "Internal error."))
     finally:
         _handled.labels(method, code).observe(time.perf_counter() - started)
@@ -295,7 +295,7 @@ def _carrier(metadata_: Any) -> dict[str, str]:
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 _GENERIC = {
     Code.UNAVAILABLE: "A part of the service is not available now.",
-    Code.DEADLINE_EXCEEDED: "The request's deadline has passed.",
+    Code.DEADLINE_EXCEEDED: DEADLINE_PASSED,
     Code.CANCELLED: "The request was cancelled.",
     Code.RESOURCE_EXHAUSTED: "A part of the service is overloaded or the request is too large.",
 }

@@ -10,10 +10,10 @@ from prometheus_client import Counter
 from mesh import rpc
 from mesh.errors import invalid
 from mesh.pb import cache_pb2 as pb
-from mesh.pb.cache_pb2_grpc import CacheServicer
+from mesh.pb import cache_pb2_grpc as pb_grpc
 from mesh.pb.common_pb2 import FinishReason
 from services.cache import keys
-from services.cache.store import Store
+from services.cache.redis_store import RedisStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # an answer that broke off is no answer to anybody else
@@ -30,10 +30,10 @@ _too_large = Counter("infermesh_cache_too_large_total", "Answers too large to st
 _removed = Counter("infermesh_cache_invalidated_total", "Answers removed by invalidation")
 
 
-class Servicer(CacheServicer):
+class CacheServicer(pb_grpc.CacheServicer):
     """`mesh.v1.Cache` over a store."""
 
-    def __init__(self, store: Store, ttl_s: int, max_answer_bytes: int) -> None:
+    def __init__(self, store: RedisStore, ttl_s: int, max_answer_bytes: int) -> None:
         self._store = store
         self._ttl_s = ttl_s
         self._max_answer_bytes = max_answer_bytes

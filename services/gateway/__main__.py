@@ -7,6 +7,7 @@ import grpc
 from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
+from services import NAMES
 from services.gateway.app import Services, build_app, serve
 from services.gateway.clients.cache import GrpcCache
 from services.gateway.clients.health import ServicePing
@@ -65,4 +66,4 @@ def _channel(lifecycle: Lifecycle, addresses: str) -> grpc.aio.Channel:
 
 
 if __name__ == "__main__":
-    run(GatewaySettings, start)
+    run(GatewaySettings, start, NAMES)

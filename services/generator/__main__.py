@@ -12,6 +12,7 @@ from mesh.bus import Bus
 from mesh.errors import CannotStartError
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb import generator_pb2_grpc
+from services import NAMES
 from services.generator import wire
 from services.generator.bridge import EngineBridge
 from services.generator.config import GeneratorSettings, variable
@@ -56,7 +57,6 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     worker = Worker(bus, bridge, model, replica_id)
     lifecycle.stack.push_async_callback(worker.close)
     await worker.start()
-
     servicer = GeneratorServicer(bridge, model, replica_id)
     await rpc.serve(
         lifecycle,
@@ -77,4 +77,4 @@ async def _watch(failed: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    run(GeneratorSettings, start)
+    run(GeneratorSettings, start, NAMES)

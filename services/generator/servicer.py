@@ -1,6 +1,5 @@
 """gRPC for callers that hold a connection to this replica."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import grpc
 
 from mesh import rpc
-from mesh.errors import Code, MeshError
+from mesh.errors import DEADLINE_PASSED, Code, MeshError
+from mesh.mailbox import Mailbox
 from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
 from services.generator import wire
 from services.generator.bridge import EngineBridge, Submission
@@ -17,7 +17,7 @@ from services.generator.engine import FinishReason, RequestError, StepOutput
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _FAULTS = {
-    FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, "The request's deadline has passed."),
+    FinishReason.DEADLINE: (Code.DEADLINE_EXCEEDED, DEADLINE_PASSED),
     FinishReason.ABORT: (Code.UNAVAILABLE, "The generator stops."),
     FinishReason.ERROR: (Code.INTERNAL, "The generator failed on this request."),
     FinishReason.REJECTED: (Code.RESOURCE_EXHAUSTED, "This replica's queue is full."),
@@ -54,7 +54,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
         left = {one_id: index for index, one_id in enumerate(submission.sequence_ids)}
         try:
             while left:
-                for output in await inbox.take():
+                for output in await inbox.take_all():
                     yield _response(output, left[output.request_id])
                     if output.finish_reason is not None:
                         del left[output.request_id]
@@ -106,19 +106,8 @@ def _response(output: StepOutput, sequence: int) -> generator_pb2.GenerateRespon
     return response
 
 
-class _Inbox:
+class _Inbox(Mailbox[StepOutput]):
     """Outputs of one call; bounded by its sequences' max_tokens."""
 
-    def __init__(self) -> None:
-        self._outputs: list[StepOutput] = []
-        self._news = asyncio.Event()
-
     def receive(self, outputs: list[StepOutput]) -> None:
-        self._outputs.extend(outputs)
-        self._news.set()
-
-    async def take(self) -> list[StepOutput]:
-        await self._news.wait()
-        self._news.clear()
-        taken, self._outputs = self._outputs, []
-        return taken
+        self.put(*outputs)

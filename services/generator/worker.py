@@ -5,9 +5,9 @@ import logging
 import time
 from collections.abc import Mapping
 
-from mesh import bus as subjects
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
 from mesh.errors import MeshError, invalid
+from mesh.mailbox import Mailbox
 from mesh.pb import common_pb2, events_pb2
 from mesh.telemetry import extract, past_span
 from services.generator import wire
@@ -164,10 +164,8 @@ class _Link:
         self.jobs: dict[str, tuple[float, Mapping[str, str]]] = {}
         self.heard = 0.0
         self._bus = bus
-        self._deltas: list[events_pb2.SequenceDelta] = []
-        self._news = asyncio.Event()
-        self._flushed = asyncio.Event()
-        self._flushed.set()
+        # bounded by the live sequences: between two frames each adds what the engine steps give it
+        self._deltas = Mailbox[events_pb2.SequenceDelta]()
         self._sending = asyncio.create_task(self._send(), name=f"frames to {gateway_id}")
 
     def receive(self, outputs: list[StepOutput]) -> None:
@@ -187,8 +185,7 @@ class _Link:
                 self._trace(output)
             if output.refusal is not None:
                 delta.expected_wait_s = output.refusal.expected_wait_s
-            self._deltas.append(delta)
-        self._wake()
+            self._deltas.put(delta)
 
     def refuse(
         self,
@@ -197,12 +194,11 @@ class _Link:
         expected_wait_s: float | None = None,
     ) -> None:
         """A job that never reaches the engine; the wait is told where waiting helps."""
-        self._deltas.append(
+        self._deltas.put(
             events_pb2.SequenceDelta(
                 job_id=job_id, finish_reason=reason, expected_wait_s=expected_wait_s
             )
         )
-        self._wake()
 
     async def resend(self, first: int, last: int) -> None:
         """Sends frames again that the gateway missed."""
@@ -211,7 +207,7 @@ class _Link:
 
     async def flushed(self) -> None:
         """Returns when nothing waits to be sent."""
-        await self._flushed.wait()
+        await self._deltas.until_idle()
 
     def cancel(self) -> None:
         """Stops sending."""
@@ -222,23 +218,14 @@ class _Link:
         self._sending.cancel()
         await asyncio.gather(self._sending, return_exceptions=True)
 
-    def _wake(self) -> None:
-        self._flushed.clear()
-        self._news.set()
-
     async def _send(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            deltas, self._deltas = self._deltas, []
-            for frame in self.outbox.frames(deltas):
+            for frame in self.outbox.frames(await self._deltas.take_all()):
                 try:
                     await self._bus.publish(self.subject, frame)
                 except MeshError:
                     # numbered and kept: the gateway will see the gap and ask for it
                     log.warning("the bus did not take frame %d", frame.number)
-            if not self._deltas:
-                self._flushed.set()
 
     def _trace(self, output: StepOutput) -> None:
         """Spans of a sequence that ended; the engine's stages become children of the job's."""

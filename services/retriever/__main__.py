@@ -1,4 +1,4 @@
-"""Starts the retriever: data folder, bus, lease, encoder, library, intake, gRPC."""
+"""Starts the retriever: data folder, bus, lease, encoder, collections, ingest queue, gRPC."""
 
 import asyncio
 from pathlib import Path
@@ -7,14 +7,15 @@ from mesh import rpc
 from mesh.bus import Bus
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb import retriever_pb2, retriever_pb2_grpc
+from services import NAMES
 from services.retriever import encoder
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.config import RetrieverSettings
-from services.retriever.embed import Embedder
-from services.retriever.ingest import Indexer
-from services.retriever.intake import Intake
-from services.retriever.lease import become_writer
-from services.retriever.library import Library
-from services.retriever.servicer import Retriever
+from services.retriever.encoder_batcher import EncoderBatcher
+from services.retriever.indexer import Indexer
+from services.retriever.ingest_queue import IngestQueue
+from services.retriever.servicer import RetrieverServicer
+from services.retriever.writer import become_writer
 
 
 async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
@@ -24,19 +25,19 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
     stack.push_async_callback(bus.close)
     folder = await become_writer(Path(settings.data), bus, lifecycle)
     model = await asyncio.to_thread(encoder.load, settings.encoder, settings.encoder_threads)
-    library = await Library.open(folder.path, model.name, model.dimensions)
-    stack.push_async_callback(library.close)
-    embedder = await stack.enter_async_context(Embedder(model.encode))
-    indexer = Indexer(library, embedder, settings.chunk_words, settings.chunk_overlap_sentences)
-    intake = Intake(bus, library, indexer, settings.ingest_workers)
-    lifecycle.spawn(intake.run(), "intake")
+    collections = await CollectionsStore.open(folder.path, model.name, model.dimensions)
+    stack.push_async_callback(collections.close)
+    batcher = await stack.enter_async_context(EncoderBatcher(model.encode))
+    indexer = Indexer(collections, batcher, settings.chunk_words, settings.chunk_overlap_sentences)
+    ingest_queue = IngestQueue(bus, collections, indexer, settings.ingest_workers)
+    lifecycle.spawn(ingest_queue.run(), "ingest queue")
     lifecycle.checks.add("bus", bus.ping)
-    lifecycle.checks.add("store", library.ping)
-    lifecycle.checks.add("encoder", embedder.ping)
-    servicer = Retriever(
-        library,
-        embedder,
-        intake,
+    lifecycle.checks.add("store", collections.ping)
+    lifecycle.checks.add("encoder", batcher.ping)
+    servicer = RetrieverServicer(
+        collections,
+        batcher,
+        ingest_queue,
         model=model.name,
         count=model.count,
         max_document_bytes=settings.max_document_bytes,
@@ -50,4 +51,4 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    run(RetrieverSettings, start)
+    run(RetrieverSettings, start, NAMES)

@@ -1,4 +1,4 @@
-"""The values of retrieval: documents, passages, hits and the state of an ingestion.
+"""The values of retrieval: documents, passages, vectors, hits and the state of an ingestion.
 
 Knows neither how they are stored nor how they arrive.
 """
@@ -7,6 +7,12 @@ import enum
 import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# unit vectors of shape (texts, dimensions), or one of (dimensions,)
+Vectors = NDArray[np.float32]
 
 
 class State(enum.IntEnum):

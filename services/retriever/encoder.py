@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+
+from services.retriever.document import Vectors
 
 BUNDLED = "all-MiniLM-L6-v2"
 
@@ -15,7 +16,7 @@ BUNDLED = "all-MiniLM-L6-v2"
 class Encode(Protocol):
     """Texts to float32 vectors of unit length, shape (texts, dimensions)."""
 
-    def __call__(self, texts: Sequence[str], /) -> NDArray[np.float32]: ...
+    def __call__(self, texts: Sequence[str], /) -> Vectors: ...
 
 
 class Count(Protocol):
@@ -53,7 +54,7 @@ def load(folder: str, threads: int) -> Encoder:
     torch.set_num_threads(threads)
     model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
-    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(texts: Sequence[str]) -> Vectors:
         vectors = model.encode(
             list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False
         )

@@ -7,11 +7,9 @@ Knows nothing of where passages are kept.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from services.retriever.document import Hit, Passage
+from services.retriever.document import Hit, Passage, Vectors
 
-Vectors = NDArray[np.float32]
 _FIRST_CAPACITY = 256
 
 

@@ -1,26 +1,24 @@
-"""The gRPC adapter: checks requests, calls the library, the encoder and the intake."""
+"""The gRPC adapter: checks requests, calls the collections, the encoder and the ingest queue."""
 
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
-from mesh.context import REQUEST_ID, RequestContext
+from mesh.context import REQUEST_ID
 from mesh.errors import Code, MeshError, invalid
 from mesh.pb import retriever_pb2 as pb
 from mesh.pb import retriever_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
 from mesh.telemetry import inject, span
 from services.retriever import extract
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, Hit, document_id
-from services.retriever.embed import Embedder, Urgency
 from services.retriever.encoder import Count
-from services.retriever.intake import Intake
-from services.retriever.library import Library
+from services.retriever.encoder_batcher import EncoderBatcher, Urgency
+from services.retriever.ingest_queue import IngestQueue
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,22 +29,22 @@ MAX_SOURCE_CHARACTERS = 512
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Retriever(pb_grpc.RetrieverServicer):
+class RetrieverServicer(pb_grpc.RetrieverServicer):
     """One object serves all calls."""
 
     def __init__(
         self,
-        library: Library,
-        embedder: Embedder,
-        intake: Intake,
+        collections: CollectionsStore,
+        batcher: EncoderBatcher,
+        ingest_queue: IngestQueue,
         *,
         model: str,
         count: Count,
         max_document_bytes: int,
     ) -> None:
-        self._library = library
-        self._embedder = embedder
-        self._intake = intake
+        self._collections = collections
+        self._batcher = batcher
+        self._ingest_queue = ingest_queue
         self._model = model
         self._count = count
         self._max_document_bytes = max_document_bytes
@@ -57,12 +55,12 @@ class Retriever(pb_grpc.RetrieverServicer):
         _check_text("query", request.query)
         if not 1 <= request.top_k <= MAX_TOP_K:
             raise invalid("top_k", f"top_k is {request.top_k}; it must be 1 to {MAX_TOP_K}.")
-        self._library.require(request.collection)
-        async with _within(request_context(context)):
+        self._collections.require(request.collection)
+        async with request_context(context).limit():
             with span("encode query"):
-                vectors = await self._embedder.embed([request.query], Urgency.SEARCH)
+                vectors = await self._batcher.encode([request.query], Urgency.SEARCH)
             with span("search index", top_k=request.top_k):
-                hits = await self._library.search(request.collection, vectors[0], request.top_k)
+                hits = await self._collections.search(request.collection, vectors[0], request.top_k)
         return pb.SearchResponse(passages=map(_passage, hits))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
@@ -73,9 +71,9 @@ class Retriever(pb_grpc.RetrieverServicer):
             )
         for number, text in enumerate(request.texts):
             _check_text(f"texts[{number}]", text)
-        async with _within(request_context(context)):
+        async with request_context(context).limit():
             texts = list(request.texts)
-            vectors = await self._embedder.embed(texts, Urgency.EMBED)
+            vectors = await self._batcher.encode(texts, Urgency.EMBED)
             tokens = await asyncio.to_thread(self._count, texts)
         return pb.EmbedResponse(
             model=self._model,
@@ -94,7 +92,7 @@ class Retriever(pb_grpc.RetrieverServicer):
         called = request_context(context)
         headers = {REQUEST_ID: called.request_id}
         inject(headers)
-        async with _within(called):
+        async with called.limit():
             await asyncio.to_thread(extract.check, kind, request.content)
             document = Document(
                 ingestion_id=uuid.uuid4().hex,
@@ -105,7 +103,7 @@ class Retriever(pb_grpc.RetrieverServicer):
                 source=request.source,
                 media_type=kind,
             )
-            await self._intake.submit(document, request.content, headers)
+            await self._ingest_queue.submit(document, request.content, headers)
         return pb.IngestResponse(
             ingestion_id=document.ingestion_id, document_id=document.document_id
         )
@@ -114,8 +112,8 @@ class Retriever(pb_grpc.RetrieverServicer):
         self, request: pb.IngestionStatusRequest, context: Context
     ) -> pb.IngestionStatusResponse:
         """How far an ingestion is."""
-        async with _within(request_context(context)):
-            status = await self._library.status(request.ingestion_id)
+        async with request_context(context).limit():
+            status = await self._collections.status(request.ingestion_id)
         if status is None:
             raise MeshError(
                 Code.NOT_FOUND, "ingestion_id is of no known ingestion.", field="ingestion_id"
@@ -133,7 +131,7 @@ class Retriever(pb_grpc.RetrieverServicer):
         return pb.ListCollectionsResponse(
             collections=[
                 pb.Collection(name=c.collection, documents=c.documents, passages=c.passages)
-                for c in self._library.collections()
+                for c in self._collections.summaries()
             ]
         )
 
@@ -174,13 +172,3 @@ def _check_text(field: str, text: str) -> None:
         raise invalid(
             field, f"{field} has {len(text)} characters; it may have {MAX_TEXT_CHARACTERS}."
         )
-
-
-@asynccontextmanager
-async def _within(called: RequestContext) -> AsyncIterator[None]:
-    """Ends the block at the request's deadline."""
-    try:
-        async with asyncio.timeout(called.remaining()):
-            yield
-    except TimeoutError as error:
-        raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from error

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mesh.errors import CannotStartError
-from services.retriever.document import Document, Passage, State, Status
+from services.retriever.document import Document, Passage, State, Status, Vectors
 
-Vectors = NDArray[np.float32]
 NAME = "retriever.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -8,6 +8,7 @@ from mesh import rpc
 from mesh.lifecycle import Lifecycle, run
 from mesh.pb.tokenizer_pb2 import DESCRIPTOR
 from mesh.pb.tokenizer_pb2_grpc import add_TokenizerServicer_to_server
+from services import NAMES
 from services.tokenizer.chat import ChatTemplate
 from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
@@ -37,4 +38,4 @@ async def start(settings: TokenizerSettings, lifecycle: Lifecycle) -> None:
 
 
 if __name__ == "__main__":
-    run(TokenizerSettings, start)
+    run(TokenizerSettings, start, NAMES)

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mesh.errors import Code, MeshError, invalid
 from services.tokenizer.checkpoint import Checkpoint, CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ROLES = {
     "system": "system",
@@ -87,7 +87,7 @@ class ChatTemplate:
             ) from None
         except Exception as error:
             # any expression of the template may fail on messages that it was not written for
-            log.warning("chat template failed", exc_info=True)
+            logger.warning("chat template failed", exc_info=True)
             raise invalid("messages", "The model's chat template cannot show messages.") from error
 
 

@@ -38,7 +38,7 @@ class Workers:
 
         Raises RESOURCE_EXHAUSTED when too many jobs wait, DEADLINE_EXCEEDED, and what work raises.
         """
-        remaining_s = request.remaining()
+        request.remaining()
         if size <= INLINE_SIZE:
             return work(*args, **kwargs)
         if self._jobs >= self._limit:
@@ -52,11 +52,8 @@ class Workers:
         job = self._pool.submit(work, *args, **kwargs)
         # a job whose caller left still holds its thread: only its end makes room
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
-        try:
-            async with asyncio.timeout(remaining_s):
-                return await asyncio.wrap_future(job)
-        except TimeoutError:
-            raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from None
+        async with request.limit():
+            return await asyncio.wrap_future(job)
 
     async def close(self) -> None:
         """Waits for running jobs and drops waiting ones; idempotent."""

@@ -13,8 +13,8 @@ from cli import servers
 from mesh import rpc
 from mesh.lifecycle import Lifecycle
 from mesh.pb.cache_pb2_grpc import CacheStub, add_CacheServicer_to_server
-from services.cache.servicer import Servicer
-from services.cache.store import Store
+from services.cache.redis_store import RedisStore
+from services.cache.servicer import CacheServicer
 from tests.conftest import wait_for_port
 
 MAX_ANSWER_BYTES = 1_000
@@ -60,9 +60,9 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def store(redis_url: str, redis: Redis) -> AsyncIterator[Store]:
+async def store(redis_url: str, redis: Redis) -> AsyncIterator[RedisStore]:
     """The store over an empty Redis."""
-    made = Store(redis_url, TIMEOUT_S)
+    made = RedisStore(redis_url, TIMEOUT_S)
     yield made
     await made.close()
 
@@ -70,10 +70,10 @@ async def store(redis_url: str, redis: Redis) -> AsyncIterator[Store]:
 async def serving(url: str) -> AsyncIterator[tuple[CacheStub, Lifecycle]]:
     """A served cache and a client of it."""
     lifecycle = Lifecycle()
-    store = Store(url, TIMEOUT_S)
+    store = RedisStore(url, TIMEOUT_S)
     lifecycle.stack.push_async_callback(store.close)
     lifecycle.checks.add("redis", store.ping)
-    servicer = Servicer(store, ttl_s=60, max_answer_bytes=MAX_ANSWER_BYTES)
+    servicer = CacheServicer(store, ttl_s=60, max_answer_bytes=MAX_ANSWER_BYTES)
     add = partial(add_CacheServicer_to_server, servicer)
     port = await rpc.serve(lifecycle, "127.0.0.1:0", [add], ["mesh.v1.Cache"])
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.policy import QUANTUM
+from mesh.fair_queue import QUANTUM
 from services.gateway.domain.generation import Model
 from services.gateway.generation.dispatcher import Dispatcher
 from services.gateway.generation.job import Job

@@ -11,8 +11,7 @@ from pathlib import Path
 import grpc
 from tokenizers import Tokenizer, decoders, models
 
-from mesh import bus as subjects
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
 from mesh.pb import common_pb2, events_pb2, tokenizer_pb2_grpc
 from services.tokenizer.chat import ChatTemplate
 from services.tokenizer.checkpoint import Checkpoint

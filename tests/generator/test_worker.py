@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mesh import bus as subjects
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
+from mesh.bus.messages import VERSION
 from mesh.pb import common_pb2, events_pb2
 from services.generator import wire, worker
 from services.generator.bridge import EngineBridge
@@ -370,7 +370,7 @@ async def test_what_is_no_command_is_dropped(replica: Replica) -> None:
     """Bytes that are no message, or of a newer version, neither end the worker nor run."""
     gateway = await replica.gateway()
     future = events_pb2.Command(
-        version=subjects.VERSION + 1, gateway_id=gateway.name, job=events_pb2.Job(job_id="x")
+        version=VERSION + 1, gateway_id=gateway.name, job=events_pb2.Job(job_id="x")
     )
     for data in (b"\xff\xff", future.SerializeToString()):
         await gateway.bus._client.publish(subjects.commands(replica.id), data)

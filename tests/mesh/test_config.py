@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError
 
 from mesh.config import ConfigError, Settings, load, load_or_exit, variables
 
+SERVICES = ("cache", "gateway", "generator")
+
 
 class CacheLike(Settings):
     """Settings as a service declares them."""
@@ -19,7 +21,7 @@ class CacheLike(Settings):
 
 def problems(environ: dict[str, str]) -> list[str]:
     with pytest.raises(ConfigError) as error:
-        load(CacheLike, environ)
+        load(CacheLike, environ, SERVICES)
     return error.value.problems
 
 
@@ -83,7 +85,14 @@ def test_variables_of_others_are_tolerated() -> None:
             "INFERMESH_URL": "http://x",
             "INFERMESH_API_KEY": "k",
         },
+        SERVICES,
     )
+
+
+def test_services_that_nobody_named_are_unknown() -> None:
+    """The mesh knows no service by itself."""
+    with pytest.raises(ConfigError, match="INFERMESH_GATEWAY_PORT: unknown variable"):
+        load(CacheLike, {"INFERMESH_GATEWAY_PORT": "1"})
 
 
 def test_empty_is_unset() -> None:
@@ -100,7 +109,7 @@ def test_frozen() -> None:
 def test_bad_settings_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     """The process ends with 2 and one line per mistake."""
     with pytest.raises(SystemExit) as end:
-        load_or_exit(CacheLike, {"INFERMESH_CACHE_PORT": "x", "INFERMESH_TYPO": "y"})
+        load_or_exit(CacheLike, {"INFERMESH_CACHE_PORT": "x", "INFERMESH_TYPO": "y"}, SERVICES)
     assert end.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2

@@ -1,5 +1,6 @@
 """A request's id and deadline across hops."""
 
+import asyncio
 import time
 
 import pytest
@@ -28,6 +29,58 @@ def test_after_the_deadline_nothing_remains() -> None:
     with pytest.raises(MeshError) as error:
         RequestContext.start(-0.001).remaining()
     assert error.value.code is Code.DEADLINE_EXCEEDED
+
+
+async def test_a_block_ends_at_the_deadline() -> None:
+    """What takes longer than the request has, or than the block may, is DEADLINE_EXCEEDED."""
+    for context, limit_s in [
+        (RequestContext.start(0.01), float("inf")),
+        (RequestContext.start(60), 0.01),
+    ]:
+        with pytest.raises(MeshError) as error:
+            async with context.limit(limit_s):
+                await asyncio.Event().wait()
+        assert error.value.code is Code.DEADLINE_EXCEEDED
+
+
+async def test_a_block_does_not_begin_after_the_deadline() -> None:
+    """A request that is over fails at the door."""
+    with pytest.raises(MeshError):
+        async with RequestContext.start(-0.001).limit():
+            pytest.fail("the block began")
+
+
+async def test_a_block_in_time_leaves_no_trace() -> None:
+    """A block that ends in time, whatever follows it, is not cancelled later."""
+    context = RequestContext.start(0.02)
+    async with context.limit():
+        pass
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await asyncio.Event().wait()
+
+
+async def test_a_timeout_inside_stays_what_it_is() -> None:
+    """Another limit's TimeoutError is not taken for the request's deadline."""
+    with pytest.raises(TimeoutError):
+        async with RequestContext.start(60).limit(), asyncio.timeout(0.001):
+            await asyncio.Event().wait()
+
+
+async def test_an_outer_cancellation_passes() -> None:
+    """A task that is cancelled while it has time left ends as cancelled."""
+    began = asyncio.Event()
+
+    async def work() -> None:
+        async with RequestContext.start(60).limit():
+            began.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_headers_carry_the_context() -> None:

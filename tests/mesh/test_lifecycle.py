@@ -32,7 +32,7 @@ async def start(settings, lifecycle):
     lifecycle.stack.push_async_callback(close)
 {body}
 
-run(Own, start)
+run(Own, start, ["own"])
 """
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import nats
 import pytest
 
-from mesh.bus import INGEST_BUCKET, INGEST_STREAM, Bus
+from mesh.bus import Bus
+from mesh.bus.subjects import INGEST_BUCKET, INGEST_STREAM, WRITER_BUCKET
 from services.retriever import encoder
-from services.retriever.embed import Embedder
-from services.retriever.lease import BUCKET
-from services.retriever.library import Library
+from services.retriever.collections_store import CollectionsStore
+from services.retriever.encoder_batcher import EncoderBatcher
 from tests.retriever.parts import DIMENSIONS, count_words
 
 
@@ -24,7 +24,7 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
     """A connection to a server on which no retriever has left anything."""
     client = await nats.connect(nats_url)
     jetstream = client.jetstream()
-    for stream in (INGEST_STREAM, f"OBJ_{INGEST_BUCKET}", f"KV_{BUCKET}"):
+    for stream in (INGEST_STREAM, f"OBJ_{INGEST_BUCKET}", f"KV_{WRITER_BUCKET}"):
         try:
             await jetstream.delete_stream(stream)
         except nats.js.errors.NotFoundError:
@@ -36,13 +36,13 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 
 @pytest.fixture
-async def library(tmp_path: Path) -> AsyncIterator[Library]:
-    opened = await Library.open(tmp_path, "words", DIMENSIONS)
+async def collections(tmp_path: Path) -> AsyncIterator[CollectionsStore]:
+    opened = await CollectionsStore.open(tmp_path, "words", DIMENSIONS)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def embedder() -> AsyncIterator[Embedder]:
-    async with Embedder(count_words) as running:
+async def batcher() -> AsyncIterator[EncoderBatcher]:
+    async with EncoderBatcher(count_words) as running:
         yield running

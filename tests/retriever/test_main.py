@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from mesh.bus import Bus
+from mesh.bus.subjects import WRITER_BUCKET
 from services.retriever.folder import DataFolder
-from services.retriever.lease import Lease
 
 
 async def refusal(nats_url: str, data: Path) -> str:
@@ -42,5 +42,5 @@ async def test_a_second_process_on_a_folder_is_refused(
 
 async def test_a_second_store_on_a_bus_is_refused(bus: Bus, nats_url: str, tmp_path: Path) -> None:
     """With a folder of its own it would take half of the documents."""
-    await Lease(bus, "another-store").acquire()
+    await bus.lease(WRITER_BUCKET, "another-store", ttl_s=10, renew_s=3).acquire()
     assert "a retriever with another store" in await refusal(nats_url, tmp_path)

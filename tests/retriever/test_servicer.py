@@ -16,12 +16,12 @@ from mesh.errors import Code, MeshError
 from mesh.lifecycle import Lifecycle
 from mesh.pb import retriever_pb2 as pb
 from mesh.pb.retriever_pb2_grpc import RetrieverStub, add_RetrieverServicer_to_server
-from services.retriever.embed import Embedder
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.encoder import Encoder
-from services.retriever.ingest import Indexer
-from services.retriever.intake import Intake
-from services.retriever.library import Library
-from services.retriever.servicer import Retriever
+from services.retriever.encoder_batcher import EncoderBatcher
+from services.retriever.indexer import Indexer
+from services.retriever.ingest_queue import IngestQueue
+from services.retriever.servicer import RetrieverServicer
 from tests.retriever.parts import until
 from tests.retriever.pdf import pdf
 
@@ -35,15 +35,15 @@ LIGHT = "The lighthouse lamp is turned by clockwork that is wound every morning.
 @pytest.fixture
 async def address(bus: Bus, real_encoder: Encoder, tmp_path: Path) -> AsyncIterator[str]:
     lifecycle = Lifecycle()
-    library = await Library.open(tmp_path, real_encoder.name, real_encoder.dimensions)
-    lifecycle.stack.push_async_callback(library.close)
-    embedder = await lifecycle.stack.enter_async_context(Embedder(real_encoder.encode))
-    intake = Intake(bus, library, Indexer(library, embedder, 60, 0), workers=4)
-    lifecycle.spawn(intake.run(), "intake")
-    servicer = Retriever(
-        library,
-        embedder,
-        intake,
+    collections = await CollectionsStore.open(tmp_path, real_encoder.name, real_encoder.dimensions)
+    lifecycle.stack.push_async_callback(collections.close)
+    batcher = await lifecycle.stack.enter_async_context(EncoderBatcher(real_encoder.encode))
+    ingest_queue = IngestQueue(bus, collections, Indexer(collections, batcher, 60, 0), workers=4)
+    lifecycle.spawn(ingest_queue.run(), "ingest_queue")
+    servicer = RetrieverServicer(
+        collections,
+        batcher,
+        ingest_queue,
         model=real_encoder.name,
         count=real_encoder.count,
         max_document_bytes=1000,

@@ -1,7 +1,7 @@
 """Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
-sends it. Of the jobs that wait for a model, `mesh.policy` says which goes first, as it does inside
+sends it. Of the jobs that wait for a model, `mesh.fair_queue` says which goes first, as it does inside
 the engine; where it goes, `routing` says.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mesh.errors import Code, MeshError, unavailable
-from mesh.policy import Line
+from mesh.fair_queue import FairQueue
 from services.gateway.domain.generation import Model
 from services.gateway.generation.job import Job
 from services.gateway.generation.routing import Replica, Report, Routing, full_report, least_loaded
@@ -50,7 +50,7 @@ class Dispatcher:
         self._max_waiting_tokens = max_waiting_tokens
         self._route = route
         self._waiting: dict[str, Job] = {}
-        self._lines: dict[Model, Line[Job]] = {}
+        self._lines: dict[Model, FairQueue[Job]] = {}
         self._waiting_tokens = 0
         self._running: dict[str, Job] = {}
         self._replicas: dict[str, Replica] = {}
@@ -220,7 +220,7 @@ class Dispatcher:
         self._waiting[job.id] = job
         self._waiting_tokens += job.peak_tokens
         if job.model not in self._lines:
-            self._lines[job.model] = Line(operator.attrgetter("place"))
+            self._lines[job.model] = FairQueue(operator.attrgetter("ticket"))
         self._lines[job.model].add(job)
 
     def _drop_waiting(self, job: Job, *, has_its_turn: bool = False) -> None:

@@ -13,8 +13,7 @@ from functools import partial
 
 from prometheus_client import Counter, Gauge
 
-from mesh import bus as subjects
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
 from mesh.context import RequestContext
 from mesh.errors import Code, MeshError, unavailable
 from mesh.pb import events_pb2

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mesh.policy import Place
+from mesh.fair_queue import Ticket
 from services.gateway.domain.generation import Model
 
 
@@ -24,10 +24,10 @@ class Job:
     had_its_turn: bool = False
 
     @property
-    def place(self) -> Place:
+    def ticket(self) -> Ticket:
         """For the order of those that wait; one that comes back has had its turn already."""
         cost = 0 if self.had_its_turn else self.peak_tokens
-        return Place(self.priority, self.tenant, self.arrived, cost)
+        return Ticket(self.priority, self.tenant, self.arrived, cost)
 
     @property
     def peak_tokens(self) -> int:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.policy import Place
+from mesh.fair_queue import Ticket
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
 
@@ -105,10 +105,10 @@ class Request:
         return 1 + len(self.forks)
 
     @property
-    def place(self) -> Place:
+    def ticket(self) -> Ticket:
         """For the order of those that wait; a preempted request has had its turn already."""
         cost = 0 if self.num_preemptions else self.num_prompt_tokens + self.params.max_tokens
-        return Place(self.priority, self.tenant, self.arrival_index, cost)
+        return Ticket(self.priority, self.tenant, self.arrival_index, cost)
 
     @property
     def num_tokens(self) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import operator
 
-from mesh.policy import Line
+from mesh.fair_queue import FairQueue
 from services.generator.engine.request import Request
 
 
-class WaitingQueue(Line[Request]):
+class WaitingQueue(FairQueue[Request]):
     """Requests in the order in which they would start, and their prompts' length together."""
 
     def __init__(self) -> None:
-        super().__init__(operator.attrgetter("place"))
+        super().__init__(operator.attrgetter("ticket"))
         self.num_prompt_tokens = 0
 
     def add(self, request: Request) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mesh.errors import Code, MeshError
-from mesh.policy import QUANTUM, Line, Place
+from mesh.fair_queue import QUANTUM, FairQueue, Ticket
 from services.gateway.domain.generation import Model
 from services.gateway.generation.dispatcher import (
     MISSING_LIMIT_S,
@@ -353,8 +353,8 @@ class Histories(RuleBasedStateMachine):
         self.past: list[str] = []
         self.views: dict[str, View] = {}
         self.paid: set[str] = set()
-        self.lines: dict[Model, Line[Job]] = {}
-        self.in_line: set[str] = set()
+        self.queues: dict[Model, FairQueue[Job]] = {}
+        self.queued: set[str] = set()
         for name in ("r1", "r2"):
             report = said(name, room=2)
             self.views[name] = View(report, self.now, 2, set(), set())
@@ -376,18 +376,18 @@ class Histories(RuleBasedStateMachine):
             view.ended.add(job_id)
             view.room += 1
 
-    def place(self, each: Job) -> Place:
+    def ticket(self, each: Job) -> Ticket:
         cost = 0 if each.id in self.paid else each.num_prompt_tokens + each.max_tokens
-        return Place(each.priority, each.tenant, each.arrived, cost)
+        return Ticket(each.priority, each.tenant, each.arrived, cost)
 
-    def line(self, model: Model) -> Line[Job]:
+    def queue(self, model: Model) -> FairQueue[Job]:
         """Those that wait for a model, brought up to date with `waiting`."""
-        line = self.lines.setdefault(model, Line(self.place))
-        for each in map(self.jobs.__getitem__, sorted(self.waiting ^ self.in_line, key=_number)):
+        queue = self.queues.setdefault(model, FairQueue(self.ticket))
+        for each in map(self.jobs.__getitem__, sorted(self.waiting ^ self.queued, key=_number)):
             if each.model == model:
-                (line.add if each.id in self.waiting else line.remove)(each)
-                self.in_line ^= {each.id}
-        return line
+                (queue.add if each.id in self.waiting else queue.remove)(each)
+                self.queued ^= {each.id}
+        return queue
 
     def fits(self, each: Job, view: View) -> bool:
         # one that refused a job counts as full until it speaks again
@@ -409,11 +409,11 @@ class Histories(RuleBasedStateMachine):
             lighter = [v for v in self.views.values() if self.fits(each, v) and v.load < view.load]
             assert not lighter, "a less loaded replica had room"
             assert each.id not in self.with_output, "begun anew after output"
-            line = self.line(each.model)
-            assert next(iter(line)) is each, "overtaken within its model"
-            line.take(each)
+            queue = self.queue(each.model)
+            assert next(iter(queue)) is each, "overtaken within its model"
+            queue.take(each)
             self.waiting.discard(each.id)
-            self.in_line.discard(each.id)
+            self.queued.discard(each.id)
             self.paid.add(each.id)
             self.running[each.id] = replica_id
             view.unlisted.add(each.id)
@@ -589,8 +589,8 @@ class Histories(RuleBasedStateMachine):
     def nobody_waits_in_vain(self) -> None:
         """The first job of each model waits only while no replica has room for it."""
         for model in (A, B):
-            if line := self.line(model):
-                first = next(iter(line))
+            if queue := self.queue(model):
+                first = next(iter(queue))
                 views = [v for v in self.views.values() if not v.rejected]
                 assert not any(self.fits(first, v) for v in views), f"{first.id} could go"
 

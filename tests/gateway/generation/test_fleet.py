@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
-from mesh import bus as subjects
 from mesh import rpc
-from mesh.bus import Bus
+from mesh.bus import Bus, subjects
+from mesh.bus.messages import VERSION
 from mesh.context import RequestContext
 from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2, events_pb2
@@ -723,9 +723,7 @@ async def test_a_gateway_shows_that_it_lives(stage: Stage) -> None:
 async def test_a_newer_announcement_is_refused(stage: Stage) -> None:
     """A message of a version that this gateway does not know adds no replica."""
     replica = await stage.replica("r1")
-    raw = events_pb2.Announcement(
-        version=subjects.VERSION + 1, replica_id="future", model=replica.model
-    )
+    raw = events_pb2.Announcement(version=VERSION + 1, replica_id="future", model=replica.model)
     await replica._bus._client.publish(subjects.ANNOUNCE, raw.SerializeToString())
     await replica.announce()
     beats = replica.beats

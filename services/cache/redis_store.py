@@ -18,7 +18,7 @@ MAX_CONNECTIONS = 64
 SCAN_BATCH = 500
 
 
-class Store:
+class RedisStore:
     """Connects when first asked, and again after every failure."""
 
     def __init__(self, url: str, timeout_s: float) -> None:

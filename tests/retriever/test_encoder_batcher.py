@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mesh.errors import Code, MeshError
-from services.retriever.embed import Embedder, EncoderStoppedError, Urgency
+from services.retriever.encoder_batcher import EncoderBatcher, EncoderStoppedError, Urgency
 
 
 class Gate:
@@ -29,11 +29,13 @@ class Gate:
             raise ValueError("cannot encode")
         return np.array([[float(text)] for text in texts], np.float32)
 
-    async def hold(self, embedder: Embedder, text: str = "0") -> asyncio.Task[NDArray[np.float32]]:
+    async def hold(
+        self, batcher: EncoderBatcher, text: str = "0"
+    ) -> asyncio.Task[NDArray[np.float32]]:
         """Closes the gate behind one text that is in the encoder when this returns."""
         self.open.clear()
         self.entered.clear()
-        task = asyncio.create_task(embedder.embed([text], Urgency.SEARCH))
+        task = asyncio.create_task(batcher.encode([text], Urgency.SEARCH))
         await asyncio.to_thread(self.entered.wait, 10)
         return task
 
@@ -41,10 +43,10 @@ class Gate:
 async def test_concurrent_callers_share_batches_and_get_their_own() -> None:
     """What waits while a batch runs goes together in the next."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        first = await gate.hold(embedder)
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        first = await gate.hold(batcher)
         others = [
-            asyncio.create_task(embedder.embed([str(i), str(i + 100)], Urgency.SEARCH))
+            asyncio.create_task(batcher.encode([str(i), str(i + 100)], Urgency.SEARCH))
             for i in range(1, 11)
         ]
         await asyncio.sleep(0)
@@ -57,11 +59,11 @@ async def test_concurrent_callers_share_batches_and_get_their_own() -> None:
 async def test_a_search_passes_a_long_ingestion() -> None:
     """It waits for the batch that runs and for no more."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        first = await gate.hold(embedder)
-        long = asyncio.create_task(embedder.embed([str(i) for i in range(10, 110)], Urgency.INGEST))
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        first = await gate.hold(batcher)
+        long = asyncio.create_task(batcher.encode([str(i) for i in range(10, 110)], Urgency.INGEST))
         await asyncio.sleep(0)
-        search = asyncio.create_task(embedder.embed(["7"], Urgency.SEARCH))
+        search = asyncio.create_task(batcher.encode(["7"], Urgency.SEARCH))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, search, long)
@@ -73,13 +75,13 @@ async def test_a_search_passes_a_long_ingestion() -> None:
 async def test_ingestion_is_not_starved() -> None:
     """However many searches wait, an ingestion gets its turn among them."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        first = await gate.hold(embedder)
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        first = await gate.hold(batcher)
         searches = [
-            asyncio.create_task(embedder.embed(["1"] * 32, Urgency.SEARCH)) for _ in range(16)
+            asyncio.create_task(batcher.encode(["1"] * 32, Urgency.SEARCH)) for _ in range(16)
         ]
-        slow = asyncio.create_task(embedder.embed(["2"], Urgency.INGEST))
-        embeds = asyncio.create_task(embedder.embed(["3"] * 256, Urgency.EMBED))
+        slow = asyncio.create_task(batcher.encode(["2"], Urgency.INGEST))
+        embeds = asyncio.create_task(batcher.encode(["3"] * 256, Urgency.EMBED))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, slow, embeds, *searches)
@@ -89,12 +91,12 @@ async def test_ingestion_is_not_starved() -> None:
 async def test_too_many_waiting_texts_are_refused() -> None:
     """The caller is told to come back; what waited is served."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        first = await gate.hold(embedder)
-        waiting = asyncio.create_task(embedder.embed(["1"] * 512, Urgency.SEARCH))
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        first = await gate.hold(batcher)
+        waiting = asyncio.create_task(batcher.encode(["1"] * 512, Urgency.SEARCH))
         await asyncio.sleep(0)
         with pytest.raises(MeshError) as caught:
-            await embedder.embed(["2"], Urgency.SEARCH)
+            await batcher.encode(["2"], Urgency.SEARCH)
         assert caught.value.code is Code.RESOURCE_EXHAUSTED
         assert caught.value.retry_after_s is not None
         gate.open.set()
@@ -104,13 +106,13 @@ async def test_too_many_waiting_texts_are_refused() -> None:
 async def test_texts_of_a_caller_that_left_are_not_encoded() -> None:
     """They leave the queue with their caller."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        first = await gate.hold(embedder)
-        left = asyncio.create_task(embedder.embed(["1"] * 100, Urgency.SEARCH))
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        first = await gate.hold(batcher)
+        left = asyncio.create_task(batcher.encode(["1"] * 100, Urgency.SEARCH))
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
-        last = asyncio.create_task(embedder.embed(["2"], Urgency.SEARCH))
+        last = asyncio.create_task(batcher.encode(["2"], Urgency.SEARCH))
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(first, last)
@@ -119,25 +121,25 @@ async def test_texts_of_a_caller_that_left_are_not_encoded() -> None:
 
 async def test_a_fault_reaches_its_callers_alone() -> None:
     """The batch fails; the next one works."""
-    async with Embedder(Gate()) as embedder, asyncio.timeout(10):
+    async with EncoderBatcher(Gate()) as batcher, asyncio.timeout(10):
         with pytest.raises(ValueError, match="cannot encode"):
-            await embedder.embed(["bad"], Urgency.EMBED)
-        assert (await embedder.embed(["4"], Urgency.EMBED)).tolist() == [[4.0]]
-        await embedder.ping()
+            await batcher.encode(["bad"], Urgency.EMBED)
+        assert (await batcher.encode(["4"], Urgency.EMBED)).tolist() == [[4.0]]
+        await batcher.ping()
 
 
 async def test_leaving_cancels_those_who_wait() -> None:
     """Nobody hangs on an encoder that has stopped, and its ping says so."""
     gate = Gate()
-    async with Embedder(gate) as embedder, asyncio.timeout(10):
-        held = await gate.hold(embedder)
-        waiting = asyncio.create_task(embedder.embed(["1"], Urgency.SEARCH))
+    async with EncoderBatcher(gate) as batcher, asyncio.timeout(10):
+        held = await gate.hold(batcher)
+        waiting = asyncio.create_task(batcher.encode(["1"], Urgency.SEARCH))
         await asyncio.sleep(0)
         gate.open.set()
-        embedder._task.cancel() if embedder._task else None
+        batcher._task.cancel() if batcher._task else None
     assert all(
         isinstance(r, asyncio.CancelledError)
         for r in await asyncio.gather(held, waiting, return_exceptions=True)
     )
     with pytest.raises(EncoderStoppedError):
-        await embedder.ping()
+        await batcher.ping()

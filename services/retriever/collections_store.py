@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mesh.errors import Code, MeshError
-from services.retriever.document import Document, Hit, Passage, Status, Summary
-from services.retriever.index import Index, Vectors
+from services.retriever.document import Document, Hit, Passage, Status, Summary, Vectors
+from services.retriever.index import Index
 from services.retriever.store import Store
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _SMALL = 500_000
 
 
-class Library:
+class CollectionsStore:
     """Opened by `open`, ended by `close`. Calls from any task of one loop."""
 
     def __init__(self, store: Store, dimensions: int, thread: ThreadPoolExecutor) -> None:
@@ -30,15 +30,15 @@ class Library:
         self._documents: dict[str, int] = {}
 
     @classmethod
-    async def open(cls, folder: Path, encoder: str, dimensions: int) -> "Library":
+    async def open(cls, folder: Path, encoder: str, dimensions: int) -> "CollectionsStore":
         """Reads all passages; raises StoreError where another encoder filled the folder."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
 
-        def read() -> Library:
-            library = cls(Store(folder, encoder, dimensions), dimensions, thread)
-            for collection, passages, vectors in library._store.contents():
-                library._publish(collection, "", passages, vectors)
-            return library
+        def read() -> CollectionsStore:
+            collections = cls(Store(folder, encoder, dimensions), dimensions, thread)
+            for collection, passages, vectors in collections._store.contents():
+                collections._publish(collection, "", passages, vectors)
+            return collections
 
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, read)
@@ -100,8 +100,8 @@ class Library:
                 Code.NOT_FOUND, f"collection {collection!r} does not exist.", field="collection"
             )
 
-    def collections(self) -> list[Summary]:
-        """By name."""
+    def summaries(self) -> list[Summary]:
+        """Return what each collection holds, by name."""
         return [
             Summary(name, self._documents[name], len(index))
             for name, index in sorted(self._indexes.items())

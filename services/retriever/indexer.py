@@ -6,22 +6,26 @@ import numpy as np
 
 from services.retriever import document as domain
 from services.retriever.chunk import chunk
+from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, Passage
-from services.retriever.embed import Embedder, Urgency
+from services.retriever.encoder_batcher import EncoderBatcher, Urgency
 from services.retriever.extract import extract
-from services.retriever.library import Library
 
 _TEXTS_AT_ONCE = 256
 
 
 class Indexer:
-    """Extracts, cuts, embeds and shelves, each in its own thread; the loop stays free."""
+    """The pipeline of a document: extract, chunk, encode, store, each in its thread."""
 
     def __init__(
-        self, library: Library, embedder: Embedder, max_words: int, overlap_sentences: int
+        self,
+        collections: CollectionsStore,
+        batcher: EncoderBatcher,
+        max_words: int,
+        overlap_sentences: int,
     ) -> None:
-        self._library = library
-        self._embedder = embedder
+        self._collections = collections
+        self._batcher = batcher
         self._max_words = max_words
         self._overlap_sentences = overlap_sentences
 
@@ -33,12 +37,12 @@ class Indexer:
         """
         passages = await asyncio.to_thread(self._passages, document, content)
         vectors = [
-            await self._embedder.embed(
+            await self._batcher.encode(
                 [p.text for p in passages[first : first + _TEXTS_AT_ONCE]], Urgency.INGEST
             )
             for first in range(0, len(passages), _TEXTS_AT_ONCE)
         ]
-        await self._library.index(document, passages, np.concatenate(vectors))
+        await self._collections.index(document, passages, np.concatenate(vectors))
         return len(passages)
 
     def _passages(self, document: Document, content: bytes) -> list[Passage]:

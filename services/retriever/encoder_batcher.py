@@ -1,4 +1,4 @@
-"""Shares one encoder among those who wait for it: small batches, the most urgent first.
+"""The encoder's batcher: one encoder shared by all callers, small batches, the most urgent first.
 
 Knows nothing of torch or of what the vectors are for.
 """
@@ -11,13 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
 from mesh.errors import Code, MeshError
+from services.retriever.document import Vectors
 from services.retriever.encoder import Encode
-
-Vectors = NDArray[np.float32]
 
 
 class Urgency(enum.IntEnum):
@@ -42,8 +40,8 @@ _texts = Counter("infermesh_retriever_encoded_texts_total", "Texts encoded", ["u
 _refused = Counter("infermesh_retriever_encode_refused_total", "Texts refused: too many waited")
 
 
-class _Order:
-    """One caller's texts, the vectors that are done and who waits for them."""
+class _Ticket:
+    """A caller's texts, the vectors that are done and the future of all of them."""
 
     __slots__ = ("answer", "done", "texts")
 
@@ -57,18 +55,18 @@ class EncoderStoppedError(Exception):
     """Nobody encodes any more."""
 
 
-class Embedder:
+class EncoderBatcher:
     """Owns the encoder's thread and the task that feeds it: an async context manager."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._waiting: dict[Urgency, deque[tuple[_Order, str]]] = {u: deque() for u in Urgency}
+        self._waiting: dict[Urgency, deque[tuple[_Ticket, str]]] = {u: deque() for u in Urgency}
         self._arrived = asyncio.Event()
         self._turns = 0
 
-    async def embed(self, texts: Sequence[str], urgency: Urgency) -> Vectors:
+    async def encode(self, texts: Sequence[str], urgency: Urgency) -> Vectors:
         """Unit vectors of shape (texts, dimensions); raises RESOURCE_EXHAUSTED when too many wait.
 
         `texts` is not empty. Leaving it takes the texts that have not run out of the queue.
@@ -81,13 +79,13 @@ class Embedder:
             raise MeshError(
                 Code.RESOURCE_EXHAUSTED, "Too many texts wait for the encoder.", retry_after_s=1.0
             )
-        order = _Order(texts, asyncio.get_running_loop().create_future())
-        queue.extend((order, text) for text in texts)
+        ticket = _Ticket(texts, asyncio.get_running_loop().create_future())
+        queue.extend((ticket, text) for text in texts)
         self._arrived.set()
-        return await order.answer
+        return await ticket.answer
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="embedder")
+        self._task = asyncio.create_task(self._run(), name="encoder batcher")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -96,8 +94,8 @@ class Embedder:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for queue in self._waiting.values():
-            for order, _text in queue:
-                order.answer.cancel()
+            for ticket, _text in queue:
+                ticket.answer.cancel()
             queue.clear()
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
@@ -115,27 +113,27 @@ class Embedder:
             elif not any(self._waiting.values()):
                 self._arrived.clear()
 
-    async def _encode_batch(self, urgency: Urgency, batch: list[tuple[_Order, str]]) -> None:
+    async def _encode_batch(self, urgency: Urgency, batch: list[tuple[_Ticket, str]]) -> None:
         loop = asyncio.get_running_loop()
         texts = [text for _, text in batch]
         try:
             with _seconds.labels(urgency.name).time():
                 vectors = await loop.run_in_executor(self._thread, self._encode, texts)
         except asyncio.CancelledError:
-            for order, _ in batch:
-                order.answer.cancel()
+            for ticket, _ in batch:
+                ticket.answer.cancel()
             raise
         except Exception as error:
             # each of those who wait deals with it
-            for order, _ in batch:
-                if not order.answer.done():
-                    order.answer.set_exception(error)
+            for ticket, _ in batch:
+                if not ticket.answer.done():
+                    ticket.answer.set_exception(error)
             return
         _texts.labels(urgency.name).inc(len(batch))
-        for (order, _), vector in zip(batch, vectors, strict=True):
-            _add(order, vector)
+        for (ticket, _), vector in zip(batch, vectors, strict=True):
+            _add(ticket, vector)
 
-    def _next(self) -> tuple[Urgency, list[tuple[_Order, str]]]:
+    def _next(self) -> tuple[Urgency, list[tuple[_Ticket, str]]]:
         """The batch to run now; empty when nobody waits."""
         waiting = [u for u in Urgency if self._waiting[u]]
         if not waiting:
@@ -147,18 +145,18 @@ class Embedder:
             self._turns = 0
         return urgency, self._take(urgency)
 
-    def _take(self, urgency: Urgency) -> list[tuple[_Order, str]]:
+    def _take(self, urgency: Urgency) -> list[tuple[_Ticket, str]]:
         queue = self._waiting[urgency]
-        batch: list[tuple[_Order, str]] = []
+        batch: list[tuple[_Ticket, str]] = []
         while queue and len(batch) < _BATCH_TEXTS[urgency]:
-            order, text = queue.popleft()
+            ticket, text = queue.popleft()
             # a caller that left is not worth the time
-            if not order.answer.done():
-                batch.append((order, text))
+            if not ticket.answer.done():
+                batch.append((ticket, text))
         return batch
 
 
-def _add(order: _Order, vector: Vectors) -> None:
-    order.done.append(vector)
-    if len(order.done) == len(order.texts) and not order.answer.done():
-        order.answer.set_result(np.stack(order.done))
+def _add(ticket: _Ticket, vector: Vectors) -> None:
+    ticket.done.append(vector)
+    if len(ticket.done) == len(ticket.texts) and not ticket.answer.done():
+        ticket.answer.set_result(np.stack(ticket.done))

@@ -1,11 +1,9 @@
-"""Who goes first among those that wait: the class, then fairness between tenants, then arrival.
+"""Fair queueing: the priority class first, then fairness between tenants, then arrival.
 
 Inside a class tenants take turns by deficit round robin (Shreedhar and Varghese, 1995), in closed
 form: with a quantum per round, a tenant that has spent `s` reaches an item behind `c` of its own
 cost in round `ceil((s + c) / quantum)`.
 """
-
-from __future__ import annotations
 
 import heapq
 import itertools
@@ -19,8 +17,8 @@ QUANTUM = 512
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """What the policy knows of something that waits. A lower class goes first.
+class Ticket(NamedTuple):
+    """A waiting item as the queue orders it. A lower priority class goes first.
 
     `cost` is in any unit of work, in tokens say, and constant while it waits.
     """
@@ -32,7 +30,7 @@ class Place(NamedTuple):
 
 
 class _Entry(NamedTuple, Generic[T]):
-    """An item in its tenant's lane; `number` tells apart those that arrived together."""
+    """An item in its tenant's queue; `number` tells apart those that arrived together."""
 
     arrival: float
     number: int
@@ -40,15 +38,15 @@ class _Entry(NamedTuple, Generic[T]):
     item: T
 
 
-class _Lane(Generic[T]):
-    """What waits of one tenant in one class, by arrival, and what it has spent since round 0."""
+class _TenantQueue(Generic[T]):
+    """The items of one tenant in one class, by arrival, and what it has spent since round 0."""
 
     def __init__(self, spent: int) -> None:
         self.spent = spent
         self.entries: list[_Entry[T]] = []
 
     def pop(self, item: T, arrival: float) -> _Entry[T]:
-        """Take out an item that is in the lane."""
+        """Take out an item that is in the queue."""
         index = bisect_left(self.entries, arrival, key=lambda entry: entry.arrival)
         while self.entries[index].item is not item:
             index += 1
@@ -56,7 +54,7 @@ class _Lane(Generic[T]):
 
 
 class _Head(NamedTuple):
-    """The first entry of a lane as it compares with those of other lanes."""
+    """The first entry of a tenant's queue as it compares with those of the others."""
 
     priority: int
     round: int
@@ -65,20 +63,20 @@ class _Head(NamedTuple):
     tenant: str
 
 
-class Line(Generic[T]):
-    """Items that wait, in the policy's order; one tenant alone goes by arrival.
+class FairQueue(Generic[T]):
+    """A deficit-round-robin queue; one tenant alone goes by arrival.
 
     A change costs some bisections. A tenant with nothing left to wait for saves nothing.
     """
 
-    def __init__(self, place: Callable[[T], Place], quantum: int = QUANTUM) -> None:
-        self._place = place
+    def __init__(self, ticket: Callable[[T], Ticket], quantum: int = QUANTUM) -> None:
+        self._ticket = ticket
         self._quantum = quantum
         self._num_items = 0
         self._numbers = itertools.count()
         self._rounds: dict[int, int] = {}
-        self._lanes: dict[tuple[int, str], _Lane[T]] = {}
-        self._heads: list[_Head] = []  # one per lane, sorted
+        self._queues: dict[tuple[int, str], _TenantQueue[T]] = {}
+        self._heads: list[_Head] = []  # one per tenant and class, sorted
 
     def __len__(self) -> int:
         return self._num_items
@@ -90,7 +88,7 @@ class Line(Generic[T]):
         while heap:
             key = heap[0].priority, heap[0].tenant
             if key not in left:
-                left[key] = self._lanes[key].spent, deque(self._lanes[key].entries)
+                left[key] = self._queues[key].spent, deque(self._queues[key].entries)
             spent, entries = left[key]
             entry = entries.popleft()
             left[key] = spent + entry.cost, entries
@@ -101,15 +99,15 @@ class Line(Generic[T]):
             yield entry.item
 
     def add(self, item: T) -> None:
-        """Let an item wait; its place must not change until it leaves."""
-        priority, tenant, arrival, cost = self._place(item)
+        """Let an item wait; its ticket must not change until it leaves."""
+        priority, tenant, arrival, cost = self._ticket(item)
         key = priority, tenant
-        if key in self._lanes:
-            lane = self._beheaded(key)
+        if key in self._queues:
+            queue = self._without_head(key)
         else:
-            lane = self._lanes[key] = _Lane(self._rounds.get(priority, 0) * self._quantum)
-        insort(lane.entries, _Entry(arrival, next(self._numbers), cost, item))
-        insort(self._heads, self._head(key, lane.spent, lane.entries[0]))
+            queue = self._queues[key] = _TenantQueue(self._rounds.get(priority, 0) * self._quantum)
+        insort(queue.entries, _Entry(arrival, next(self._numbers), cost, item))
+        insort(self._heads, self._head(key, queue.spent, queue.entries[0]))
         self._num_items += 1
 
     def remove(self, item: T) -> None:
@@ -121,27 +119,27 @@ class Line(Generic[T]):
         self._pop(item, has_its_turn=True)
 
     def _pop(self, item: T, *, has_its_turn: bool) -> None:
-        priority, tenant, arrival, _ = self._place(item)
+        priority, tenant, arrival, _ = self._ticket(item)
         key = priority, tenant
-        lane = self._beheaded(key)
-        entry = lane.pop(item, arrival)
+        queue = self._without_head(key)
+        entry = queue.pop(item, arrival)
         if has_its_turn:
-            lane.spent += entry.cost
-            now = -(-lane.spent // self._quantum)
+            queue.spent += entry.cost
+            now = -(-queue.spent // self._quantum)
             self._rounds[priority] = max(self._rounds.get(priority, 0), now)
-        if lane.entries:
-            insort(self._heads, self._head(key, lane.spent, lane.entries[0]))
+        if queue.entries:
+            insort(self._heads, self._head(key, queue.spent, queue.entries[0]))
         else:
-            del self._lanes[key]
-            if not any(priority == other for other, _ in self._lanes):
+            del self._queues[key]
+            if not any(priority == other for other, _ in self._queues):
                 self._rounds.pop(priority, None)
         self._num_items -= 1
 
-    def _beheaded(self, key: tuple[int, str]) -> _Lane[T]:
-        """Return a lane whose first entry may change now."""
-        lane = self._lanes[key]
-        del self._heads[bisect_left(self._heads, self._head(key, lane.spent, lane.entries[0]))]
-        return lane
+    def _without_head(self, key: tuple[int, str]) -> _TenantQueue[T]:
+        """Return a tenant's queue whose first entry may change now."""
+        queue = self._queues[key]
+        del self._heads[bisect_left(self._heads, self._head(key, queue.spent, queue.entries[0]))]
+        return queue
 
     def _head(self, key: tuple[int, str], spent: int, entry: _Entry[T]) -> _Head:
         priority, tenant = key
@@ -149,4 +147,4 @@ class Line(Generic[T]):
         return _Head(priority, turn, entry.arrival, entry.number, tenant)
 
     def __repr__(self) -> str:
-        return f"Line({self._num_items} items, {len(self._lanes)} lanes)"
+        return f"FairQueue({self._num_items} items, {len(self._queues)} tenants)"
