@@ -31,11 +31,13 @@ async def start(settings: GatewaySettings, lifecycle: Lifecycle) -> None:
     lifecycle.checks.add("tokenizer", ServicePing(tokenizer))
     retriever = _channel(lifecycle, settings.retriever_url)
     cache = _channel(lifecycle, settings.cache_url)
+    dispatcher = Dispatcher(settings.max_waiting, settings.max_waiting_tokens)
     services = Services(
         tokenizer=GrpcTokenizer(tokenizer),
         retriever=GrpcRetriever(retriever),
         cache=GrpcCache(cache),
-        generator=await _start_fleet(settings, lifecycle, bus, tokenizer),
+        generator=await _start_fleet(lifecycle, bus, dispatcher, tokenizer),
+        queue=dispatcher,
         optional={
             "retriever": OptionalService(ServicePing(retriever)),
             "cache": OptionalService(ServicePing(cache)),
@@ -47,10 +49,9 @@ async def start(settings: GatewaySettings, lifecycle: Lifecycle) -> None:
 
 
 async def _start_fleet(
-    settings: GatewaySettings, lifecycle: Lifecycle, bus: Bus, tokenizer: grpc.aio.Channel
+    lifecycle: Lifecycle, bus: Bus, dispatcher: Dispatcher, tokenizer: grpc.aio.Channel
 ) -> Fleet:
     detokenizer = Detokenizer(tokenizer)
-    dispatcher = Dispatcher(settings.max_waiting, settings.max_waiting_tokens)
     fleet = Fleet(bus, dispatcher, detokenizer)
     await fleet.start()
     lifecycle.spawn(detokenizer.run(), "detokenizer")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from mesh.lifecycle import Lifecycle
+from services.gateway.access.admission import Admission
 from services.gateway.access.keys import Authenticator
 from services.gateway.api.documents import Documents
 from services.gateway.api.openai.chat import ChatCompletions
@@ -16,7 +17,7 @@ from services.gateway.api.openai.models import Models
 from services.gateway.api.responder import Responder
 from services.gateway.clients.retriever import GrpcRetriever
 from services.gateway.config import GatewaySettings
-from services.gateway.domain.ports import AnswerCache, TextGenerator, Tokenizer
+from services.gateway.domain.ports import AdmissionQueue, AnswerCache, TextGenerator, Tokenizer
 from services.gateway.http.limits import HttpLimits
 from services.gateway.http.middleware import Middleware, add_request_id
 from services.gateway.http.probes import OptionalService, Probes
@@ -31,12 +32,16 @@ IDLE_CONNECTION_S = 75.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The rest of the mesh; requests can do without the `optional` services."""
+    """The rest of the mesh; requests can do without the `optional` services.
+
+    `queue` is where the generator's sequences wait.
+    """
 
     tokenizer: Tokenizer
     retriever: GrpcRetriever
     cache: AnswerCache
     generator: TextGenerator
+    queue: AdmissionQueue
     optional: dict[str, OptionalService]
 
 
@@ -92,6 +97,7 @@ def _add_generation(
     app: web.Application, settings: GatewaySettings, services: Services, cache: ResponseCache
 ) -> None:
     pipeline = Pipeline(
+        Admission(services.queue),
         services.tokenizer,
         services.retriever,
         cache,

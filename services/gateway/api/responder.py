@@ -98,11 +98,11 @@ class Responder:
     ) -> web.StreamResponse:
         """Answer; `writer` makes the plan's writer. Raises MeshError before the first byte."""
         policy = Policy.of(_cache_directives(request), no_store=no_store)
-        request[PRINCIPAL].check_priority(inference.options.priority)
-        tenant = request[PRINCIPAL].tenant
-        plan = await self._pipeline.plan(inference, policy, tenant, request[CONTEXT])
         respond = self._stream if stream else self._whole
-        return await respond(request, plan, writer(plan))
+        async with self._pipeline.admitted(
+            request[PRINCIPAL], inference, policy, request[CONTEXT]
+        ) as plan:
+            return await respond(request, plan, writer(plan))
 
     async def _whole(self, request: web.Request, plan: Plan, writer: Writer) -> web.StreamResponse:
         meter = GenerationMeter(request[STARTED])

@@ -98,6 +98,27 @@ class GenerationRequest:
         """Tokens that may come on top of the prompt's, over all beams."""
         return self.sampling.max_tokens * max(1, self.sampling.beam_width)
 
+    @property
+    def peak_tokens(self) -> int:
+        """KV tokens that it can come to hold."""
+        return len(self.prompt_token_ids) + self.max_new_tokens
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What a generator's queue holds for sequences that are not submitted yet.
+
+    `num_places` wait in the queue if need be, and may come to `num_tokens` KV tokens together;
+    `num_direct` more can run at once. Only the queue that gave it changes it.
+    """
+
+    model: Model
+    tenant: str
+    priority: int
+    num_places: int = 0
+    num_tokens: int = 0
+    num_direct: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -5,7 +5,13 @@ from typing import Protocol
 
 from mesh.context import RequestContext
 from services.gateway.domain.documents import Collection, Ingestion, Passage
-from services.gateway.domain.generation import Answer, GenerationRequest, Model, TextDelta
+from services.gateway.domain.generation import (
+    Answer,
+    GenerationRequest,
+    Model,
+    Reservation,
+    TextDelta,
+)
 from services.gateway.domain.request import Message
 
 
@@ -94,11 +100,44 @@ class TextGenerator(Protocol):
         ...
 
     def stream(
-        self, request: GenerationRequest, context: RequestContext
+        self,
+        request: GenerationRequest,
+        context: RequestContext,
+        reservation: Reservation | None = None,
     ) -> AsyncIterator[TextDelta]:
         """Yield the sequence's text as it comes; closing the iterator cancels the work.
 
-        Raises MeshError: RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when no replica
-        serves the model or one was lost, DEADLINE_EXCEEDED, INTERNAL.
+        It takes a place of `reservation`, or one of its own where none is left. Raises MeshError:
+        RESOURCE_EXHAUSTED when it finds the queue full, or was sent back to a full queue,
+        UNAVAILABLE when no replica serves the model or one was lost, DEADLINE_EXCEEDED, INTERNAL.
         """
+        ...
+
+
+class AdmissionQueue(Protocol):
+    """The generator's queue, asked before any work is done. Synchronous: it only counts."""
+
+    def models(self) -> list[Model]:
+        """Return what the live replicas serve."""
+        ...
+
+    def reserve(
+        self, model: Model, num_tokens: Sequence[int], *, tenant: str, priority: int
+    ) -> Reservation:
+        """Hold places for sequences of so many KV tokens each, for `release` to give back.
+
+        Raises RESOURCE_EXHAUSTED where they would wait beyond the queue's bounds, UNAVAILABLE where
+        no replica serves the model.
+        """
+        ...
+
+    def correct(self, reservation: Reservation, num_tokens: Sequence[int]) -> None:
+        """Count the reserved sequences anew, before the first is submitted.
+
+        Raises RESOURCE_EXHAUSTED where more tokens than were reserved pass the queue's bound.
+        """
+        ...
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back what no sequence took; exactly once."""
         ...

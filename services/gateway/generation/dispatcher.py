@@ -1,20 +1,25 @@
 """Which job runs on which replica, and when. Pure state: knows neither the bus nor the clock.
 
 Every method that changes state is synchronous and returns the work that follows from it; `fleet`
-sends it. Of the jobs that wait for a model, `mesh.fair_queue` says which goes first, as it does inside
-the engine; where it goes, `routing` says.
+sends it. Of the jobs that wait for a model, `waiting_queue` says which goes first, by the order of
+the engine itself; where it goes, `routing` says.
 """
 
-import itertools
-import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.errors import Code, MeshError, unavailable
-from mesh.fair_queue import FairQueue
-from services.gateway.domain.generation import Model
+from services.gateway.domain.generation import Model, Reservation
 from services.gateway.generation.job import Job
-from services.gateway.generation.routing import Replica, Report, Routing, full_report, least_loaded
+from services.gateway.generation.routing import (
+    Replica,
+    Report,
+    Routing,
+    capacity,
+    full_report,
+    least_loaded,
+)
+from services.gateway.generation.waiting_queue import Room, WaitingQueue, newcomer
 
 # a replica that has been silent for so long is lost, and its jobs with it
 SILENCE_LIMIT_S = 3.0
@@ -46,46 +51,70 @@ class Dispatcher:
         *,
         route: Routing = least_loaded,
     ) -> None:
-        self._max_waiting = max_waiting
-        self._max_waiting_tokens = max_waiting_tokens
+        self._waiting = WaitingQueue(max_waiting, max_waiting_tokens)
         self._route = route
-        self._waiting: dict[str, Job] = {}
-        self._lines: dict[Model, FairQueue[Job]] = {}
-        self._waiting_tokens = 0
         self._running: dict[str, Job] = {}
         self._replicas: dict[str, Replica] = {}
 
     def __repr__(self) -> str:
         return (
-            f"Dispatcher(waiting={len(self._waiting)}, waiting_tokens={self._waiting_tokens}, "
-            f"running={len(self._running)}, replicas={len(self._replicas)})"
+            f"Dispatcher({self._waiting!r}, running={len(self._running)}, "
+            f"replicas={len(self._replicas)})"
         )
 
     def models(self) -> list[Model]:
-        """What the live replicas serve, each once, in the order in which they appeared."""
+        """Return what the live replicas serve, each once, in the order in which they appeared."""
         return list(dict.fromkeys(r.report.model for r in self._replicas.values()))
 
     def num_waiting(self) -> int:
-        """Jobs in the queue."""
+        """Return the number of jobs in the queue."""
         return len(self._waiting)
 
+    def num_reserved(self) -> int:
+        """Return the number of permits that are held."""
+        return self._waiting.num_reservations
+
     def num_running(self) -> int:
-        """Jobs on replicas."""
+        """Return the number of jobs on replicas."""
         return len(self._running)
 
-    def submit(self, job: Job) -> Work:
-        """Takes a job in; raises MeshError when nobody serves its model or the queue is full."""
+    def reserve(
+        self, model: Model, num_tokens: Sequence[int], *, tenant: str = "", priority: int = 0
+    ) -> Reservation:
+        """Hold places for sequences to come; see `ports.AdmissionQueue`."""
+        if model not in self.models():
+            raise unavailable("No replica serves this model now.")
+        reservation = Reservation(model, tenant, priority)
+        self.correct(reservation, num_tokens)
+        return reservation
+
+    def correct(self, reservation: Reservation, num_tokens: Sequence[int]) -> None:
+        """Count the reserved sequences anew; see `ports.AdmissionQueue`."""
+        if not self._waiting.hold(reservation, num_tokens, self._room(reservation)):
+            raise self.queue_full(reservation.model)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back what no sequence took; exactly once."""
+        self._waiting.release(reservation)
+
+    def submit(self, job: Job, reservation: Reservation | None = None) -> Work:
+        """Take a job in, on a place of the reservation or, where it has none left, of its own.
+
+        Raises UNAVAILABLE when nobody serves its model, RESOURCE_EXHAUSTED when it needs a place
+        of its own and the queue is full.
+        """
         if job.model not in self.models():
             raise unavailable("No replica serves this model now.")
+        if reservation is None or not self._waiting.consume(reservation):
+            own = self.reserve(
+                job.model, [job.peak_tokens], tenant=job.tenant, priority=job.priority
+            )
+            self.release(own)
         self._enqueue(job)
-        work = self._place()
-        if self._is_over(job):
-            self._drop_waiting(job)
-            raise self.queue_full(job.model)
-        return work
+        return self._place()
 
     def queue_full(self, model: Model) -> MeshError:
-        """The refusal, with the shortest wait that a replica of the model expects."""
+        """Return the refusal, with the shortest wait that a replica of the model expects."""
         reports = [r.report for r in self._replicas.values() if not r.report.draining]
         waits = [report.expected_wait_s for report in reports if report.model == model]
         return MeshError(
@@ -95,7 +124,7 @@ class Dispatcher:
         )
 
     def report(self, report: Report, now: float) -> Work:
-        """A replica spoke: its word replaces what was assumed of it."""
+        """Take what a replica says: its word replaces what was assumed of it."""
         replica = self._replicas.get(report.replica_id)
         if replica is None:
             replica = self._replicas[report.replica_id] = Replica(report, now)
@@ -112,15 +141,15 @@ class Dispatcher:
         return self._lose(lost)
 
     def progressed(self, job_id: str) -> None:
-        """Output of a job arrived; it can no longer be placed anew."""
+        """Note that output of a job arrived; it can no longer be placed anew."""
         job = self._running.get(job_id)
         if job is not None:
             job.has_output = True
 
     def rejected(self, job_id: str, expected_wait_s: float | None = None) -> Work:
-        """The replica had no room after all: the job waits again, the replica counts as full.
+        """Take back a job that its replica had no room for; the replica counts as full.
 
-        A job that finds no other replica, and the queue full, is refused.
+        It waits again. One that finds no other replica, and the queue full, is refused.
         """
         job = self._running.pop(job_id, None)
         if job is None:
@@ -130,21 +159,21 @@ class Dispatcher:
             replica.report = full_report(replica, expected_wait_s)
         self._enqueue(job)
         work = self._place()
-        if not self._is_over(job):
+        if job.replica_id is not None or not self._waiting.is_over:
             return work
-        self._drop_waiting(job)
+        self._waiting.remove(job)
         return replace(work, refused=(job,))
 
     def ended(self, job_id: str) -> Work:
-        """A job is over, however: its place is free."""
+        """End a job, however: its place is free."""
         self.withdraw(job_id)
         return self._place()
 
     def withdraw(self, job_id: str) -> str | None:
-        """Forgets a job; returns the replica that runs it, if one does."""
+        """Forget a job; return the replica that runs it, if one does."""
         waiting = self._waiting.get(job_id)
         if waiting is not None:
-            self._drop_waiting(waiting)
+            self._waiting.remove(waiting)
             return None
         job = self._running.pop(job_id, None)
         if job is None:
@@ -153,50 +182,56 @@ class Dispatcher:
         return job.replica_id
 
     def expire(self, now: float) -> Work:
-        """Drops replicas that fell silent; their jobs are placed anew or lost."""
+        """Drop replicas that fell silent; their jobs are placed anew or lost."""
         silent = [i for i, r in self._replicas.items() if now - r.heard > SILENCE_LIMIT_S]
         return self._drop_replicas(silent)
 
     def gone(self, replica_id: str) -> Work:
-        """Nobody listens where the replica did; its jobs are placed anew or lost."""
+        """Drop a replica that listens no more; its jobs are placed anew or lost."""
         return self._drop_replicas([replica_id] if replica_id in self._replicas else [])
 
     def replica_ids(self) -> list[str]:
-        """The replicas that count as alive."""
+        """Return the replicas that count as alive."""
         return list(self._replicas)
 
     def check(self) -> None:
-        """Asserts that the accounts agree."""
-        assert not self._waiting.keys() & self._running.keys()
-        assert self._waiting_tokens == sum(j.peak_tokens for j in self._waiting.values())
+        """Assert that the accounts agree."""
+        self._waiting.check()
+        assert not any(self._waiting.get(job_id) for job_id in self._running)
         for replica in self._replicas.values():
             assert replica.unlisted.keys() <= self._running.keys()
-        assert all(j.replica_id is None for j in self._waiting.values())
-        lines = {job.id: job for job in itertools.chain(*self._lines.values())}
-        assert lines == self._waiting and all(self._lines.values())
         assert all(j.replica_id is not None for j in self._running.values())
 
-    def _is_over(self, job: Job) -> bool:
-        """Whether a job that was just taken in waits beyond the queue's bounds."""
-        over = len(self._waiting) > self._max_waiting
-        over = over or self._waiting_tokens > self._max_waiting_tokens
-        return job.replica_id is None and over
+    def _room(self, reservation: Reservation) -> Room:
+        """Return how many of the reservation's sequences could run at once, by their size."""
+
+        def room(num_tokens: int) -> int:
+            # behind a job that waits there is no room: it would have gone
+            if not self._waiting.goes_first(newcomer(reservation, num_tokens)):
+                return 0
+            return sum(capacity(replica, num_tokens) for replica in self._taking(reservation.model))
+
+        return room
+
+    def _taking(self, model: Model) -> list[Replica]:
+        """Return the replicas that take jobs of a model."""
+        replicas = self._replicas.values()
+        return [r for r in replicas if r.report.model == model and not r.report.draining]
 
     def _place(self) -> Work:
         if not any(r.room_sequences > 0 for r in self._replicas.values()):
             return Work()
-        return Work(send=tuple(job for model in list(self._lines) for job in self._fill(model)))
+        models = self._waiting.models()
+        return Work(send=tuple(job for model in models for job in self._fill(model)))
 
     def _fill(self, model: Model) -> Iterator[Job]:
-        """Places a model's jobs until the first of them finds no room."""
-        taking = [
-            r for r in self._replicas.values() if r.report.model == model and not r.report.draining
-        ]
-        for job in self._lines[model]:
+        """Place a model's jobs until the first of them finds no room."""
+        taking = self._taking(model)
+        for job in self._waiting.jobs(model):
             replica = self._route(job, taking)
             if replica is None:
                 return
-            self._drop_waiting(job, has_its_turn=True)
+            self._waiting.take(job)
             job.replica_id = replica.report.replica_id
             self._running[job.id] = replica.unlisted[job.id] = job
             yield job
@@ -217,23 +252,7 @@ class Dispatcher:
 
     def _enqueue(self, job: Job) -> None:
         job.replica_id, job.sent, job.listed = None, 0.0, None
-        self._waiting[job.id] = job
-        self._waiting_tokens += job.peak_tokens
-        if job.model not in self._lines:
-            self._lines[job.model] = FairQueue(operator.attrgetter("ticket"))
-        self._lines[job.model].add(job)
-
-    def _drop_waiting(self, job: Job, *, has_its_turn: bool = False) -> None:
-        del self._waiting[job.id]
-        self._waiting_tokens -= job.peak_tokens
-        line = self._lines[job.model]
-        if has_its_turn:
-            line.take(job)
-            job.had_its_turn = True
-        else:
-            line.remove(job)
-        if not line:
-            del self._lines[job.model]
+        self._waiting.add(job)
 
     def _forget_placement(self, job: Job) -> Replica | None:
         replica = self._replicas.get(job.replica_id or "")

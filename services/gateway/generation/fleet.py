@@ -18,7 +18,7 @@ from mesh.context import RequestContext
 from mesh.errors import Code, MeshError, unavailable
 from mesh.pb import events_pb2
 from mesh.telemetry import inject
-from services.gateway.domain.generation import GenerationRequest, Model, TextDelta
+from services.gateway.domain.generation import GenerationRequest, Model, Reservation, TextDelta
 from services.gateway.generation import wire
 from services.gateway.generation.detokenizer import Detokenizer
 from services.gateway.generation.dispatcher import Dispatcher, Work
@@ -82,10 +82,13 @@ class Fleet:
             raise unavailable("no generator replica")
 
     async def stream(
-        self, request: GenerationRequest, context: RequestContext
+        self,
+        request: GenerationRequest,
+        context: RequestContext,
+        reservation: Reservation | None = None,
     ) -> AsyncIterator[TextDelta]:
         """See `ports.TextGenerator.stream`."""
-        sequence = self._submit(request, context)
+        sequence = self._submit(request, context, reservation)
         num_finished = 0
         try:
             while True:
@@ -105,7 +108,9 @@ class Fleet:
         finally:
             self._forget(sequence)
 
-    def _submit(self, request: GenerationRequest, context: RequestContext) -> SequenceInFlight:
+    def _submit(
+        self, request: GenerationRequest, context: RequestContext, reservation: Reservation | None
+    ) -> SequenceInFlight:
         job = Job(
             id=uuid.uuid4().hex,
             model=request.model,
@@ -118,7 +123,7 @@ class Fleet:
         headers = context.headers()
         inject(headers)
         sequence = SequenceInFlight(job, request, headers, context.deadline_unix_ms)
-        work = self._dispatcher.submit(job)
+        work = self._dispatcher.submit(job, reservation)
         self._sequences[job.id] = sequence
         self._detokenizer.open(job.id, request.stop, request.include_stop, sequence.add_text)
         self._do(work)

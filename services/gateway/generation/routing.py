@@ -49,16 +49,18 @@ class Replica:
 Routing = Callable[[Job, Sequence[Replica]], Replica | None]
 
 
-def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
-    """The replica with the fewest sequences among those that have room for the job.
+def capacity(replica: Replica, num_tokens: int) -> int:
+    """Return how many jobs of so many KV tokens the replica could run at once.
 
-    A replica that runs nothing has room for any job: its prefix cache gives way.
+    A replica that runs nothing has room for any one job: its prefix cache gives way.
     """
-    fitting = [
-        r
-        for r in candidates
-        if r.room_sequences > 0 and (r.load == 0 or r.room_tokens >= job.peak_tokens)
-    ]
+    by_tokens = max(replica.room_tokens, 0) // num_tokens
+    return max(min(replica.room_sequences, by_tokens or int(replica.load == 0)), 0)
+
+
+def least_loaded(job: Job, candidates: Sequence[Replica]) -> Replica | None:
+    """Return the replica with the fewest sequences among those that have room for the job."""
+    fitting = [replica for replica in candidates if capacity(replica, job.peak_tokens)]
     return min(fitting, key=lambda r: (r.load, -r.room_tokens), default=None)
 
 

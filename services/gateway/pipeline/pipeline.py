@@ -1,11 +1,12 @@
-"""The order of a generation request: ground it, tokenize it, fit it, ask the cache, generate."""
+"""The order of a generation request: admit, ground, tokenize, fit, ask the cache, generate."""
 
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from mesh.context import RequestContext
-from mesh.errors import invalid
+from mesh.errors import Code, MeshError, invalid
+from services.gateway.access.admission import Admission
 from services.gateway.domain.documents import Passage
 from services.gateway.domain.generation import (
     Answer,
@@ -19,13 +20,14 @@ from services.gateway.domain.request import (
     Conversation,
     InferenceRequest,
     Message,
-    Options,
+    Principal,
     Prompts,
     Retrieval,
 )
 from services.gateway.pipeline import context_window
 from services.gateway.pipeline.merge import merged
-from services.gateway.pipeline.plan import Choice, Plan, Run, plan_runs
+from services.gateway.pipeline.plan import Choice, Plan, plan_runs
+from services.gateway.pipeline.request_memo import MemoKey
 from services.gateway.pipeline.response_cache import Outcome, Policy, ResponseCache
 
 
@@ -37,26 +39,77 @@ class Pipeline:
 
     def __init__(
         self,
+        admission: Admission,
         tokenizer: Tokenizer,
         retriever: Retriever,
         cache: ResponseCache,
         generator: TextGenerator,
         min_answer_tokens: int = 64,
     ) -> None:
+        self._admission = admission
         self._tokenizer = tokenizer
         self._retriever = retriever
         self._cache = cache
         self._generator = generator
         self._min_answer_tokens = min_answer_tokens
 
-    async def plan(
+    @asynccontextmanager
+    async def admitted(
+        self,
+        principal: Principal,
+        request: InferenceRequest,
+        policy: Policy,
+        context: RequestContext,
+    ) -> AsyncIterator[Plan]:
+        """Hold a permit for the request, from before any work to the end of the block.
+
+        Yields the plan: everything before the first token is done. Raises MeshError; a full queue
+        refuses only what the cache does not hold.
+        """
+        try:
+            permit = self._admission.admit(principal, request)
+        except MeshError as refusal:
+            plan = await self._recalled(refusal, principal.tenant, request, policy, context)
+        else:
+            with permit:
+                plan = await self._plan(request, policy, principal.tenant, context)
+                if plan.cached is None:
+                    permit.correct([run.request for run in plan.runs])
+                    yield dataclasses.replace(plan, reservation=permit.reservation)
+                    return
+        yield plan
+
+    async def _recalled(
+        self,
+        refusal: MeshError,
+        tenant: str,
+        request: InferenceRequest,
+        policy: Policy,
+        context: RequestContext,
+    ) -> Plan:
+        """Return the cached answer to a request whose tokens are known; else raise the refusal."""
+        if refusal.code is not Code.RESOURCE_EXHAUSTED or not policy.lookup:
+            raise refusal
+        model = find_model(self._generator.models(), request.options.model)
+        key = MemoKey.of(tenant, model, request)
+        known = None if key is None else self._cache.recall(key)
+        if known is None:
+            raise refusal
+        outcome, answer = await self._cache.lookup(known, context, key)
+        if answer is None:
+            raise refusal
+        echoes = _echoed_texts(request.prompt)
+        runs = plan_runs([known], request.options, echoes)
+        return Plan(runs, request.options.n, outcome, cached=answer)
+
+    async def _plan(
         self, request: InferenceRequest, policy: Policy, tenant: str, context: RequestContext
     ) -> Plan:
-        """Do everything that comes before the first token; raises MeshError."""
         model = find_model(self._generator.models(), request.options.model)
+        key = MemoKey.of(tenant, model, request)
         prompt = request.prompt
         passages: tuple[Passage, ...] | None = None
-        echoes: Sequence[str] = ()
+        echoes = _echoed_texts(prompt)
         if isinstance(prompt, Conversation):
             passages, token_ids = await self._encode_conversation(prompt, model, context)
             if passages is not None:
@@ -66,11 +119,23 @@ class Pipeline:
         else:
             encoded = prompt.token_ids or await self._tokenizer.encode(prompt.texts, context)
             requests = _fitted_prompts(request, prompt, encoded, model, tenant)
-            if prompt.echo:
-                echoes = prompt.texts or await self._tokenizer.decode(encoded, context)
+            if prompt.echo and not echoes:
+                echoes = await self._tokenizer.decode(encoded, context)
         runs = plan_runs(requests, request.options, echoes)
-        outcome, answer, store = await self._look_up(runs, policy, context)
-        return Plan(runs, request.options.n, outcome, store, answer, passages)
+        num_answered = request.options.n
+        if not (runs[0].request.is_cacheable and len(runs) == len(runs[0].choices) == 1):
+            return Plan(runs, num_answered, self._cache.counted(Outcome.BYPASS), passages=passages)
+        plan = Plan(runs, num_answered, Outcome.BYPASS, policy.store, passages=passages, key=key)
+        return await self._looked_up(plan, policy, context)
+
+    async def _looked_up(self, plan: Plan, policy: Policy, context: RequestContext) -> Plan:
+        """Return the plan with the cached answer; store a new one only where the cache works."""
+        if not policy.lookup:
+            self._cache.counted(plan.outcome)
+            return plan
+        outcome, answer = await self._cache.lookup(plan.runs[0].request, context, plan.key)
+        store = outcome is Outcome.MISS
+        return dataclasses.replace(plan, outcome=outcome, store=store, cached=answer)
 
     async def run(
         self, plan: Plan, context: RequestContext
@@ -83,7 +148,9 @@ class Pipeline:
             yield plan.choices[0], _whole(plan.cached)
             return
         parts: list[str] = []
-        streams = [self._generator.stream(run.request, context) for run in plan.runs]
+        streams = [
+            self._generator.stream(run.request, context, plan.reservation) for run in plan.runs
+        ]
         async with aclosing(merged(streams)) as entries:
             async for index, delta in entries:
                 run = plan.runs[index]
@@ -91,7 +158,7 @@ class Pipeline:
                     parts.append(delta.text)
                     if delta.finish_reason is not None and delta.usage is not None:
                         answer = Answer("".join(parts), delta.finish_reason, delta.usage)
-                        self._cache.keep(run.request, answer, context.request_id)
+                        self._cache.keep(run.request, answer, context.request_id, plan.key)
                 yield run.choices[delta.sequence], delta
 
     async def _encode_conversation(
@@ -109,17 +176,6 @@ class Pipeline:
             self._tokenizer, messages, passages, most_tokens, context
         )
 
-    async def _look_up(
-        self, runs: Sequence[Run], policy: Policy, context: RequestContext
-    ) -> tuple[Outcome, Answer | None, bool]:
-        """Return what the cache did, what it holds, and whether the new answer goes there."""
-        request = runs[0].request
-        deterministic = len(runs) == len(runs[0].choices) == 1 and request.is_cacheable
-        if not (policy.lookup and deterministic):
-            return self._cache.counted(Outcome.BYPASS), None, policy.store and deterministic
-        outcome, answer = await self._cache.lookup(request, context)
-        return outcome, answer, outcome is Outcome.MISS
-
 
 def _query(messages: Sequence[Message], retrieval: Retrieval) -> str:
     """Return the request's own query, or what its last user message asks."""
@@ -129,6 +185,11 @@ def _query(messages: Sequence[Message], retrieval: Retrieval) -> str:
     if not questions:
         raise invalid("retrieval.query", "retrieval.query is needed without user message.")
     return questions[-1]
+
+
+def _echoed_texts(prompt: Conversation | Prompts) -> Sequence[str]:
+    """Return the texts that the answer repeats, where the request has them as such."""
+    return prompt.texts if isinstance(prompt, Prompts) and prompt.echo else ()
 
 
 def _fitted_prompts(
@@ -149,7 +210,7 @@ def _fitted_prompts(
 def _fitted(
     request: InferenceRequest, token_ids: tuple[int, ...], field: str, model: Model, tenant: str
 ) -> GenerationRequest:
-    options: Options = request.options
+    options = request.options
     sampling = context_window.complete(options, model, token_ids, field, request.default_max_tokens)
     return GenerationRequest(
         model, token_ids, sampling, options.stop, options.include_stop, tenant, options.priority

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from services.gateway.domain.documents import Passage
-from services.gateway.domain.generation import Answer, GenerationRequest, Model, Usage
+from services.gateway.domain.generation import Answer, GenerationRequest, Model, Reservation, Usage
 from services.gateway.domain.request import Options
+from services.gateway.pipeline.request_memo import MemoKey
 from services.gateway.pipeline.response_cache import Outcome
 
 
@@ -36,7 +37,8 @@ class Plan:
     """A request ready to run, or the cached answer to its only choice.
 
     Of each prompt's choices the `num_answered` best are answered. `store` keeps the answer of the
-    only run. `passages` are those in the prompt, in its order; None where none were asked for.
+    only run, for `key` to find. `passages` are those in the prompt, in its order; None where none
+    were asked for. `reservation` has the places of the runs in the generator's queue.
     """
 
     runs: tuple[Run, ...]
@@ -45,6 +47,8 @@ class Plan:
     store: bool = False
     cached: Answer | None = None
     passages: tuple[Passage, ...] | None = None
+    key: MemoKey | None = None
+    reservation: Reservation | None = None
 
     @property
     def model(self) -> Model:

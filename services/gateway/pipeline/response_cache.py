@@ -12,6 +12,7 @@ from mesh.context import RequestContext
 from mesh.errors import MeshError
 from services.gateway.domain.generation import Answer, GenerationRequest
 from services.gateway.domain.ports import AnswerCache
+from services.gateway.pipeline.request_memo import MemoKey, RequestMemo
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Policy:
 
     @classmethod
     def of(cls, directives: frozenset[str], *, no_store: bool) -> "Policy":
-        """From the directives of `Cache-Control` and the body's own field."""
+        """Return it from the directives of `Cache-Control` and the body's own field."""
         keep = not no_store and "no-store" not in directives
         return cls(lookup=keep and "no-cache" not in directives, store=keep)
 
@@ -63,11 +64,15 @@ class ResponseCache:
         self._rests_until = 0.0
         self._running: set[asyncio.Task[None]] = set()
         self._latest: dict[GenerationRequest, asyncio.Task[None]] = {}
+        self._memo = RequestMemo()
 
     async def lookup(
-        self, request: GenerationRequest, context: RequestContext
+        self, request: GenerationRequest, context: RequestContext, key: MemoKey | None = None
     ) -> tuple[Outcome, Answer | None]:
-        """A hit with its answer, a miss, or a bypass where the cache does not work."""
+        """Return a hit with its answer, a miss, or a bypass where the cache does not work.
+
+        What is found, `recall` finds by its key from then on.
+        """
         if time.monotonic() < self._rests_until:
             return self.counted(Outcome.BYPASS), None
         limit_s = context.remaining(self._timeout_s)
@@ -82,32 +87,45 @@ class ResponseCache:
         except (MeshError, TimeoutError) as error:
             self._rest(error)
             return self.counted(Outcome.BYPASS), None
-        return self.counted(Outcome.MISS if answer is None else Outcome.HIT), answer
+        if answer is None:
+            return self.counted(Outcome.MISS), None
+        self._remember(key, request)
+        return self.counted(Outcome.HIT), answer
+
+    def recall(self, key: MemoKey) -> GenerationRequest | None:
+        """Return the request that a key had, if its answer was stored or found lately."""
+        return self._memo.get(key)
 
     def counted(self, outcome: Outcome) -> Outcome:
-        """Counts a request's outcome and returns it."""
+        """Count a request's outcome and return it."""
         _outcomes.labels(outcome.value).inc()
         return outcome
 
-    def keep(self, request: GenerationRequest, answer: Answer, request_id: str) -> None:
-        """Stores an answer without waiting for it."""
+    def keep(
+        self,
+        request: GenerationRequest,
+        answer: Answer,
+        request_id: str,
+        key: MemoKey | None = None,
+    ) -> None:
+        """Store an answer without waiting for it; see `lookup` for the key."""
         if len(self._running) >= MAX_STORES:
             _stores.labels("dropped").inc()
             return
         # an older answer's store ends first, so that the newer one stays
-        storing = self._store(request, answer, request_id, self._latest.get(request))
+        storing = self._store(request, answer, request_id, key, self._latest.get(request))
         task = asyncio.create_task(storing, name="store-answer")
         self._running.add(task)
         self._latest[request] = task
         task.add_done_callback(lambda done: self._ended(request, done))
 
     async def drain(self) -> None:
-        """Waits for the running stores."""
+        """Wait for the running stores."""
         if self._running:
             await asyncio.wait(set(self._running))
 
     async def close(self) -> None:
-        """Ends the running stores; idempotent."""
+        """End the running stores; idempotent."""
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -118,6 +136,7 @@ class ResponseCache:
         request: GenerationRequest,
         answer: Answer,
         request_id: str,
+        key: MemoKey | None,
         older: "asyncio.Task[None] | None",
     ) -> None:
         if older is not None:
@@ -130,6 +149,11 @@ class ResponseCache:
             self._rest(error)
         else:
             _stores.labels("stored").inc()
+            self._remember(key, request)
+
+    def _remember(self, key: MemoKey | None, request: GenerationRequest) -> None:
+        if key is not None:
+            self._memo.put(key, request)
 
     def _ended(self, request: GenerationRequest, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)

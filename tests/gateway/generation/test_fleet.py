@@ -461,7 +461,7 @@ async def test_a_full_queue_tells_the_wait_that_replicas_announce(stage: Stage) 
     """The refusal's time to retry is what the replica expects from its own queue."""
     replica = await stage.replica("r1", room=0)
     replica.expected_wait_s = 6.5
-    stage.dispatcher._max_waiting = 0
+    stage.dispatcher._waiting._max_jobs = 0
     await replica.announce()
     await until(lambda: stage.dispatcher.queue_full(MODEL).retry_after_s == 6.5)
     error = (await stage.read().done()).error
@@ -472,7 +472,7 @@ async def test_a_full_queue_tells_the_wait_that_replicas_announce(stage: Stage) 
 async def test_a_job_that_all_reject_is_refused_with_their_wait(stage: Stage) -> None:
     """With no place in the queue either, its reader hears when to come back."""
     replica = await stage.replica("r1", room=1)
-    stage.dispatcher._max_waiting = 0
+    stage.dispatcher._waiting._max_jobs = 0
     reading = stage.read()
     job = await replica.job()
     replica.room = 0

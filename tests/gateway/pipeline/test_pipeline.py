@@ -254,7 +254,7 @@ async def test_leaving_a_run_closes_the_generator_at_once(stack: Any) -> None:
     """Whoever closes a run has cancelled the work when that returns."""
     unused: Any = None
     cache = response_cache.ResponseCache(unused, 1)
-    pipeline = Pipeline(unused, unused, cache, stack.generator)
+    pipeline = Pipeline(unused, unused, unused, cache, stack.generator)
     stack.generator.words = ["Hel", "lo"]
     sequence = GenerationRequest(stack.generator.served[0], (1,), Sampling(4))
     runs = plan_runs([sequence], Options(model="tiny"))

@@ -10,9 +10,7 @@ from services.gateway.api.fields import Fields, text, wrong_type
 from services.gateway.api.openai.chunks import ChunkForm, Chunks
 from services.gateway.api.openai.logprobs import LogprobsWriter
 from services.gateway.api.openai.objects import citations, identity, usage_counts
-from services.gateway.api.openai.sampling_fields import (
-    MAX_LOGPROBS,
-    MAX_TOKENS,
+from services.gateway.api.openai.options import (
     Delivery,
     read_beam_search,
     read_best_of,
@@ -20,6 +18,7 @@ from services.gateway.api.openai.sampling_fields import (
     read_n,
     read_options,
 )
+from services.gateway.api.openai.sampling_fields import MAX_LOGPROBS, MAX_TOKENS
 from services.gateway.api.responder import FinishedChoice, Responder
 from services.gateway.domain.generation import TextDelta, Usage
 from services.gateway.domain.request import Conversation, InferenceRequest, Message, Retrieval

@@ -10,17 +10,15 @@ from services.gateway.api.fields import Fields, text, texts, wrong_type
 from services.gateway.api.openai.chunks import ChunkForm, Chunks
 from services.gateway.api.openai.logprobs import LogprobsWriter, joined
 from services.gateway.api.openai.objects import identity, usage_counts
-from services.gateway.api.openai.sampling_fields import (
-    MAX_LOGPROBS,
-    MAX_TOKENS,
+from services.gateway.api.openai.options import (
     Delivery,
     read_beam_search,
     read_best_of,
     read_delivery,
     read_n,
     read_options,
-    token_ids,
 )
+from services.gateway.api.openai.sampling_fields import MAX_LOGPROBS, MAX_TOKENS, token_ids
 from services.gateway.api.responder import FinishedChoice, Responder
 from services.gateway.domain.generation import TextDelta, Usage
 from services.gateway.domain.request import InferenceRequest, Prompts

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mesh.errors import Code, MeshError, invalid
 from services.gateway.api.fields import Fields, text, texts
-from services.gateway.api.openai.sampling_fields import IGNORED
+from services.gateway.api.openai.options import IGNORED
 from services.gateway.domain.errors import model_not_found
 from services.gateway.domain.ports import Encoder
 from services.gateway.http.body import read_json

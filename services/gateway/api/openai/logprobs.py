@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mesh.context import RequestContext
-from services.gateway.api.openai.sampling_fields import Delivery
+from services.gateway.api.openai.options import Delivery
 from services.gateway.domain.generation import Model, TokenLogprobs
 from services.gateway.pipeline.plan import Choice
 from services.gateway.pipeline.token_text import TokenText

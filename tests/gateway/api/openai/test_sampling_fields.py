@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mesh.errors import Code, MeshError
 from services.gateway.api.openai.chat import read_chat
 from services.gateway.api.openai.completions import read_completion
-from services.gateway.api.openai.sampling_fields import UNSUPPORTED_UNLESS_DEFAULT, Delivery
+from services.gateway.api.openai.options import UNSUPPORTED_UNLESS_DEFAULT, Delivery
 from services.gateway.domain.generation import Sampling
 from services.gateway.domain.request import Conversation, InferenceRequest
 
