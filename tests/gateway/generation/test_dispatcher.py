@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mesh.errors import Code, MeshError
 from mesh.fair_queue import QUANTUM, FairQueue, Ticket
-from services.gateway.domain.generation import Model
+from services.gateway.domain.generation import Model, Reservation
 from services.gateway.generation.dispatcher import (
     MISSING_LIMIT_S,
     SILENCE_LIMIT_S,
@@ -162,6 +162,118 @@ def test_a_full_queue_does_not_refuse_what_needs_no_wait() -> None:
     """With a queue of no places, jobs that a replica has room for still go through."""
     fleet = dispatcher(said("r1", room=2), max_waiting=0)
     assert submit(fleet, job("0"), job("1")).keys() == {"0", "1"}
+
+
+def test_a_reservation_holds_its_places() -> None:
+    """Others are refused while it is held, its own sequences never; a release gives places back."""
+    fleet = dispatcher(said("r1", room=0), max_waiting=2)
+    held = fleet.reserve(A, [20, 20])
+    with pytest.raises(MeshError) as refused:
+        fleet.submit(job("other"))
+    assert refused.value.code is Code.RESOURCE_EXHAUSTED
+    fleet.submit(job("0"), held)
+    assert fleet.num_waiting() == 1
+    fleet.release(held)
+    submit(fleet, job("other"))
+    with pytest.raises(MeshError):
+        fleet.reserve(A, [20])
+    fleet.check()
+
+
+def test_a_reservation_counts_tokens() -> None:
+    """What is held for one request is full for the next, and a submitted job counts as itself."""
+    fleet = dispatcher(said("r1", room=0), max_tokens=100)
+    held = fleet.reserve(A, [60])
+    with pytest.raises(MeshError):
+        fleet.reserve(A, [60])
+    fleet.submit(job("0", tokens=30), held)
+    fleet.release(fleet.reserve(A, [70]))
+    fleet.check()
+
+
+def test_a_sequence_beyond_the_reservation_needs_a_place_of_its_own() -> None:
+    """A reservation of one lets one through the full queue, and no second."""
+    fleet = dispatcher(said("r1", room=0), max_waiting=1)
+    held = fleet.reserve(A, [20])
+    fleet.submit(job("0"), held)
+    with pytest.raises(MeshError):
+        fleet.submit(job("1"), held)
+    fleet.check()
+
+
+def test_room_on_replicas_can_be_reserved() -> None:
+    """With a queue of no places, as much is held as can run at once, by count and by tokens."""
+    fleet = dispatcher(said("r1", room=2), said("r2", room=1, model=B), max_waiting=0)
+    held = fleet.reserve(A, [20])
+    with pytest.raises(MeshError):
+        fleet.reserve(A, [20, 20])
+    other = fleet.reserve(A, [20])
+    fleet.reserve(B, [20])
+    assert sent(fleet.submit(job("0"), held)) == {"0": "r1"}
+    assert sent(fleet.submit(job("1"), other)) == {"1": "r1"}
+    with pytest.raises(MeshError):
+        fleet.reserve(A, [20])
+    fleet.check()
+
+
+def test_room_that_is_gone_refuses_no_holder() -> None:
+    """What was to run at once waits where the replica turns out full, beyond the bounds."""
+    fleet = dispatcher(said("r1", room=1), max_waiting=0)
+    held = fleet.reserve(A, [20])
+    fleet.report(said("r1", room=0), 0.5)
+    assert not fleet.submit(job("0"), held).send
+    assert sent(fleet.report(said("r1", room=1), 1.0)) == {"0": "r1"}
+
+
+def test_behind_a_waiting_job_there_is_no_room() -> None:
+    """Room that the first of the queue does not fit into is not given to those behind it."""
+    fleet = dispatcher(said("r1", tokens=50, load=1), max_waiting=1)
+    submit(fleet, job("large", tokens=400))
+    with pytest.raises(MeshError):
+        fleet.reserve(A, [20])
+    fleet.reserve(A, [20], priority=-1)
+    fleet.check()
+
+
+def test_a_corrected_count_may_pass_the_bound() -> None:
+    """More tokens than estimated are refused and leave the estimate; fewer make place."""
+    fleet = dispatcher(said("r1", room=0), max_tokens=100)
+    held = fleet.reserve(A, [40])
+    other = fleet.reserve(A, [40])
+    with pytest.raises(MeshError) as refused:
+        fleet.correct(held, [80])
+    assert refused.value.code is Code.RESOURCE_EXHAUSTED
+    assert held.num_tokens == 40
+    fleet.correct(other, [20])
+    fleet.correct(held, [80])
+    fleet.check()
+
+
+def test_a_holder_keeps_what_it_holds() -> None:
+    """A count that did not grow is not refused where jobs came back beyond the bounds meanwhile."""
+    fleet = dispatcher(said("r1", room=2), max_waiting=2)
+    submit(fleet, job("0"), job("1", at=1))
+    held = fleet.reserve(A, [20, 20])
+    fleet.expire(SILENCE_LIMIT_S + 1)
+    assert fleet.num_waiting() == 2
+    fleet.correct(held, [20, 10])
+    fleet.check()
+
+
+def test_a_job_sent_back_takes_no_reserved_place() -> None:
+    """A rejected job is refused where the only place left is held for another request."""
+    fleet = dispatcher(said("r1", room=1), max_waiting=1)
+    submit(fleet, job("0"))
+    fleet.reserve(A, [20])
+    assert [each.id for each in fleet.rejected("0").refused] == ["0"]
+    fleet.check()
+
+
+def test_a_model_that_nobody_serves_has_no_places() -> None:
+    """A reservation names the same failure as a job."""
+    with pytest.raises(MeshError) as refused:
+        dispatcher(said("r1", model=B)).reserve(A, [20])
+    assert refused.value.code is Code.UNAVAILABLE
 
 
 def test_priority_then_arrival() -> None:
@@ -336,6 +448,15 @@ class View:
         return self.report.load + len(self.unlisted) - len(self.ended)
 
 
+@dataclasses.dataclass
+class Holding:
+    """A reservation as its holder sees it: how many sequences it may still submit."""
+
+    reservation: Reservation
+    left: int
+    untouched: bool = True
+
+
 class Histories(RuleBasedStateMachine):
     """Random lives of a fleet; every placement is checked against an independent account."""
 
@@ -352,6 +473,7 @@ class Histories(RuleBasedStateMachine):
         self.with_output: set[str] = set()
         self.past: list[str] = []
         self.views: dict[str, View] = {}
+        self.holdings: list[Holding] = []
         self.paid: set[str] = set()
         self.queues: dict[Model, FairQueue[Job]] = {}
         self.queued: set[str] = set()
@@ -400,6 +522,14 @@ class Histories(RuleBasedStateMachine):
             and (view.load == 0 or tokens >= each.peak_tokens)
         )
 
+    def fills(self, count: int, tokens: int) -> bool:
+        """Whether so many sequences more are beyond the bounds."""
+        held = [holding.reservation for holding in self.holdings]
+        count += len(self.waiting) + sum(each.num_places for each in held)
+        tokens += sum(self.jobs[i].peak_tokens for i in self.waiting)
+        tokens += sum(each.num_tokens for each in held)
+        return count > self.max_waiting or tokens > self.max_tokens
+
     def apply(self, work: Work) -> None:
         for each in work.send:
             replica_id = each.replica_id
@@ -436,29 +566,96 @@ class Histories(RuleBasedStateMachine):
             self.submit_one(model, **rest)
 
     def submit_one(self, model: Model, tokens: int, **rest: Any) -> None:
-        self.count += 1
-        new = job(f"j{self.count}", model, tokens=tokens, at=self.count, **rest)
-        served = any(v.report.model == model for v in self.views.values())
-        waiting_before = len(self.waiting)
-        tokens_before = sum(self.jobs[i].peak_tokens for i in self.waiting)
+        new = self.new_job(model, tokens, **rest)
+        full = self.fills(1, new.peak_tokens)
         try:
             work = self.fleet.submit(new)
         except MeshError as error:
             if error.code is Code.UNAVAILABLE:
-                assert not served
+                assert not self.serves(model)
             else:
-                assert (
-                    waiting_before >= self.max_waiting
-                    or tokens_before + new.peak_tokens > self.max_tokens
-                )
+                assert full
             return
-        assert served
+        self.take_in(new, work)
+        if new.id in self.waiting:
+            assert not full
+
+    def new_job(self, model: Model, tokens: int, **rest: Any) -> Job:
+        self.count += 1
+        return job(f"j{self.count}", model, tokens=tokens, at=self.count, **rest)
+
+    def serves(self, model: Model) -> bool:
+        return any(view.report.model == model for view in self.views.values())
+
+    def take_in(self, new: Job, work: Work) -> None:
+        assert self.serves(new.model)
         self.jobs[new.id] = new
         self.waiting.add(new.id)
         self.apply(work)
-        if new.id in self.waiting:
-            assert len(self.waiting) <= self.max_waiting
-            assert sum(self.jobs[i].peak_tokens for i in self.waiting) <= self.max_tokens
+
+    @rule(
+        model=st.sampled_from([A, B]),
+        tokens=st.lists(st.sampled_from([20, 80, 400]), min_size=1, max_size=3),
+        priority=st.sampled_from([-1, 0, 0, 0]),
+        tenant=st.sampled_from(["a", "b"]),
+    )
+    def reserve(self, model: Model, tokens: list[int], priority: int, tenant: str) -> None:
+        full = self.fills(len(tokens), sum(tokens))
+        try:
+            held = self.fleet.reserve(model, tokens, tenant=tenant, priority=priority)
+        except MeshError as error:
+            if error.code is Code.UNAVAILABLE:
+                assert not self.serves(model)
+            else:
+                assert full
+            return
+        assert full or not held.num_direct, "room was asked for while there were places"
+        self.holdings.append(Holding(held, len(tokens)))
+        if held.num_places:
+            assert not self.fills(0, 0)
+        direct = sum(h.reservation.num_direct for h in self.holdings if self.is_for(h, model))
+        if held.num_direct:
+            views = [v for v in self.views.values() if v.report.model == model]
+            assert direct <= sum(max(v.room, 0) for v in views if not v.report.draining)
+
+    def is_for(self, holding: Holding, model: Model) -> bool:
+        return holding.reservation.model == model
+
+    @precondition(lambda self: any(holding.untouched for holding in self.holdings))
+    @rule(data=st.data(), change=st.sampled_from([-10, 0, 10, 500]))
+    def correct(self, data: st.DataObject, change: int) -> None:
+        untouched = [holding for holding in self.holdings if holding.untouched]
+        holding = data.draw(st.sampled_from(untouched))
+        held = holding.reservation
+        tokens = [max(held.num_tokens // holding.left + change, 1)] * holding.left
+        before = held.num_places, held.num_tokens, held.num_direct
+        grows = sum(tokens) > held.num_tokens
+        try:
+            self.fleet.correct(held, tokens)
+        except MeshError as error:
+            assert error.code is Code.RESOURCE_EXHAUSTED and grows
+            assert (held.num_places, held.num_tokens, held.num_direct) == before
+
+    @precondition(lambda self: any(holding.left for holding in self.holdings))
+    @rule(data=st.data(), tokens=st.sampled_from([20, 80, 400]))
+    def submit_reserved(self, data: st.DataObject, tokens: int) -> None:
+        holding = data.draw(st.sampled_from([each for each in self.holdings if each.left]))
+        held = holding.reservation
+        new = self.new_job(held.model, tokens, tenant=held.tenant, priority=held.priority)
+        if not self.serves(held.model):
+            with pytest.raises(MeshError, match="No replica"):
+                self.fleet.submit(new, held)
+            return
+        holding.left -= 1
+        holding.untouched = False
+        self.take_in(new, self.fleet.submit(new, held))
+
+    @precondition(lambda self: self.holdings)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        holding = data.draw(st.sampled_from(self.holdings))
+        self.holdings.remove(holding)
+        self.fleet.release(holding.reservation)
 
     @rule(
         name=st.sampled_from(["r1", "r1", "r2", "r3"]),
@@ -532,8 +729,7 @@ class Histories(RuleBasedStateMachine):
         self.waiting.add(job_id)
         work = self.fleet.rejected(job_id)
         self.apply(work)
-        num_tokens = sum(self.jobs[i].peak_tokens for i in self.waiting)
-        over = len(self.waiting) > self.max_waiting or num_tokens > self.max_tokens
+        over = self.fills(0, 0)
         assert [each.id for each in work.refused] == [job_id] * (over and job_id in self.waiting)
         for each in work.refused:
             self.waiting.remove(each.id)
@@ -583,6 +779,10 @@ class Histories(RuleBasedStateMachine):
         self.fleet.check()
         assert self.fleet.num_waiting() == len(self.waiting)
         assert self.fleet.num_running() == len(self.running)
+        assert self.fleet.num_reserved() == len(self.holdings)
+        for holding in self.holdings:
+            held = holding.reservation
+            assert held.num_places + held.num_direct == holding.left
         assert set(self.fleet.replica_ids()) == self.views.keys()
 
     @invariant()
