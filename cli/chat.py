@@ -14,14 +14,14 @@ TOP_K = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `infermesh chat`."""
+    """Add the options of `infermesh chat`."""
     parser.add_argument("--collection", metavar="NAME", help="answer from these documents")
     parser.add_argument("--model", metavar="ID", help="default: the first that is served")
     parser.add_argument("--system", metavar="TEXT", help="the system message")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Chats until the person leaves; 1 where the gateway cannot be used at all."""
+    """Chat until the person leaves; 1 where the gateway cannot be used at all."""
     gateway = Gateway.from_environment()
     try:
         model = arguments.model or gateway.call("GET", "/v1/models")["data"][0]["id"]
@@ -54,11 +54,11 @@ class Conversation:
         self._turns: list[tuple[Json, Json]] = []
 
     def reset(self) -> None:
-        """Forgets all turns; the system message stays."""
+        """Forget all turns; the system message stays."""
         self._turns.clear()
 
     def say(self, text: str) -> Generator[str, None, None]:
-        """The pieces of the answer; `sources` then holds what it cites, by number.
+        """Yield the pieces of the answer; `sources` then holds what it cites, by number.
 
         Only a whole answer becomes part of the conversation. The oldest turns are forgotten when
         it no longer fits into the model's context. Raises ApiError.
@@ -79,11 +79,11 @@ class Conversation:
 
     def _stream(self, question: Json) -> Generator[str, None, None]:
         self.sources = []
-        said = [message for turn in self._turns for message in turn]
+        history = [message for turn in self._turns for message in turn]
         body: Json = {
             "model": self._model,
             "stream": True,
-            "messages": [*self._system, *said, question],
+            "messages": [*self._system, *history, question],
         }
         if self._collection:
             body["retrieval"] = {"collection": self._collection, "top_k": TOP_K}
@@ -105,7 +105,7 @@ def _ask() -> str | None:
 
 
 def _answer(conversation: Conversation, text: str) -> None:
-    """Shows an answer as it comes; Ctrl-C leaves it unfinished."""
+    """Show an answer as it comes; Ctrl-C leaves it unfinished."""
     try:
         with contextlib.closing(conversation.say(text)) as pieces:
             for piece in pieces:

@@ -59,7 +59,7 @@ class Gateway:
         body: bytes | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        """One request and its JSON reply; raises ApiError."""
+        """Make one request and return its JSON reply; raise ApiError."""
         with self._open(method, path, body, content_type) as response:
             try:
                 reply = json.loads(_read(response))
@@ -68,7 +68,7 @@ class Gateway:
         return cast(Json, reply)
 
     def stream(self, path: str, body: Json) -> Generator[Json, None, None]:
-        """The events of a streaming call; closing the iterator ends the call.
+        """Yield the events of a streaming call; closing the iterator ends the call.
 
         Raises ApiError, also where the stream ends without its end mark.
         """
@@ -99,7 +99,7 @@ class Gateway:
 
 
 def events(lines: Iterable[bytes]) -> Iterator[str]:
-    """The data of each server-sent event, by the rules of the HTML standard; the rest is left out.
+    """Yield the data of each server-sent event by the HTML standard; leave out the rest.
 
     An event that its blank line does not end is not complete and is dropped.
     """
@@ -136,11 +136,11 @@ def _failure(error: urllib.error.HTTPError) -> ApiError:
 
 
 def _refusal(status: int, reply: Any, retry_after_s: float | None = None) -> ApiError:
-    found = reply.get("error") if isinstance(reply, dict) else None
-    if not isinstance(found, dict):
+    fault = reply.get("error") if isinstance(reply, dict) else None
+    if not isinstance(fault, dict):
         return ApiError(status, f"HTTP status {status}", retry_after_s=retry_after_s)
-    message = str(found.get("message") or f"HTTP status {status}")
-    return ApiError(status, message, str(found.get("code") or ""), retry_after_s)
+    message = str(fault.get("message") or f"HTTP status {status}")
+    return ApiError(status, message, str(fault.get("code") or ""), retry_after_s)
 
 
 def _words(reason: object) -> str:

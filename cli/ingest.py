@@ -44,7 +44,7 @@ class FailedError(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `infermesh ingest`."""
+    """Add the options of `infermesh ingest`."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help=f"folders, or files: {KINDS}"
     )
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find(paths: Iterable[Path]) -> tuple[list[Document], list[str]]:
-    """The documents below these paths, and a line for each path that is none.
+    """Return the documents below these paths, and a line for each path that is none.
 
     Below a folder, hidden files and other kinds of files are passed over.
     """
@@ -96,7 +96,7 @@ class Ingestion:
         self._given_up = threading.Event()
 
     def run(self, documents: list[Document]) -> list[str]:
-        """Returns one line per failed document; raises ApiError where all would fail alike."""
+        """Return one line per failed document; raise ApiError where all would fail alike."""
         failures: list[str] = []
         num_passages = 0
         columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -122,7 +122,7 @@ class Ingestion:
         return failures
 
     def ingest(self, document: Document) -> int:
-        """Sends one document; returns how many passages of it can now be found."""
+        """Send one document; return how many passages of it can now be found."""
         deadline = time.monotonic() + DOCUMENT_LIMIT_S
         collection, source = (
             urllib.parse.quote(name, safe="") for name in (self._collection, document.source)
@@ -144,7 +144,7 @@ class Ingestion:
     def _patiently(
         self, method: str, path: str, deadline: float, body: bytes | None = None, kind: str = ""
     ) -> Json:
-        """Tries again for as long as the gateway says that it is busy."""
+        """Try again for as long as the gateway says that it is busy."""
         while True:
             try:
                 return self._gateway.call(method, path, body, kind)

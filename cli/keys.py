@@ -9,7 +9,7 @@ MODE = 0o600
 
 
 def read(path: Path) -> str:
-    """The key in a file; "" where there is none."""
+    """Return the key in a file; "" where there is none."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -17,7 +17,7 @@ def read(path: Path) -> str:
 
 
 def ensure(path: Path, given: str = "") -> str:
-    """The key in this file, made where there is none; a `given` key replaces it."""
+    """Return the key in this file, made where there is none; a `given` key replaces it."""
     key = given or read(path) or PREFIX + secrets.token_urlsafe(32)
     _write(path, key)
     return key

@@ -24,7 +24,7 @@ class Log:
         return file
 
     def tail(self) -> list[str]:
-        """The last lines since the last `open`, shortened."""
+        """Return the last lines since the last `open`, shortened."""
         with self.path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self._start, end - READ_BYTES))
@@ -37,8 +37,8 @@ def _readable(line: str) -> list[str]:
     """Our services write JSON; others' lines stay as they are."""
     try:
         entry = json.loads(line)
-        found = [f"{entry['level']} {entry['message']}"]
+        summary = [f"{entry['level']} {entry['message']}"]
     except (ValueError, KeyError, TypeError):
         return [line]
     trace = str(entry.get("exception", "")).strip().splitlines()
-    return found + trace[-1:]
+    return summary + trace[-1:]

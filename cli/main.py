@@ -8,7 +8,7 @@ from cli import chat, ingest, up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command; return its exit code."""
     parser = argparse.ArgumentParser(prog="infermesh", description="An LLM inference mesh.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module, name, summary in (

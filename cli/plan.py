@@ -74,7 +74,7 @@ class Plan:
 def plan(
     options: Options, environ: Mapping[str, str], dev_key: str = "", admin_key: str = ""
 ) -> Plan:
-    """Chooses ports and builds every process; raises PlanError."""
+    """Choose ports and build every process; raise PlanError."""
     given = {name: value for name, value in environ.items() if value != ""}
     settings = _settings(given)
     model = Path(options.model or given.get("INFERMESH_MODEL") or BUNDLED_MODEL).absolute()
@@ -113,7 +113,7 @@ def plan(
 
 
 def _chosen(options: Options) -> dict[str, str]:
-    """What the command line says over the environment."""
+    """Return what the command line says over the environment."""
     if options.quantization is None:
         return {}
     return {"INFERMESH_GENERATOR_QUANTIZATION": options.quantization}
@@ -127,7 +127,7 @@ def _settings(given: Mapping[str, str]) -> Settings:
 
 
 def _defaults(options: Options, dev_key: str, admin_key: str) -> dict[str, dict[str, str]]:
-    """What one kind of service is told where the user's environment does not."""
+    """Return what one kind of service is told where the user's environment does not."""
     keys = {"INFERMESH_GATEWAY_DEV_KEY": dev_key, "INFERMESH_GATEWAY_ADMIN_KEY": admin_key}
     data = {"INFERMESH_RETRIEVER_DATA": str(options.folder.absolute() / "retriever")}
     return {"gateway": keys, "retriever": data, "generator": _shared_cores(options.generators)}
@@ -136,7 +136,7 @@ def _defaults(options: Options, dev_key: str, admin_key: str) -> dict[str, dict[
 def _choose_ports(
     options: Options, given: Mapping[str, str], ports: Ports
 ) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Ports of what runs here, addresses of what runs elsewhere, each by name."""
+    """Return the ports of what runs here, addresses of what runs elsewhere, each by name."""
     external = {
         name: url for name in MOVABLE if (url := given.get(f"{PREFIX}{name.upper()}_URL", ""))
     }
@@ -187,20 +187,20 @@ def _server(name: str, port: int, store: Path, given: Mapping[str, str]) -> Serv
 
 
 def _mistakes(options: Options, model: Path) -> list[str]:
-    found = [
+    mistakes = [
         f"--{name}: must be 1 to {MOST_REPLICAS}"
         for name in ("generators", "tokenizers")
         if not 1 <= getattr(options, name) <= MOST_REPLICAS
     ]
     if options.retrievers != 1:
-        found.append("--retrievers: must be 1, because its embedded store has one writer")
+        mistakes.append("--retrievers: must be 1, because its embedded store has one writer")
     if not (model / "config.json").is_file():
-        found.append(f"--model: {model} is no checkpoint folder: it has no config.json")
-    return found
+        mistakes.append(f"--model: {model} is no checkpoint folder: it has no config.json")
+    return mistakes
 
 
 def _shared_cores(generators: int) -> dict[str, str]:
-    """Replicas of the generator share the cores out."""
+    """Share the cores out among the replicas of the generator."""
     if generators < 2:
         return {}
     known = hasattr(os, "sched_getaffinity")

@@ -23,7 +23,7 @@ class Ports:
         self._num_metrics = 0
 
     def gateway(self, asked: int | None) -> int:
-        """The gateway's; take it first, so that no port chosen freely is in its way."""
+        """Take the gateway's port; do so first, so that no port chosen freely is in its way."""
         variable = f"{PREFIX}GATEWAY_PORT"
         first = asked if asked is not None else self._number(variable)
         return self._claim(GATEWAY_PORT if first is None else first, "gateway", "--port")

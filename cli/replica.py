@@ -60,7 +60,7 @@ class Backoff:
     _next_s: float = 0.0
 
     def after(self, ready_s: float) -> float:
-        """Seconds to wait after a life that was ready for `ready_s`."""
+        """Return the seconds to wait after a life that was ready for `ready_s`."""
         wait_s = self.first_s if ready_s >= self.healthy_s or not self._next_s else self._next_s
         self._next_s = min(2 * wait_s, self.longest_s)
         return wait_s
@@ -94,7 +94,7 @@ class Replica:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs process after process; returns once stopped."""
+        """Run process after process; return once stopped."""
         try:
             while not self._stop.is_set():
                 code = await self._live()
@@ -105,7 +105,7 @@ class Replica:
             self._stopped.set()
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, after `grace_s` SIGKILL; returns when the process is gone. Idempotent."""
+        """Send SIGTERM, after `grace_s` SIGKILL; return when the process is gone. Idempotent."""
         self._grace_s = grace_s
         self._stop.set()
         await self._stopped.wait()
@@ -118,7 +118,7 @@ class Replica:
             _kill_group(self.pid)
 
     async def _live(self) -> int:
-        """One process from start to end; returns its exit code, negative for a signal."""
+        """Run one process from start to end; return its exit code, negative for a signal."""
         process = await self._spawn()
         self.pid, self._ready_since = process.pid, None
         self._enter(State.STARTING)

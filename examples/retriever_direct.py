@@ -13,7 +13,7 @@ TEXT = b"The Aldermoor lighthouse was built in 1871. Its lamp is turned by a wat
 
 
 async def main(address: str) -> None:
-    """Prints the number of passages, the size of a vector and the best passage."""
+    """Print the number of passages, the size of a vector and the best passage."""
     context = RequestContext.start(30)
     async with rpc.channel(address) as channel:
         stub = RetrieverStub(channel)

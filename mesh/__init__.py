@@ -1,4 +1,4 @@
-"""What the services share: config, errors, life cycle, gRPC, bus, telemetry and health.
+"""What the services share: settings, errors, life cycle, the two transports, queues and telemetry.
 
-Nothing here knows a service. A thing moves here when a third part of the repo needs it.
+Nothing here knows a service. A thing moves here when a second service needs it.
 """

@@ -52,11 +52,11 @@ def load(settings: type[S], environ: Mapping[str, str], services: Collection[str
     Empty values count as unset. Variables of other `services` are theirs to judge.
     """
     names = variables(settings)
-    given = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
+    present = {k: v for k, v in environ.items() if k.startswith(PREFIX) and v != ""}
     others = {name.upper() for name in services} - {settings.service.upper()}
-    unknown = [name for name in sorted(given) if name not in names and not _is_of(name, others)]
+    unknown = [name for name in sorted(present) if name not in names and not _is_of(name, others)]
     problems = [f"{name}: unknown variable" for name in unknown]
-    values: dict[str, Any] = {names[n]: value for n, value in given.items() if n in names}
+    values: dict[str, Any] = {names[n]: value for n, value in present.items() if n in names}
     try:
         loaded = settings.model_validate(values)
     except ValidationError as error:

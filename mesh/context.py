@@ -23,19 +23,19 @@ class RequestContext:
 
     @classmethod
     def start(cls, timeout_s: float, request_id: str = "") -> "RequestContext":
-        """A new request that ends in `timeout_s` at the latest."""
+        """Return a new request that ends in `timeout_s` at the latest."""
         return cls(request_id or uuid.uuid4().hex, time.monotonic() + timeout_s)
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str], limit_s: float) -> "RequestContext":
-        """The caller's context; without a readable deadline of theirs, `limit_s` holds."""
+        """Return the caller's context; without a readable deadline of theirs, `limit_s` holds."""
         text = headers.get(DEADLINE, "")
         readable = text.isdecimal() and len(text) <= MAX_DEADLINE_DIGITS
         left = int(text) / 1000 - time.time() if readable else limit_s
         return cls.start(min(left, limit_s), headers.get(REQUEST_ID, ""))
 
     def remaining(self, limit_s: float = float("inf")) -> float:
-        """Seconds left, at most `limit_s`; raises DEADLINE_EXCEEDED when none are."""
+        """Return the seconds left, at most `limit_s`; raise DEADLINE_EXCEEDED when none are."""
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED)

@@ -28,7 +28,7 @@ class Code(enum.Enum):
 
     @classmethod
     def from_grpc(cls, status: int) -> "Code":
-        """The code of a gRPC status number; INTERNAL for numbers that the mesh never sends."""
+        """Return the code of a gRPC status; INTERNAL for those that the mesh never sends."""
         return _BY_GRPC.get(status, cls.INTERNAL)
 
 
@@ -65,10 +65,10 @@ class CannotStartError(Exception):
 
 
 def invalid(field: str, message: str) -> MeshError:
-    """The caller sent something that `field` does not allow."""
+    """Return the error of a caller who sent something that `field` does not allow."""
     return MeshError(Code.INVALID_ARGUMENT, message, field=field)
 
 
 def unavailable(message: str, retry_after_s: float = 1.0) -> MeshError:
-    """Something the request needs is not there now; trying again may help."""
+    """Return the error where something is not there now; trying again may help."""
     return MeshError(Code.UNAVAILABLE, message, retry_after_s=retry_after_s)

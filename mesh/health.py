@@ -30,7 +30,7 @@ class Checks:
         self._pings: dict[str, Ping] = {}
 
     def add(self, name: str, ping: Ping) -> None:
-        """Registers a ping under a name that operators will read."""
+        """Register a ping under a name that operators will read."""
         assert name not in self._pings, f"two checks named {name}. This is a bug."
         self._pings[name] = ping
 
@@ -66,7 +66,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
         request: health_pb2.HealthCheckRequest,
         context: Context,
     ) -> health_pb2.HealthCheckResponse:
-        """The state now."""
+        """Return the state now."""
         return health_pb2.HealthCheckResponse(status=await self._status())
 
     async def Watch(
@@ -74,7 +74,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
         request: health_pb2.HealthCheckRequest,
         context: Context,
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The state now and each change of it."""
+        """Yield the state now and each change of it."""
         last = None
         while True:
             status = await self._status()
@@ -89,7 +89,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
 
 
 def probe(target: str, timeout_s: float = 3.0) -> bool:
-    """True when the service at a gRPC address or an HTTP URL says that it is ready.
+    """Return whether the service at a gRPC address or an HTTP URL says that it is ready.
 
     It is asked directly: a proxy that the environment names is none of its business.
     """

@@ -48,22 +48,22 @@ class Lifecycle:
         self._fault: BaseException | None = None
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Runs a task that this process cannot live without: its fault ends the process."""
+        """Run a task that this process cannot live without: its fault ends the process."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def on_drain(self, drain: Drain) -> None:
-        """Awaited on SIGTERM, in order, within the drain limit, before anything closes."""
+        """Have `drain` awaited on SIGTERM, within the drain limit, before anything closes."""
         self._drains.append(drain)
 
     def stop(self) -> None:
-        """Asks the process to drain and end; idempotent."""
+        """Ask the process to drain and end; idempotent."""
         self._stop.set()
 
     def advance(self, state: State) -> None:
-        """Moves forward in life; going back is a bug."""
+        """Move forward in life; going back is a bug."""
         assert state.value >= self.state.value, f"{self.state} to {state}. This is a bug."
         self.state = state
 
@@ -76,13 +76,17 @@ class Lifecycle:
         logger.info("draining for at most %.0f s", drain_s)
         try:
             async with asyncio.timeout(drain_s):
-                for drain in self._drains:
-                    await drain()
+                await self.drain()
         except TimeoutError:
             logger.warning("drain limit reached; ending what is left")
 
+    async def drain(self) -> None:
+        """Finish what the process has taken in: run the drains, one after the other."""
+        for drain in self._drains:
+            await drain()
+
     async def close(self) -> None:
-        """Cancels the tasks, closes the resources in reverse order, re-raises a task's fault."""
+        """Cancel the tasks, close the resources in reverse order, re-raise a task's fault."""
         self.advance(State.STOPPED)
         for task in self._tasks:
             task.cancel()

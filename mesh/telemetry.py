@@ -38,7 +38,7 @@ class Telemetry:
             self._metrics, _ = start_http_server(settings.metrics_port, addr=settings.bind)
 
     def close(self) -> None:
-        """Sends what is left and frees the metrics port."""
+        """Send what is left and free the metrics port."""
         if self._provider is not None:
             self._provider.shutdown()
             self._provider = None
@@ -56,7 +56,7 @@ def span(
     carrier: Mapping[str, str] | None = None,
     **attributes: str | int | float | bool,
 ) -> Iterator[Span]:
-    """A span that is current inside the block; `carrier` holds the headers of a remote parent.
+    """Keep a span current inside the block; `carrier` holds the headers of a remote parent.
 
     An exception marks the span as failed by its class alone: texts stay in the process's log.
     """
@@ -83,7 +83,7 @@ def past_span(
     end_unix_s: float,
     **attributes: str | int | float | bool,
 ) -> context.Context:
-    """Records a span after the fact, for work that ran where no context is current.
+    """Record a span after the fact, for work that ran where no context is current.
 
     Returns the context in which its own parts can be recorded.
     """
@@ -95,12 +95,12 @@ def past_span(
 
 
 def inject(carrier: MutableMapping[str, str]) -> None:
-    """Adds the current trace context to outgoing headers."""
+    """Add the current trace context to outgoing headers."""
     propagate.inject(carrier)
 
 
 def extract(carrier: Mapping[str, str]) -> context.Context:
-    """The trace context that incoming headers carry."""
+    """Return the trace context that incoming headers carry."""
     return propagate.extract(carrier)
 
 

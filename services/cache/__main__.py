@@ -13,7 +13,7 @@ from services.cache.servicer import CacheServicer
 
 
 async def start(settings: CacheSettings, lifecycle: Lifecycle) -> None:
-    """Serves also while Redis is away: the ping tells, and calls fail fast."""
+    """Serve also while Redis is away: the ping tells, and calls fail fast."""
     store = RedisStore(settings.redis_url, settings.timeout_s)
     lifecycle.stack.push_async_callback(store.close)
     lifecycle.checks.add("redis", store.ping)

@@ -20,7 +20,7 @@ ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 
 
 def prefix(tenant: str) -> bytes:
-    """What all of a tenant's keys in the store begin with, and no other tenant's.
+    """Return what all of a tenant's keys in the store begin with, and no other tenant's.
 
     The name is hashed: it may hold anything, patterns of the store's included.
     """
@@ -34,7 +34,7 @@ def name(key: CacheKey) -> bytes:
 
 
 def encode(key: CacheKey) -> bytes:
-    """The one encoding of a key: equal for equal keys, different for different ones."""
+    """Return the one encoding of a key: equal for equal keys, different for different ones."""
     return _framed(
         [
             key.tenant.encode(),

@@ -35,29 +35,29 @@ class RedisStore:
         self._redis: Redis = Redis.from_pool(pool)
 
     async def ping(self) -> None:
-        """Raises when Redis does not answer."""
+        """Raise when Redis does not answer."""
         async with self._limited():
             await self._redis.ping()
 
     async def get(self, name: bytes) -> bytes | None:
-        """The value, or None."""
+        """Return the value, or None."""
         async with self._limited():
             value = await self._redis.get(name)
         assert value is None or isinstance(value, bytes), "decoded by the client. This is a bug."
         return value
 
     async def put(self, name: bytes, value: bytes, ttl_s: int) -> None:
-        """Keeps the value for `ttl_s`, in place of an older one."""
+        """Keep the value for `ttl_s`, in place of an older one."""
         async with self._limited():
             await self._redis.set(name, value, ex=ttl_s)
 
     async def remove(self, name: bytes) -> None:
-        """Forgets one value; one that is not there is no error."""
+        """Forget one value; one that is not there is no error."""
         async with self._limited():
             await self._redis.unlink(name)
 
     async def remove_all(self, prefix: bytes) -> int:
-        """Forgets all values whose names begin so; returns how many there were.
+        """Forget all values whose names begin so; return how many there were.
 
         Works in small steps: Redis serves others between them. Values that are put meanwhile may
         stay. `prefix` holds no pattern characters.
@@ -73,7 +73,7 @@ class RedisStore:
                 return removed
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """End all connections."""
         await self._redis.aclose(close_connection_pool=True)
 
     @asynccontextmanager

@@ -39,7 +39,7 @@ class CacheServicer(pb_grpc.CacheServicer):
         self._max_answer_bytes = max_answer_bytes
 
     async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
-        """The answer, where this very request was answered before."""
+        """Return the answer, where this very request was answered before."""
         name = _name(request.key)
         rpc.request_context(context).remaining()
         value = await self._store.get(name)
@@ -51,7 +51,7 @@ class CacheServicer(pb_grpc.CacheServicer):
         return pb.LookupResponse(answer=answer)
 
     async def Store(self, request: pb.StoreRequest, context: Context) -> pb.StoreResponse:
-        """Keeps a whole answer for the next one who asks."""
+        """Keep a whole answer for the next one who asks."""
         name = _name(request.key)
         if request.answer.finish_reason not in WHOLE:
             raise invalid("answer.finish_reason", "answer.finish_reason must be STOP or LENGTH.")
@@ -71,14 +71,14 @@ class CacheServicer(pb_grpc.CacheServicer):
     async def Invalidate(
         self, request: pb.InvalidateRequest, context: Context
     ) -> pb.InvalidateResponse:
-        """Forgets all answers of one tenant."""
+        """Forget all answers of one tenant."""
         removed = await self._store.remove_all(keys.prefix(request.tenant))
         _removed.inc(removed)
         return pb.InvalidateResponse(removed=removed)
 
 
 def _name(key: pb.CacheKey) -> bytes:
-    """Where this request's answer lies; raises MeshError where the key does not determine one."""
+    """Return where this request's answer lies; raise MeshError for a key that determines none."""
     if not key.model:
         raise invalid("key.model", "key.model must name the model.")
     if not 1 <= len(key.prompt_token_ids) <= MAX_PROMPT_TOKENS:
@@ -89,7 +89,7 @@ def _name(key: pb.CacheKey) -> bytes:
 
 
 def _read(value: bytes) -> pb.CachedAnswer | None:
-    """The answer in a stored value; None where it is none that this service wrote."""
+    """Return the answer in a stored value; None where it is none that this service wrote."""
     answer = pb.CachedAnswer()
     try:
         answer.ParseFromString(value)

@@ -19,7 +19,7 @@ from services.retriever.writer import become_writer
 
 
 async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
-    """Returns when searches and ingestions are served."""
+    """Return when searches and ingestions are served."""
     stack = lifecycle.stack
     bus = await Bus.connect(settings.nats_url, settings.service)
     stack.push_async_callback(bus.close)

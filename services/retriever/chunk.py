@@ -28,16 +28,16 @@ def chunk(text: str, max_words: int, overlap_sentences: int = 0) -> list[Span]:
     before it where they fit beside something new.
     """
     words = _counter(text)
-    found: list[Span] = []
+    spans: list[Span] = []
     held: list[Span] = []
     for piece in _pieces(text, max_words):
         if held and _ends_before(piece, held, text, words, max_words):
-            found.append(Span(held[0].start, held[-1].end))
+            spans.append(Span(held[0].start, held[-1].end))
             held = held[len(held) - overlap_sentences :] if overlap_sentences else []
             while held and words(held[0].start, piece.end) > max_words:
                 held = held[1:]
         held = [*held, piece]
-    return [*found, Span(held[0].start, held[-1].end)] if held else found
+    return [*spans, Span(held[0].start, held[-1].end)] if held else spans
 
 
 def _ends_before(
@@ -55,7 +55,7 @@ def _counter(text: str) -> Callable[[int, int], int]:
 
 
 def _pieces(text: str, max_words: int) -> Iterator[Span]:
-    """The sentences, those that are too long in parts."""
+    """Return the sentences, those that are too long in parts."""
     for start, end in _sentences(text):
         words = list(_WORD.finditer(text, start, end))
         for first in range(0, len(words), max_words):

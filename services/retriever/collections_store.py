@@ -31,7 +31,7 @@ class CollectionsStore:
 
     @classmethod
     async def open(cls, folder: Path, encoder: str, dimensions: int) -> "CollectionsStore":
-        """Reads all passages; raises StoreError where another encoder filled the folder."""
+        """Read all passages; raise StoreError where another encoder filled the folder."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
 
         def read() -> CollectionsStore:
@@ -47,34 +47,34 @@ class CollectionsStore:
             raise
 
     async def close(self) -> None:
-        """Ends what is being written; idempotent."""
+        """End what is being written; idempotent."""
         await asyncio.to_thread(self._thread.shutdown, wait=True)
         self._store.close()
 
     async def ping(self) -> None:
-        """Raises when the store cannot be read."""
+        """Raise when the store cannot be read."""
         await self._run(lambda: self._store.status(""))
 
     async def queue(self, document: Document) -> None:
-        """Records an ingestion as queued, durably."""
+        """Record an ingestion as queued, durably."""
         await self._run(lambda: self._store.queue(document))
 
     async def queued(self) -> list[Document]:
-        """Ingestions that have not ended, in the order of arrival."""
+        """Return the ingestions that have not ended, in the order of arrival."""
         return await self._run(self._store.queued)
 
     async def status(self, ingestion_id: str) -> Status | None:
-        """None where it is unknown; INDEXED means that a search finds its passages."""
+        """Return None where it is unknown; INDEXED means that a search finds its passages."""
         return await self._run(lambda: self._store.status(ingestion_id))
 
     async def fail(self, ingestion_id: str, error: str) -> None:
-        """Ends an ingestion with words for its document's owner."""
+        """End an ingestion with words for its document's owner."""
         await self._run(lambda: self._store.fail(ingestion_id, error))
 
     async def index(
         self, document: Document, passages: Sequence[Passage], vectors: Vectors
     ) -> None:
-        """Makes a document durable and findable in place of its source's earlier version.
+        """Make a document durable and findable in place of its source's earlier version.
 
         Raises Superseded where a later version is there already.
         """
@@ -86,7 +86,7 @@ class CollectionsStore:
         await self._run(write)
 
     async def search(self, collection: str, query: Vectors, top_k: int) -> list[Hit]:
-        """Best first; `query` is (dimensions,). Raises NOT_FOUND for `collection`."""
+        """Return hits, best first; `query` is (dimensions,). Raise NOT_FOUND for `collection`."""
         self.require(collection)
         index = self._indexes[collection]
         if len(index) * self._dimensions < _SMALL:
@@ -94,7 +94,7 @@ class CollectionsStore:
         return await asyncio.to_thread(index.search, query, top_k)
 
     def require(self, collection: str) -> None:
-        """Raises NOT_FOUND for a collection in which nothing has been indexed."""
+        """Raise NOT_FOUND for a collection in which nothing has been indexed."""
         if collection not in self._indexes:
             raise MeshError(
                 Code.NOT_FOUND, f"collection {collection!r} does not exist.", field="collection"

@@ -77,14 +77,14 @@ class Summary(NamedTuple):
 
 
 def document_id(collection: str, source: str, content: bytes) -> str:
-    """The same for the same collection, source and content: 32 hexadecimal digits."""
+    """Return 32 hexadecimal digits: the same for the same collection, source and content."""
     digest = hashlib.sha256(f"{collection}\0{source}\0".encode())
     digest.update(content)
     return digest.hexdigest()[:32]
 
 
 def passages(document: Document, text: str, spans: list[Span]) -> list[Passage]:
-    """The passages of a document's extracted text, numbered from 0."""
+    """Return the passages of a document's extracted text, numbered from 0."""
     return [
         Passage(
             id=f"{document.document_id}-{number}",

@@ -35,7 +35,7 @@ class Encoder(NamedTuple):
 
 
 def load(folder: str, threads: int) -> Encoder:
-    """The model in `folder`, or the bundled one where it is empty; takes seconds.
+    """Return the model in `folder`, or the bundled one where it is empty; takes seconds.
 
     Never asks the network. Raises FileNotFoundError where there is no such folder.
     """

@@ -67,7 +67,7 @@ class EncoderBatcher:
         self._turns = 0
 
     async def encode(self, texts: Sequence[str], urgency: Urgency) -> Vectors:
-        """Unit vectors of shape (texts, dimensions); raises RESOURCE_EXHAUSTED when too many wait.
+        """Return unit vectors [texts, dimensions]; raise RESOURCE_EXHAUSTED when too many wait.
 
         `texts` is not empty. Leaving it takes the texts that have not run out of the queue.
         """
@@ -89,7 +89,7 @@ class EncoderBatcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Waits for the batch that runs; those who still wait are cancelled."""
+        """Wait for the batch that runs; those who still wait are cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -100,7 +100,7 @@ class EncoderBatcher:
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
     async def ping(self) -> None:
-        """Raises EncoderStoppedError when nobody encodes."""
+        """Raise EncoderStoppedError when nobody encodes."""
         if self._task is None or self._task.done():
             raise EncoderStoppedError
 
@@ -134,7 +134,7 @@ class EncoderBatcher:
             _add(ticket, vector)
 
     def _next(self) -> tuple[Urgency, list[tuple[_Ticket, str]]]:
-        """The batch to run now; empty when nobody waits."""
+        """Return the batch to run now; empty when nobody waits."""
         waiting = [u for u in Urgency if self._waiting[u]]
         if not waiting:
             return Urgency.SEARCH, []

@@ -28,14 +28,14 @@ def media_type(declared: str, source: str) -> str:
 
     Raises INVALID_ARGUMENT for `media_type`.
     """
-    given = declared.split(";", 1)[0].strip().lower()
+    named = declared.split(";", 1)[0].strip().lower()
     suffix = PurePath(source).suffix.lower()
-    known = given or _SUFFIXES.get(suffix, "")
+    known = named or _SUFFIXES.get(suffix, "")
     if known in _READERS:
         return known
     accepted = ", ".join(sorted(_READERS))
-    if given:
-        raise invalid("media_type", f"media_type {given!r} is not one of {accepted}.")
+    if named:
+        raise invalid("media_type", f"media_type {named!r} is not one of {accepted}.")
     raise invalid(
         "media_type",
         f"media_type is empty and the suffix {suffix!r} of source does not tell it; "
@@ -44,7 +44,7 @@ def media_type(declared: str, source: str) -> str:
 
 
 def check(kind: str, content: bytes) -> None:
-    """What can be told without reading all of it; raises INVALID_ARGUMENT for `content`."""
+    """Return what can be told without reading all of it; raise INVALID_ARGUMENT for `content`."""
     if kind == "application/pdf" and b"%PDF-" not in content[:_PDF_HEADER_WITHIN_BYTES]:
         raise invalid("content", "content is not a PDF: its header is missing.")
     if kind in ("text/plain", "text/markdown"):
@@ -52,7 +52,7 @@ def check(kind: str, content: bytes) -> None:
 
 
 def extract(kind: str, content: bytes) -> str:
-    """The text of a document of one of the four media types, lines ended by a line feed.
+    """Return the text of a document of one of the four media types, lines ended by a line feed.
 
     Raises INVALID_ARGUMENT for `content` that cannot be read or holds no text.
     """

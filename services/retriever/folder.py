@@ -24,7 +24,7 @@ class DataFolder:
     """Held from construction until `close`, or until the process ends in any way."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the folder where it is missing; raises WriterError where it is held."""
+        """Make the folder where it is missing; raise WriterError where it is held."""
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -36,14 +36,14 @@ class DataFolder:
         self.store_id = _named(path / "store-id")
 
     def close(self) -> None:
-        """Lets the next one in; idempotent."""
+        """Let the next one in; idempotent."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def _named(file: Path) -> str:
-    """The id in the file; a new one where there is none."""
+    """Return the id in the file; a new one where there is none."""
     try:
         return file.read_text("ascii").strip()
     except FileNotFoundError:

@@ -26,7 +26,7 @@ class Index:
         return len(self._seen[0])
 
     def replace(self, remove: str, passages: Sequence[Passage], vectors: Vectors) -> None:
-        """Drops the passages of document `remove` and adds these; `vectors` is (n, dimensions)."""
+        """Drop the passages of document `remove` and add these; `vectors` is (n, dimensions)."""
         if remove:
             self._drop(remove)
         used, total = len(self._passages), len(self._passages) + len(passages)
@@ -39,7 +39,7 @@ class Index:
         self._seen = (self._rows[:total], self._passages)
 
     def search(self, query: Vectors, top_k: int) -> list[Hit]:
-        """The `top_k` nearest, best first; equals in the order of their arrival.
+        """Return the `top_k` nearest, best first; equals in the order of their arrival.
 
         `query` is (dimensions,), of unit length.
         """

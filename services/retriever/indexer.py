@@ -30,7 +30,7 @@ class Indexer:
         self._overlap_sentences = overlap_sentences
 
     async def index(self, document: Document, content: bytes) -> int:
-        """Makes the document findable; returns the number of its passages.
+        """Make the document findable; return the number of its passages.
 
         Doing it again changes nothing. Raises INVALID_ARGUMENT for content that cannot be read and
         Superseded where a later version of the source was first.

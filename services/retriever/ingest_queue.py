@@ -62,7 +62,7 @@ class IngestQueue:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, document: Document, content: bytes, headers: Mapping[str, str]) -> None:
-        """Returns when nothing short of a lost disk can lose the document."""
+        """Return when nothing short of a lost disk can lose the document."""
         try:
             queue, contents = await self._queue(), await self._contents()
             await contents.put(document.ingestion_id, content)
@@ -73,7 +73,7 @@ class IngestQueue:
             raise unavailable("The ingestion queue is not available now.") from error
 
     async def run(self) -> None:
-        """Works on documents; a bus that goes away is waited for."""
+        """Work on documents; a bus that goes away is waited for."""
         try:
             while True:
                 try:
@@ -131,7 +131,7 @@ class IngestQueue:
         self._room.release()
 
     async def _work(self, delivery: Delivery) -> None:
-        """One delivery to its end; whatever goes wrong leaves it in the queue."""
+        """Bring one delivery to its end; whatever goes wrong leaves it in the queue."""
         try:
             with span("ingest", kind=SpanKind.CONSUMER, carrier=delivery.headers), _took.time():
                 async with delivery.extended(ACK_WAIT_S / 3):

@@ -50,7 +50,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         self._max_document_bytes = max_document_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        """The passages nearest to the query."""
+        """Return the passages nearest to the query."""
         _check_collection(request.collection)
         _check_text("query", request.query)
         if not 1 <= request.top_k <= MAX_TOP_K:
@@ -64,7 +64,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         return pb.SearchResponse(passages=map(_passage, hits))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
-        """One unit vector for each text."""
+        """Return one unit vector for each text."""
         if not 1 <= len(request.texts) <= MAX_TEXTS:
             raise invalid(
                 "texts", f"texts holds {len(request.texts)}; it must be 1 to {MAX_TEXTS}."
@@ -82,7 +82,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         )
 
     async def Ingest(self, request: pb.IngestRequest, context: Context) -> pb.IngestResponse:
-        """Queues a document; it is safe once this answers."""
+        """Queue a document; it is safe once this answers."""
         _check_collection(request.collection)
         _check_source(request.source)
         size, most = len(request.content), self._max_document_bytes
@@ -111,7 +111,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
     async def IngestionStatus(
         self, request: pb.IngestionStatusRequest, context: Context
     ) -> pb.IngestionStatusResponse:
-        """How far an ingestion is."""
+        """Return how far an ingestion is."""
         async with request_context(context).limit():
             status = await self._collections.status(request.ingestion_id)
         if status is None:
@@ -127,7 +127,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
     async def ListCollections(
         self, request: pb.ListCollectionsRequest, context: Context
     ) -> pb.ListCollectionsResponse:
-        """All collections in which something has been indexed, by name."""
+        """Return all collections in which something has been indexed, by name."""
         return pb.ListCollectionsResponse(
             collections=[
                 pb.Collection(name=c.collection, documents=c.documents, passages=c.passages)

@@ -59,7 +59,7 @@ class Store:
     """An open file. A `number` is an ingestion's place in the order of arrival."""
 
     def __init__(self, folder: Path, encoder: str, dimensions: int) -> None:
-        """Opens or makes the file; raises StoreError where another encoder filled it."""
+        """Open or make the file; raise StoreError where another encoder filled it."""
         self._db = sqlite3.connect(folder / NAME, check_same_thread=False, isolation_level=None)
         self._db.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
@@ -67,11 +67,11 @@ class Store:
         self._db.executescript(_SCHEMA)
         expected = f"{encoder}, {dimensions} dimensions"
         self._db.execute("INSERT OR IGNORE INTO about VALUES ('encoder', ?)", (expected,))
-        (found,) = self._db.execute("SELECT value FROM about WHERE key = 'encoder'").fetchone()
-        if found != expected:
+        (filled_by,) = self._db.execute("SELECT value FROM about WHERE key = 'encoder'").fetchone()
+        if filled_by != expected:
             self._db.close()
             raise StoreError(
-                f"the store in {folder} was filled by the encoder {found}, not by {expected}; "
+                f"the store in {folder} was filled by the encoder {filled_by}, not by {expected}; "
                 "set INFERMESH_RETRIEVER_DATA to another folder and ingest again"
             )
 
@@ -80,7 +80,7 @@ class Store:
         self._db.close()
 
     def queue(self, document: Document) -> None:
-        """Records an ingestion; the order of these calls is the order of versions."""
+        """Record an ingestion; the order of these calls is the order of versions."""
         self._db.execute(
             "INSERT OR IGNORE INTO ingestions (id, document_id, collection, source, media_type, "
             "state) VALUES (?, ?, ?, ?, ?, ?)",
@@ -95,7 +95,7 @@ class Store:
         )
 
     def queued(self) -> list[Document]:
-        """Ingestions that are neither done nor failed, in order."""
+        """Return the ingestions that are neither done nor failed, in order."""
         rows = self._db.execute(
             "SELECT id, document_id, collection, source, media_type FROM ingestions "
             "WHERE state = 1 ORDER BY number"
@@ -103,21 +103,21 @@ class Store:
         return [Document(*row) for row in rows]
 
     def status(self, ingestion_id: str) -> Status | None:
-        """None where no such ingestion was recorded."""
+        """Return None where no such ingestion was recorded."""
         row = self._db.execute(
             "SELECT state, passages, error FROM ingestions WHERE id = ?", (ingestion_id,)
         ).fetchone()
         return None if row is None else Status(State(row[0]), row[1], row[2])
 
     def fail(self, ingestion_id: str, error: str) -> None:
-        """Ends an ingestion that is not yet indexed."""
+        """End an ingestion that is not yet indexed."""
         self._db.execute(
             "UPDATE ingestions SET state = ?, error = ? WHERE id = ? AND state = ?",
             (State.FAILED, error, ingestion_id, State.QUEUED),
         )
 
     def index(self, document: Document, passages: Sequence[Passage], vectors: Vectors) -> str:
-        """Replaces the source's version by this one and ends the ingestion, all or nothing.
+        """Replace the source's version by this one and end the ingestion, all or nothing.
 
         Returns the id of the document that was replaced, or "". Raises Superseded where a later
         ingestion of this source came first.
@@ -151,7 +151,7 @@ class Store:
         return "" if old is None else str(old[1])
 
     def contents(self) -> Iterator[tuple[str, list[Passage], Vectors]]:
-        """Each document's collection, passages and vectors, in the order of their arrival."""
+        """Yield each document's collection, passages and vectors, in the order of their arrival."""
         documents = self._db.execute(
             "SELECT number, id, collection, source FROM documents ORDER BY number"
         ).fetchall()
@@ -161,8 +161,12 @@ class Store:
                 "ORDER BY ordinal",
                 (number,),
             ).fetchall()
-            found = [
+            passages = [
                 Passage(id_, document_id, source, text, start, end)
                 for id_, text, start, end, _ in rows
             ]
-            yield collection, found, np.stack([np.frombuffer(row[4], np.float32) for row in rows])
+            yield (
+                collection,
+                passages,
+                np.stack([np.frombuffer(row[4], np.float32) for row in rows]),
+            )

@@ -18,7 +18,7 @@ from services.tokenizer.workers import Workers
 
 
 async def start(settings: TokenizerSettings, lifecycle: Lifecycle) -> None:
-    """Loads the checkpoint's tokenizer and serves it."""
+    """Load the checkpoint's tokenizer and serve it."""
     # the library would start a thread per core beside our bounded pool
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     checkpoint = await asyncio.to_thread(Checkpoint.read, settings.model, settings.model_id)

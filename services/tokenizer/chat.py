@@ -50,7 +50,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "ChatTemplate":
-        """The template of this checkpoint, which may have none."""
+        """Return the template of this checkpoint, which may have none."""
         return cls(checkpoint.chat_template, checkpoint.special_tokens)
 
     @property
@@ -59,7 +59,7 @@ class ChatTemplate:
         return self._template is not None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """The prompt's text.
+        """Return the prompt's text.
 
         Raises FAILED_PRECONDITION without a template, and INVALID_ARGUMENT for messages that are
         empty, have an unknown role, or are refused by the template.
@@ -72,11 +72,11 @@ class ChatTemplate:
             )
         if not messages:
             raise invalid("messages", "messages must hold at least one message.")
-        given = [_plain(i, message) for i, message in enumerate(messages)]
+        plain = [_plain(i, message) for i, message in enumerate(messages)]
         try:
             return self._template.render(
                 **self._special_tokens,
-                messages=given,
+                messages=plain,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,

@@ -37,7 +37,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: str, model_id: str = "") -> "Checkpoint":
-        """Reads a folder; the id defaults to the folder's name. Raises CheckpointError."""
+        """Read a folder; raise CheckpointError. The id defaults to the folder's name."""
         path = Path(folder).resolve()
         tokenizer_json = _text(path / "tokenizer.json")
         if tokenizer_json is None:
@@ -91,7 +91,7 @@ def _digest(*texts: str) -> str:
 
 
 def _chat_template(path: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str | None]:
-    """The template file's text, and the template: a file wins over tokenizer_config.json."""
+    """Return the template file's text, and the template: a file wins over tokenizer_config.json."""
     jinja = _text(path / "chat_template.jinja")
     if jinja is not None:
         return jinja, jinja
@@ -111,13 +111,13 @@ def _named(template: Any) -> str | None:
 
 
 def _special_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    given = _object(path / "special_tokens_map.json") | tokenizer_config
-    tokens = {name: _content(given.get(name)) for name in SPECIAL_TOKENS}
+    entries = _object(path / "special_tokens_map.json") | tokenizer_config
+    tokens = {name: _content(entries.get(name)) for name in SPECIAL_TOKENS}
     return {name: text for name, text in tokens.items() if text is not None}
 
 
 def _content(token: Any) -> str | None:
-    """A special token is given as its text or as an object with its `content`."""
+    """Return a special token's text, given as such or as an object with its `content`."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
@@ -125,10 +125,10 @@ def _content(token: Any) -> str | None:
 
 def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:
     """All end tokens that any of the files names, in order, each once."""
-    found: dict[int, None] = {}
+    token_ids: dict[int, None] = {}
     for config in configs:
-        given = config.get("eos_token_id")
-        for token_id in given if isinstance(given, list) else [given]:
+        named = config.get("eos_token_id")
+        for token_id in named if isinstance(named, list) else [named]:
             if isinstance(token_id, int):
-                found[token_id] = None
-    return tuple(found)
+                token_ids[token_id] = None
+    return tuple(token_ids)

@@ -28,7 +28,7 @@ class Codec:
         self.eos_token_ids = _eos_token_ids(self._tokenizer, checkpoint)
 
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """The ids of each text; special tokens are added by tokenizer.json's post-processor.
+        """Return the ids of each text; special tokens are added by tokenizer.json's post-processor.
 
         As in transformers, tokenizer_config.json's `add_bos_token` has no say beside that file.
         """
@@ -38,7 +38,7 @@ class Codec:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, sequences: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
-        """The text of each sequence; ids of the model that the tokenizer lacks are left out.
+        """Return the text of each sequence; ids of the model that the tokenizer lacks are left out.
 
         Raises INVALID_ARGUMENT for an id that is outside the model's vocabulary.
         """
@@ -56,7 +56,7 @@ class Codec:
 
 
 def _eos_token_ids(tokenizer: Tokenizer, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The configs' end tokens and the tokenizer's own: fine-tunes often change only the latter."""
+    """Return all end tokens: fine-tunes often change only the tokenizer's, not the configs'."""
     own = tokenizer.token_to_id(checkpoint.special_tokens.get("eos_token", ""))
     ids = checkpoint.eos_token_ids
     return ids if own is None or own in ids else (*ids, own)

@@ -33,21 +33,21 @@ class TextSequence:
         self._finder = StopFinder(stop, include=include_stop) if stop else None
 
     def push(self, ids: Iterable[int], *, final: bool = False) -> Added:
-        """The text that these ids add; `final` gives out what is held back too."""
+        """Return the text that these ids add; `final` gives out what is held back too."""
         if self._finder is None:
             return Added(self._decoder.push(ids, final=final))
         portion = list(ids)
-        told = ""
+        released = ""
         # one by one, because it counts with which of them a stop string is complete
         for num_used, token_id in enumerate(portion, start=1):
             text, stop = self._finder.feed(self._decoder.push([token_id]))
-            told += text
+            released += text
             if stop is not None:
-                return Added(told, stop, len(portion) - num_used)
+                return Added(released, stop, len(portion) - num_used)
         if not final:
-            return Added(told)
+            return Added(released)
         text, stop = self._finder.feed(self._decoder.push([], final=True))
-        return Added(told + text + (self._finder.flush() if stop is None else ""), stop)
+        return Added(released + text + (self._finder.flush() if stop is None else ""), stop)
 
 
 class Detokenizer:

@@ -47,7 +47,7 @@ class Pieces:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Pieces":
-        """The pieces of a byte-level or sentencepiece-like vocabulary, else CheckpointError."""
+        """Return a byte-level or sentencepiece-like vocabulary's pieces; raise CheckpointError."""
         steps = _decoder_steps(tokenizer)
         kinds = [step["type"] for step in steps]
         if not steps or not _KNOWN_DECODER.fullmatch("".join(f"{kind} " for kind in kinds)):
@@ -80,11 +80,11 @@ class TextDecoder:
         self._strip_left = pieces.strip_limit
 
     def push(self, ids: Iterable[int], *, final: bool = False) -> str:
-        """The text that these ids complete; `final` also gives out an incomplete character."""
-        found = (
+        """Return the text that these ids complete; `final` adds an incomplete character."""
+        pieces = (
             filter(None, map(self._pieces.by_id.get, ids)) if self._started else self._begin(ids)
         )
-        text = self._utf8.decode(b"".join(found), final)
+        text = self._utf8.decode(b"".join(pieces), final)
         return self._stripped(text) if self._strip_left and text else text
 
     def _begin(self, ids: Iterable[int]) -> Iterable[bytes]:

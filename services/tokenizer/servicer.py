@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 from mesh.errors import invalid, unavailable
 from mesh.pb import common_pb2 as common
 from mesh.pb import tokenizer_pb2 as pb
-from mesh.pb.tokenizer_pb2_grpc import TokenizerServicer as Base
+from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
 from services.tokenizer.chat import ChatTemplate, Message
 from services.tokenizer.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ _encoded = Counter("infermesh_tokenizer_encoded_tokens_total", "Tokens made of t
 _sequences = Gauge("infermesh_tokenizer_sequences", "Sequences of all streams")
 
 
-class TokenizerServicer(Base):
+class TokenizerServicer(pb_grpc.TokenizerServicer):
     """Serves one checkpoint's vocabulary; keeps state per Detokenize stream only."""
 
     def __init__(
@@ -57,13 +57,13 @@ class TokenizerServicer(Base):
     async def Describe(
         self, request: pb.DescribeTokenizerRequest, context: Context
     ) -> pb.DescribeTokenizerResponse:
-        """The model and whether it can chat."""
+        """Return the model and whether it can chat."""
         return pb.DescribeTokenizerResponse(
             model=self._model, has_chat_template=self._template.exists
         )
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        """The ids of each text."""
+        """Return the ids of each text."""
         if len(request.texts) > MAX_TEXTS:
             raise invalid("texts", f"texts may hold at most {MAX_TEXTS} texts.")
         size = self._size({f"texts[{i}]": text for i, text in enumerate(request.texts)}, "texts")
@@ -80,12 +80,12 @@ class TokenizerServicer(Base):
     async def EncodeChat(
         self, request: pb.EncodeChatRequest, context: Context
     ) -> pb.EncodeChatResponse:
-        """The rendered chat template and its ids."""
+        """Return the rendered chat template and its ids."""
         text, ids = await self._chat(request, context)
         return pb.EncodeChatResponse(prompt=pb.TokenIds(ids=ids), text=text)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        """The text of each sequence."""
+        """Return the text of each sequence."""
         if len(request.sequences) > MAX_TEXTS:
             raise invalid("sequences", f"sequences may hold at most {MAX_TEXTS} sequences.")
         sequences = [sequence.ids for sequence in request.sequences]
@@ -102,7 +102,7 @@ class TokenizerServicer(Base):
         return pb.DecodeResponse(texts=texts)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
-        """Tokens of a text without special ones, or of a chat as EncodeChat makes it."""
+        """Count the tokens of a text without special ones, or of a chat as EncodeChat makes it."""
         match request.WhichOneof("input"):
             case "text":
                 size = self._size({"text": request.text}, "text")
@@ -119,7 +119,7 @@ class TokenizerServicer(Base):
     async def Detokenize(
         self, requests: AsyncIterator[pb.DetokenizeRequest], context: Context
     ) -> AsyncIterator[pb.DetokenizeResponse]:
-        """One response per request, until the caller ends the stream.
+        """Yield one response per request, until the caller ends the stream.
 
         While the process drains, a stream ends once its sequences have ended.
         """
@@ -137,7 +137,7 @@ class TokenizerServicer(Base):
             self._check_idle()
 
     async def drain(self) -> None:
-        """Takes no more streams, ends idle ones, and returns when all sequences have ended."""
+        """Take no more streams, end idle ones, and return when all sequences have ended."""
         self._draining = True
         for stream in self._streams:
             stream.end_if_idle()
@@ -166,7 +166,7 @@ class TokenizerServicer(Base):
         return text, ids
 
     def _size(self, texts: dict[str, str], whole: str) -> int:
-        """Characters of all texts; raises INVALID_ARGUMENT where their bytes are too many."""
+        """Return the characters of all texts; raise INVALID_ARGUMENT for too many bytes."""
         total_bytes = 0
         for field, text in texts.items():
             size_bytes = len(text.encode())

@@ -30,21 +30,21 @@ class StopFinder:
         self._held = ""
 
     def feed(self, text: str) -> Scanned:
-        """Takes the next portion; after a stop string was found there must be no more."""
+        """Take the next portion; after a stop string was found there must be no more."""
         if not self._reached and self._initials.isdisjoint(text):
             return Scanned(text)
         whole = self._held + text
         for end, char in enumerate(text, len(self._held) + 1):
-            found = [a.stop for a in self._automata if a.step(char)]
-            if found:
-                return Scanned(whole[: end if self._include else end - len(found[0])], found[0])
+            matches = [a.stop for a in self._automata if a.step(char)]
+            if matches:
+                return Scanned(whole[: end if self._include else end - len(matches[0])], matches[0])
         self._reached = max(automaton.reached for automaton in self._automata)
         border = len(whole) if self._include else len(whole) - self._reached
         self._held = whole[border:]
         return Scanned(whole[:border])
 
     def flush(self) -> str:
-        """What was held back, when the text ends without a stop string."""
+        """Return what was held back, when the text ends without a stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -60,7 +60,7 @@ class _Automaton:
         self._fallbacks = _fallbacks(stop)
 
     def step(self, char: str) -> bool:
-        """True when this character completes the stop string."""
+        """Return whether this character completes the stop string."""
         self.reached = _advance(self.stop, self._fallbacks, self.reached, char)
         return self.reached == len(self.stop)
 

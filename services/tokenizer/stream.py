@@ -29,7 +29,7 @@ class DetokenizeStream:
         self._reading: asyncio.Timeout | None = None
 
     async def next(self) -> pb.DetokenizeRequest | None:
-        """The next request; None when the caller sends no more or `end_if_idle` was called."""
+        """Return the next request; None when no more come or `end_if_idle` was called."""
         try:
             async with asyncio.timeout(None) as self._reading:
                 return await anext(self._requests, None)
@@ -39,7 +39,7 @@ class DetokenizeStream:
             self._reading = None
 
     async def step(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
-        """What one engine step adds; INVALID_ARGUMENT names a delta that is out of its limits."""
+        """Return what one engine step adds; raise INVALID_ARGUMENT for a delta out of limits."""
         response = pb.DetokenizeResponse()
         ids = 0
         for i, delta in enumerate(request.deltas):
@@ -68,7 +68,7 @@ class DetokenizeStream:
         return response
 
     def end_if_idle(self) -> None:
-        """Ends the call, if it waits for a request and no sequence is underway."""
+        """End the call, if it waits for a request and no sequence is underway."""
         if self._reading is not None and len(self.detokenizer) == 0:
             self._reading.reschedule(asyncio.get_running_loop().time())
 
@@ -88,5 +88,5 @@ def _check_delta(i: int, delta: pb.DetokenizeDelta) -> None:
 
 
 def _usable(stop: Iterable[str]) -> bool:
-    given = list(stop)
-    return len(given) <= MAX_STOPS and all(1 <= len(text) <= MAX_STOP_CHARS for text in given)
+    stops = list(stop)
+    return len(stops) <= MAX_STOPS and all(1 <= len(text) <= MAX_STOP_CHARS for text in stops)

@@ -34,7 +34,7 @@ class Workers:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """The result of `work`, within the request's deadline.
+        """Return the result of `work`, within the request's deadline.
 
         Raises RESOURCE_EXHAUSTED when too many jobs wait, DEADLINE_EXCEEDED, and what work raises.
         """
@@ -56,7 +56,7 @@ class Workers:
             return await asyncio.wrap_future(job)
 
     async def close(self) -> None:
-        """Waits for running jobs and drops waiting ones; idempotent."""
+        """Wait for running jobs and drop waiting ones; idempotent."""
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
     def _ended(self) -> None:

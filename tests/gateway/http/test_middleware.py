@@ -142,7 +142,7 @@ async def test_drain_finishes_what_was_admitted(stack: Any) -> None:
     url, body = stack.url + "/v1/chat/completions", {**stack.body, "stream": True}
     async with stack.http.post(url, json=body) as running:
         stack.lifecycle.advance(State.DRAINING)
-        draining = asyncio.create_task(stack.lifecycle._drains[0]())
+        draining = asyncio.create_task(stack.lifecycle.drain())
         status, headers, refusal = await stack.chat()
         assert status == 503 and headers["Connection"] == "close"
         assert headers["Retry-After"] and refusal["error"]["type"] == "service_unavailable"

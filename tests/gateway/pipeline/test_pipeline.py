@@ -83,7 +83,7 @@ async def test_bypass_neither_looks_nor_stores(
     """What is random or must not be kept never touches the cache."""
     assert outcome(await stack.chat(headers, **extra)) == "bypass"
     assert stack.cache.lookups == 0
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     assert not stack.cache.answers
 
 
@@ -127,7 +127,7 @@ async def test_answers_that_broke_are_not_kept(stack: Any) -> None:
     stack.generator.words = ["Hel", RuntimeError("broken")]
     status, _, _ = await stack.chat()
     assert status == 500
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     assert not stack.cache.answers
 
 
