@@ -21,7 +21,7 @@ class Documents:
         self._max_document_bytes = max_document_bytes
 
     async def add(self, request: web.Request) -> web.Response:
-        """Queues the raw body as a document of a collection."""
+        """Queue the raw body as a document of a collection."""
         collection = _name("collection", request.match_info["collection"])
         source = _name("source", request.query.get("source", ""))
         content = await read_bytes(request, self._max_document_bytes)
@@ -35,7 +35,7 @@ class Documents:
         return web.json_response(queued, status=202)
 
     async def ingestion(self, request: web.Request) -> web.Response:
-        """How far a queued document is."""
+        """Tell how far a queued document is."""
         ingestion_id = _name("ingestion_id", request.match_info["ingestion_id"])
         ingestion = await self._store.ingestion(ingestion_id, request[CONTEXT])
         return web.json_response(
@@ -48,7 +48,7 @@ class Documents:
         )
 
     async def collections(self, request: web.Request) -> web.Response:
-        """What can be searched."""
+        """List what can be searched."""
         listed = [
             {"name": c.name, "documents": c.documents, "passages": c.passages}
             for c in await self._store.collections(request[CONTEXT])

@@ -25,27 +25,27 @@ class Fields:
         self._path = path
 
     def name(self, field: str) -> str:
-        """The field's name from the request's root."""
+        """Return the field's name from the request's root."""
         return f"{self._path}.{field}" if self._path else field
 
     def take(self, field: str) -> Any:
-        """The raw value; None where it is absent."""
+        """Take the raw value; None where it is absent."""
         return self._left.pop(field, None)
 
     def required(self, field: str) -> Any:
-        """The raw value; refuses absence."""
+        """Take the raw value; refuse absence."""
         value = self.take(field)
         if value is None:
             raise invalid(self.name(field), f"Missing required field: {self.name(field)}.")
         return value
 
     def integer(self, field: str, low: int, high: int) -> int | None:
-        """An integer within [low, high]."""
+        """Take an integer within [low, high]."""
         value = self.take(field)
         return None if value is None else integer(self.name(field), value, low, high)
 
     def number(self, field: str, low: float, high: float, *, above: bool = False) -> float | None:
-        """A finite number within [low, high], or (low, high] with `above`."""
+        """Take a finite number within [low, high], or (low, high] with `above`."""
         value = self.take(field)
         if value is None:
             return None
@@ -59,19 +59,19 @@ class Fields:
         return float(value)
 
     def boolean(self, field: str) -> bool:
-        """True or false; false where it is absent."""
+        """Take true or false; false where it is absent."""
         value = self.take(field)
         if value is None or isinstance(value, bool):
             return bool(value)
         raise wrong_type(self.name(field), "a boolean", value)
 
     def text(self, field: str, *, low: int = 0, high: int | None = None) -> str | None:
-        """A string of `low` to `high` characters."""
+        """Take a string of `low` to `high` characters."""
         value = self.take(field)
         return None if value is None else text(self.name(field), value, low=low, high=high)
 
     def choice(self, field: str, allowed: Sequence[str]) -> str | None:
-        """One of some words."""
+        """Take one of some words."""
         value = self.text(field)
         if value is None or value in allowed:
             return value
@@ -79,7 +79,7 @@ class Fields:
         raise invalid(self.name(field), f"{self.name(field)} must be one of {listed}.")
 
     def only_default(self, field: str, *values: Any) -> None:
-        """Accepts only values that change nothing: null, empties and `values`."""
+        """Accept only values that change nothing: null, empties and `values`."""
         value = self.take(field)
         if value is None or value in _EMPTY:
             return
@@ -88,19 +88,19 @@ class Fields:
         raise invalid(self.name(field), f"{self.name(field)} is not supported yet.")
 
     def ignore(self, *fields: str) -> None:
-        """Accepts any value of fields that change nothing in the answer."""
+        """Accept any value of fields that change nothing in the answer."""
         for field in fields:
             self._left.pop(field, None)
 
     def finish(self) -> None:
-        """Refuses what is left; its values change meaning that we do not know."""
+        """Refuse what is left; its values change meaning that we do not know."""
         for field in self._left:
             name = printable(self.name(field))
             raise invalid(name, f"Unrecognized request argument supplied: {name}")
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an integer within [low, high]; booleans and floats are none."""
+    """Return `value` as an integer within [low, high]; booleans and floats are none."""
     if type(value) is not int:
         raise wrong_type(name, "an integer", value)
     if not low <= value <= high:
@@ -109,7 +109,7 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
 
 
 def text(name: str, value: Any, *, low: int = 0, high: int | None = None) -> str:
-    """`value` as a string that UTF-8 can carry, of `low` to `high` characters."""
+    """Return `value` as a string that UTF-8 can carry, of `low` to `high` characters."""
     if not isinstance(value, str):
         raise wrong_type(name, "a string", value)
     if not value.isascii():
@@ -127,7 +127,7 @@ def text(name: str, value: Any, *, low: int = 0, high: int | None = None) -> str
 def texts(
     name: str, value: Any, *, low: int, high: int, longest: int | None = None
 ) -> tuple[str, ...]:
-    """`value` as a list of at most `high` strings of `low` to `longest` characters."""
+    """Return `value` as a list of at most `high` strings of `low` to `longest` characters."""
     if not isinstance(value, list):
         raise wrong_type(name, "a string or a list of strings", value)
     if len(value) > high:
@@ -138,12 +138,12 @@ def texts(
 
 
 def wrong_type(name: str, wanted: str, value: Any) -> MeshError:
-    """The refusal of a value of another type."""
+    """Return the refusal of a value of another type."""
     return invalid(name, f"{name} must be {wanted}, not {_kind(value)}.")
 
 
 def printable(name: str) -> str:
-    """A name from the request, fit for a message."""
+    """Return a name from the request, fit for a message."""
     return name[:200].encode("ascii", "backslashreplace").decode()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import grpc
 from prometheus_client import Counter
 
+from mesh.mailbox import Mailbox
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 
@@ -56,13 +57,22 @@ Call = grpc.aio.StreamStreamCall[pb.DetokenizeRequest, pb.DetokenizeResponse]
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
+    """All tokens so far, of which the stream has had `num_sent`; `queued` to send it more.
+
+    The service holds it while it is `opened` and not `closed`.
+    """
+
     id: str
     stop: tuple[str, ...]
     include_stop: bool
     sink: Sink
     token_ids: list[int] = field(default_factory=list)
+    num_sent: int = 0
     final: bool = False
+    forgotten: bool = False
     opened: bool = False
+    closed: bool = False
+    queued: bool = False
     num_chars: int = 0
     to_skip: int = 0
 
@@ -85,37 +95,37 @@ class Detokenizer:
         self._stream_of: dict[str, _Stream] = {}
 
     def open(self, sequence_id: str, stop: Sequence[str], include_stop: bool, sink: Sink) -> None:
-        """A new sequence; `sink` is called with its text until a `Text` is final or stopped."""
+        """Begin a sequence; `sink` is called with its text until a `Text` is final or stopped."""
         stream = self._stream_of[sequence_id] = next(self._turn)
         stream.sequences[sequence_id] = _Sequence(sequence_id, tuple(stop), include_stop, sink)
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
-        """More tokens of a sequence, to be sent with the next message."""
+        """Send more tokens of a sequence, with the next message."""
         stream = self._stream_of.get(sequence_id)
         if stream is not None:
             stream.feed(sequence_id, token_ids, final)
 
     def forget(self, sequence_id: str) -> None:
-        """The sequence needs no more text; idempotent."""
+        """Let go of a sequence that needs no more text; idempotent."""
         stream = self._stream_of.pop(sequence_id, None)
         if stream is not None:
             stream.forget(sequence_id)
 
     async def run(self) -> None:
-        """Keeps the streams going until cancelled."""
+        """Keep the streams going until cancelled."""
         async with asyncio.TaskGroup() as group:
             for stream in self._streams:
                 group.create_task(stream.run())
 
 
 class _Stream:
-    """One stream: what waits to be sent on it and what it still owes."""
+    """One stream: the sequences on it, which of them have news for it, and what it owes."""
 
     def __init__(self, stub: "pb_grpc.TokenizerAsyncStub") -> None:
         self._stub = stub
         self.sequences: dict[str, _Sequence] = {}
-        self._pending: dict[str, tuple[list[int], bool]] = {}
-        self._news = asyncio.Event()
+        # bounded by the sequences in flight: each is in it once at most
+        self._pending: Mailbox[_Sequence] = Mailbox()
         self._owed: deque[_Sent] = deque()
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
@@ -125,18 +135,20 @@ class _Stream:
             return
         sequence.token_ids.extend(token_ids)
         sequence.final = sequence.final or final
-        waiting, _ = self._pending.get(sequence_id, ([], False))
-        waiting.extend(token_ids)
-        self._pending[sequence_id] = (waiting, sequence.final)
-        self._news.set()
+        self._queue(sequence)
 
     def forget(self, sequence_id: str) -> None:
         sequence = self.sequences.pop(sequence_id, None)
-        self._pending.pop(sequence_id, None)
-        if sequence is not None and sequence.opened and not sequence.final:
-            # the service still holds it: an empty last delta lets it go
-            self._pending[sequence_id] = ([], True)
-            self._news.set()
+        if sequence is not None:
+            sequence.forgotten = True
+            if sequence.opened and not sequence.closed:
+                # the service still holds it: an empty last delta lets it go
+                self._queue(sequence)
+
+    def _queue(self, sequence: _Sequence) -> None:
+        if not sequence.queued:
+            sequence.queued = True
+            self._pending.put(sequence)
 
     async def run(self) -> None:
         while True:
@@ -157,45 +169,43 @@ class _Stream:
             await asyncio.sleep(RECONNECT_S)
 
     def _start_over(self) -> None:
-        """Everything is owed again: all tokens so far, less the text that was delivered."""
+        """Owe everything again: all tokens so far, less the text that was delivered."""
         self._owed.clear()
-        self._pending = {
-            s.id: (list(s.token_ids), s.final)
-            for s in self.sequences.values()
-            if s.token_ids or s.final
-        }
+        self._pending = Mailbox()
         for sequence in self.sequences.values():
-            sequence.opened = False
+            sequence.num_sent = 0
+            sequence.opened = sequence.closed = sequence.queued = False
             sequence.to_skip = sequence.num_chars
-        if self._pending:
-            self._news.set()
+            if sequence.token_ids or sequence.final:
+                self._queue(sequence)
 
     async def _write(self, call: Call) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            if self._pending:
-                await call.write(self._take())
+            await call.write(self._message(await self._pending.take_all()))
 
-    def _take(self) -> pb.DetokenizeRequest:
+    def _message(self, sequences: Sequence[_Sequence]) -> pb.DetokenizeRequest:
+        """Return what these have not sent yet, and note what the stream owes for it."""
         request = pb.DetokenizeRequest()
         marks = {}
-        pending, self._pending = self._pending, {}
-        for sequence_id, (waiting, ends) in pending.items():
-            token_ids, later = waiting[:MAX_DELTA_TOKENS], waiting[MAX_DELTA_TOKENS:]
-            final = ends and not later
-            if later:
-                self._pending[sequence_id] = (later, ends)
-                self._news.set()
-            delta = request.deltas.add(sequence_id=sequence_id, token_ids=token_ids, final=final)
-            sequence = self.sequences.get(sequence_id)
-            if sequence is None:
+        for sequence in sequences:
+            sequence.queued = False
+            if sequence.forgotten:
+                if not sequence.closed:
+                    request.deltas.add(sequence_id=sequence.id, final=True)
                 continue
+            end = min(sequence.num_sent + MAX_DELTA_TOKENS, len(sequence.token_ids))
+            token_ids = sequence.token_ids[sequence.num_sent : end]
+            sequence.num_sent = end
+            final = sequence.final and end == len(sequence.token_ids)
+            delta = request.deltas.add(sequence_id=sequence.id, token_ids=token_ids, final=final)
             if not sequence.opened:
                 delta.stop.extend(sequence.stop)
                 delta.include_stop = sequence.include_stop
                 sequence.opened = True
-            marks[sequence_id] = (len(sequence.token_ids) - len(later), final)
+            sequence.closed = final
+            marks[sequence.id] = (end, final)
+            if end < len(sequence.token_ids):
+                self._queue(sequence)
         self._owed.append(_Sent(marks, asyncio.get_running_loop().time()))
         return request
 
@@ -234,7 +244,8 @@ class _Stream:
             text = text[skipped:]
             sequence.num_chars += len(text)
             if stopped or final:
+                # the service has let it go as well
                 self.sequences.pop(sequence_id)
-                self._pending.pop(sequence_id, None)
+                sequence.forgotten = sequence.closed = True
             if text or stopped or final:
                 sequence.sink(Text(text, num_tokens, stopped, final or stopped))

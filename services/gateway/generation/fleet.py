@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from mesh.bus import Bus, subjects
 from mesh.context import RequestContext
-from mesh.errors import Code, MeshError, unavailable
+from mesh.errors import MeshError, unavailable
 from mesh.pb import events_pb2
 from mesh.telemetry import inject
 from services.gateway.domain.generation import GenerationRequest, Model, Reservation, TextDelta
@@ -56,7 +56,7 @@ class Fleet:
         )
 
     async def start(self) -> None:
-        """Subscribes and asks all replicas to announce themselves."""
+        """Subscribe and ask all replicas to announce themselves."""
         await self._bus.subscribe(
             subjects.frames(self.gateway_id), events_pb2.Frame, self._on_frame
         )
@@ -67,17 +67,17 @@ class Fleet:
         await self._bus.publish(subjects.HELLO, events_pb2.Hello(gateway_id=self.gateway_id))
 
     async def run(self) -> None:
-        """Sends commands and watches for silence until cancelled."""
+        """Send commands and watch for silence until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send())
             group.create_task(self._tick())
 
     def models(self) -> list[Model]:
-        """What the live replicas serve."""
+        """Return what the live replicas serve."""
         return self._dispatcher.models()
 
     async def ping(self) -> None:
-        """Raises unless a replica is there."""
+        """Raise unless a replica is there."""
         if not self.models():
             raise unavailable("no generator replica")
 
@@ -91,20 +91,12 @@ class Fleet:
         sequence = self._submit(request, context, reservation)
         num_finished = 0
         try:
-            while True:
-                async with asyncio.timeout(context.remaining()):
-                    await sequence.news.wait()
-                sequence.news.clear()
-                while sequence.texts:
-                    delta = sequence.texts.popleft()
+            while num_finished < sequence.num_beams:
+                async with context.limit():
+                    deltas = await sequence.texts.take_all()
+                for delta in deltas:
                     yield delta
                     num_finished += delta.finish_reason is not None
-                    if num_finished == sequence.num_beams:
-                        return
-                if sequence.fault is not None:
-                    raise sequence.fault
-        except TimeoutError:
-            raise MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.") from None
         finally:
             self._forget(sequence)
 
@@ -130,7 +122,7 @@ class Fleet:
         return sequence
 
     def _forget(self, sequence: SequenceInFlight) -> None:
-        """Ends a sequence for whatever reason; its replica is told if it still works on it."""
+        """End a sequence for whatever reason; tell its replica if it still works on it."""
         job_id = sequence.job.id
         self._sequences.pop(job_id, None)
         for text_id in sequence.text_ids():

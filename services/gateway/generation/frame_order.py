@@ -33,7 +33,7 @@ class FrameOrder(Generic[F]):
         return f"FrameOrder(next={self._next}, held={len(self._held)})"
 
     def accept(self, number: int, frame: F, oldest: int) -> Arrival[F]:
-        """A frame came; `oldest` is the first number that the replica can still send again."""
+        """Take a frame; `oldest` is the first number that the replica can still send again."""
         if number < self._next:
             return Arrival()
         self._held[number] = frame
@@ -44,7 +44,7 @@ class FrameOrder(Generic[F]):
         return self._with_gap(tuple(ready), oldest, max(self._held, default=0) - 1)
 
     def heartbeat(self, number: int, oldest: int) -> Arrival[F]:
-        """The replica says that `number` was its last; what was asked for before is asked again."""
+        """Take the number of the replica's last frame; ask again for what was asked for before."""
         self._asked_to = 0
         if number < self._next - 1:
             # the replica forgot this gateway meanwhile and counts anew

@@ -1,11 +1,11 @@
 """One sequence in flight, from its submission to its one outcome."""
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import MeshError
+from mesh.mailbox import Mailbox
 from services.gateway.domain.generation import GenerationRequest, TextDelta, TokenLogprobs, Usage
 from services.gateway.generation.detokenizer import Text
 from services.gateway.generation.job import Job
@@ -20,19 +20,17 @@ class SequenceInFlight:
     request: GenerationRequest
     headers: Mapping[str, str]
     deadline_unix_ms: int
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    texts: deque[TextDelta] = field(default_factory=deque)
+    # bounded by its tokens: each text has one at least
+    texts: Mailbox[TextDelta] = field(default_factory=Mailbox)
     logprobs: deque[TokenLogprobs] = field(default_factory=deque)
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     num_described: int = 0
-    fault: MeshError | None = None
     end: End | None = None
     num_beams: int = 1
 
     def fail(self, error: MeshError) -> None:
         """End it by its first error."""
-        self.fault = self.fault or error
-        self.news.set()
+        self.texts.fail(error)
 
     def add_text(self, text: Text) -> None:
         """Take text that came back from the tokenizer; the last of it closes the sequence."""
@@ -51,7 +49,7 @@ class SequenceInFlight:
             delta = replace(
                 delta, finish_reason=end.finish_reason, usage=end.usage, timings=end.timings
             )
-        self._add(delta)
+        self.texts.put(delta)
 
     def add_beam_text(self, index: int, finish_reason: str, text: Text) -> None:
         """Take text of a further result of a beam search; the first has the usage of all."""
@@ -59,15 +57,11 @@ class SequenceInFlight:
         if text.final:
             reason = "stop" if text.stopped else finish_reason
             delta = replace(delta, finish_reason=reason, usage=Usage(0, 0))
-        self._add(delta)
+        self.texts.put(delta)
 
     def text_ids(self) -> list[str]:
         """Return what the detokenizer knows the results by; the first has the job's own id."""
         return [beam_id(self.job.id, index) for index in range(self.num_beams)]
-
-    def _add(self, delta: TextDelta) -> None:
-        self.texts.append(delta)
-        self.news.set()
 
     def _take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
         """Take those of the answer's tokens up to there."""

@@ -13,7 +13,10 @@ INLINE_JSON_BYTES = 64 * 1024
 
 
 async def read_bytes(request: web.Request, limit_bytes: int) -> bytes:
-    """The request's body; raises 413 as soon as it is larger, INVALID_ARGUMENT when it is cut."""
+    """Return the request's body.
+
+    Raises 413 as soon as it is larger than the limit, INVALID_ARGUMENT when it is cut.
+    """
     parts = []
     size = 0
     try:
@@ -31,7 +34,7 @@ async def read_bytes(request: web.Request, limit_bytes: int) -> bytes:
 
 
 async def read_json(request: web.Request, limit_bytes: int) -> object:
-    """The request's body as JSON; raises MeshError where it is none."""
+    """Return the request's body as JSON; raises MeshError where it is none."""
     raw = await read_bytes(request, limit_bytes)
     try:
         if len(raw) <= INLINE_JSON_BYTES:
@@ -42,7 +45,7 @@ async def read_json(request: web.Request, limit_bytes: int) -> object:
 
 
 def decoded(raw: bytes) -> object:
-    """A JSON value by the letter of RFC 8259: NaN and Infinity are none."""
+    """Return a JSON value by the letter of RFC 8259: NaN and Infinity are none."""
     return json.loads(raw, parse_constant=_no_constant)
 
 

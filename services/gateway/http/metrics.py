@@ -1,4 +1,4 @@
-"""What the gateway counts about HTTP and generation; the cache counts its own in `answers`."""
+"""What the gateway counts about HTTP and generation; others count their own."""
 
 import time
 
@@ -42,7 +42,7 @@ class GenerationMeter:
         self._last: dict[int, float] = {}
 
     def delta(self, index: int, delta: TextDelta) -> None:
-        """New tokens of a choice."""
+        """Note new tokens of a choice."""
         now = time.perf_counter()
         last = self._last.get(index)
         if last is not None:
@@ -53,6 +53,6 @@ class GenerationMeter:
         self._last[index] = now
 
     def done(self, usage: Usage) -> None:
-        """The request's whole counts."""
+        """Add the request's whole counts."""
         _tokens.labels("prompt").inc(usage.prompt_tokens)
         _tokens.labels("completion").inc(usage.completion_tokens)

@@ -18,7 +18,7 @@ class OptionalService:
         self.failing = False
 
     async def ping(self) -> None:
-        """Raises until the service was seen ready."""
+        """Raise until the service was seen ready."""
         try:
             await self._ping()
         except MeshError:
@@ -38,11 +38,11 @@ class Probes:
         self._optional = optional
 
     async def live(self, request: web.Request) -> web.Response:
-        """The loop answers."""
+        """Answer while the loop does."""
         return web.json_response({"status": "alive"})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 when requests can be answered; names what fails otherwise."""
+        """Answer 200 when requests can be answered; else name what fails."""
         failing = await self._checks.failing()
         degraded = [
             name
@@ -54,6 +54,6 @@ class Probes:
         return web.json_response(body, status=503 if failing else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus text."""
+        """Answer with Prometheus' text."""
         text = await asyncio.to_thread(generate_latest)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})

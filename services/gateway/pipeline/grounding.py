@@ -1,4 +1,4 @@
-"""Turns retrieved passages into a prompt. Knows neither HTTP nor gRPC.
+"""Turns retrieved passages into a prompt.
 
 The wording is a contract with the bundled model: `training/` renders its documents through this
 module, so that a model sees in service exactly what it saw in training.
@@ -14,7 +14,7 @@ REFUSAL = "The passages do not say."
 
 
 def render(passages: Sequence[str], system: str = "") -> str:
-    """The system message that grounds an answer: `system` first, then numbered passages from 1.
+    """Return the system message that grounds an answer: `system`, then passages numbered from 1.
 
     Line breaks inside a passage become spaces, so that each passage stays one line.
     """

@@ -1,4 +1,4 @@
-"""Many sequences of one request as one stream of (choice, delta). Knows no transport."""
+"""Many sequences of one request as one stream of (run, delta)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -12,7 +12,7 @@ MAX_WAITING = 64
 
 
 async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Items of all streams as they come, with the stream's index.
+    """Yield items of all streams as they come, with the stream's index.
 
     Closing it, or a failure of any stream, closes all of them before it returns.
     """

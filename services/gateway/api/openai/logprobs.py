@@ -145,7 +145,7 @@ def _entry(text: str, value: float) -> dict[str, Any]:
 
 
 def _by_text(one: TokenLogprobs, texts: Texts, count: int) -> dict[str, float]:
-    """The token's own value and the alternatives'; of equal texts the likeliest counts."""
+    """Return the values by text: the token's and the alternatives', of equal texts the best."""
     entries = [*one.top[:count], (one.token_id, one.logprob)]
     by_text: dict[str, float] = {}
     for token_id, value in sorted(entries, key=lambda entry: -entry[1]):

@@ -17,11 +17,11 @@ class Models:
         self._created = created
 
     async def index(self, request: web.Request) -> web.Response:
-        """All models."""
+        """List all models."""
         return web.json_response({"object": "list", "data": self._cards()})
 
     async def one(self, request: web.Request) -> web.Response:
-        """One model by its name."""
+        """Answer with one model by its name."""
         wanted = request.match_info["id"]
         for card in self._cards():
             if card["id"] == wanted:

@@ -143,12 +143,12 @@ def read_beam_search(read: Fields, *, stream: bool) -> float | None:
 
 
 def _scored(delivery: Delivery, *, ranked: bool) -> int | None:
-    """The best of several are told by their log-probabilities, asked for or not."""
+    """Return what to ask for: the best of several are told by their log-probabilities."""
     return 0 if delivery.logprobs is None and ranked else delivery.logprobs
 
 
 def _prompt_scored(delivery: Delivery, *, echo: bool) -> int | None:
-    """An echoed prompt has log-probabilities like the answer's."""
+    """Return what to ask for: an echoed prompt is described like the answer."""
     echoed = delivery.logprobs if echo else None
     counts = [count for count in (echoed, delivery.prompt_logprobs) if count is not None]
     return max(counts, default=None)

@@ -93,12 +93,12 @@ def _top_k(value: int | None) -> int | None:
 
 
 def _seed(value: int | None) -> int | None:
-    """A signed seed is the wire's unsigned one."""
+    """Return the wire's unsigned form of a signed seed."""
     return None if value is None else value % 2**64
 
 
 def _share(value: float | None) -> float | None:
-    """A share or factor that must not become 0 as a float32."""
+    """Keep a share or factor from becoming 0 as a float32."""
     return None if value is None else max(value, MIN_SHARE)
 
 
@@ -113,7 +113,7 @@ def _some_ids(name: str, read: Fields, most: int) -> tuple[int, ...]:
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
-    """Bias by token id, in the order of the ids: equal requests get equal cache keys."""
+    """Return bias by token id, in the order of the ids: equal requests get equal cache keys."""
     if value is None:
         return ()
     inner = Fields(value, "logit_bias")
