@@ -33,14 +33,14 @@ class Authenticator:
                 "Missing API key: send it as `Authorization: Bearer KEY`.",
             )
         given = _digest(key.strip())
-        found = None
+        caller = None
         # every key is compared, so that time does not tell which one was near
         for known, principal in self._principals:
             if hmac.compare_digest(known, given):
-                found = principal
-        if found is None:
+                caller = principal
+        if caller is None:
             raise MeshError(Code.UNAUTHENTICATED, "Incorrect API key.")
-        return found
+        return caller
 
 
 def _digest(key: str) -> bytes:

@@ -6,11 +6,11 @@ the engine itself; where it goes, `routing` says.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mesh.errors import Code, MeshError, unavailable
 from services.gateway.domain.generation import Model, Reservation
-from services.gateway.generation.job import Job
+from services.gateway.generation.job import Job, Work
 from services.gateway.generation.routing import (
     Replica,
     Report,
@@ -27,18 +27,6 @@ SILENCE_LIMIT_S = 3.0
 MISSING_LIMIT_S = 2.0
 # the least that a refused caller is told to wait, where no replica knows better
 MIN_WAIT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What follows from a change: jobs to send to their `replica_id`, jobs that were lost.
-
-    `refused` came back from their replicas, to a full queue.
-    """
-
-    send: tuple[Job, ...] = ()
-    lost: tuple[Job, ...] = ()
-    refused: tuple[Job, ...] = ()
 
 
 class Dispatcher:

@@ -21,9 +21,9 @@ from mesh.telemetry import inject
 from services.gateway.domain.generation import GenerationRequest, Model, Reservation, TextDelta
 from services.gateway.generation import wire
 from services.gateway.generation.detokenizer import Detokenizer
-from services.gateway.generation.dispatcher import Dispatcher, Work
+from services.gateway.generation.dispatcher import Dispatcher
 from services.gateway.generation.frame_order import FrameOrder
-from services.gateway.generation.job import Job
+from services.gateway.generation.job import Job, Work
 from services.gateway.generation.sequence import SequenceInFlight, beam_id
 from services.gateway.generation.wire import Delta, End
 

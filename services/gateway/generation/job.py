@@ -1,4 +1,4 @@
-"""A sequence on its way through the generator stage, as its placement needs to know it."""
+"""A sequence as its placement needs to know it, and what follows from a change of places."""
 
 from dataclasses import dataclass
 
@@ -33,3 +33,15 @@ class Job:
     def peak_tokens(self) -> int:
         """KV tokens that it can come to hold."""
         return self.num_prompt_tokens + self.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What follows from a change: jobs to send to their `replica_id`, jobs that were lost.
+
+    `refused` came back from their replicas, to a full queue.
+    """
+
+    send: tuple[Job, ...] = ()
+    lost: tuple[Job, ...] = ()
+    refused: tuple[Job, ...] = ()

@@ -117,8 +117,8 @@ def _end(message: events_pb2.SequenceDelta) -> End | None:
     if reason == common_pb2.FINISH_REASON_UNSPECIFIED:
         return None
     if reason == common_pb2.FINISH_REASON_REJECTED:
-        told = message.HasField("expected_wait_s")
-        return End(rejected=True, expected_wait_s=message.expected_wait_s if told else None)
+        wait_s = message.expected_wait_s if message.HasField("expected_wait_s") else None
+        return End(rejected=True, expected_wait_s=wait_s)
     if reason not in FINISH_REASONS:
         return End(error=_failure(reason))
     timings = message.timings

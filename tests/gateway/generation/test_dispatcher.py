@@ -15,9 +15,8 @@ from services.gateway.generation.dispatcher import (
     MISSING_LIMIT_S,
     SILENCE_LIMIT_S,
     Dispatcher,
-    Work,
 )
-from services.gateway.generation.job import Job
+from services.gateway.generation.job import Job, Work
 from services.gateway.generation.routing import Report
 
 A = Model("a", "r1", 512, 100)
