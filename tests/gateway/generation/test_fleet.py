@@ -457,6 +457,22 @@ async def test_a_full_queue_refuses(stage: Stage) -> None:
     assert {e.retry_after_s for e in errors if e.code is Code.RESOURCE_EXHAUSTED} == {1.0}
 
 
+async def test_a_holder_of_places_is_not_refused(stage: Stage) -> None:
+    """With the queue full, sequences that were reserved wait for their replica."""
+    replica = await stage.replica("r1", room=0)
+    held = stage.dispatcher.reserve(MODEL, [30, 30])
+    others = [stage.read() for _ in range(7)]
+    await until(lambda: any(reading.error for reading in others))
+    context = RequestContext.start(20)
+    readings = [Reading(stage.fleet.stream(request(), context, held)) for _ in range(2)]
+    await until(lambda: stage.dispatcher.num_waiting() == 8)
+    stage.dispatcher.release(held)
+    replica.room = 8
+    for number in range(8):
+        await replica.say((await replica.job(number)).job_id, "a", STOP)
+    assert [(await reading.done()).text for reading in readings] == ["a", "a"]
+
+
 async def test_a_full_queue_tells_the_wait_that_replicas_announce(stage: Stage) -> None:
     """The refusal's time to retry is what the replica expects from its own queue."""
     replica = await stage.replica("r1", room=0)

@@ -26,11 +26,7 @@ def test_the_least_loaded_with_room() -> None:
     """Fewest sequences first, then most tokens; without room it does not count."""
     job = Job("j", MODEL, 20, 20, arrived=0.0)
     full = replica("full", tokens=39)
-    candidates = [
-        full,
-        replica("busy", load=3),
-        replica("b", load=2),
-        replica("a", tokens=200, load=2),
-    ]
+    best = replica("a", tokens=200, load=2)
+    candidates = [full, replica("busy", load=3), replica("b", load=2), best]
     assert least_loaded(job, candidates) is best
     assert least_loaded(job, [full]) is None

@@ -11,8 +11,10 @@ RAG = {"retrieval": {"collection": "docs", "top_k": 3}}
 
 
 @pytest.fixture
-def settings(settings: Any) -> Any:
-    """One job fills the queue."""
+def settings(settings: Any, request: pytest.FixtureRequest) -> Any:
+    """One job fills the queue, or a few tokens."""
+    if "more_tokens" in request.node.name:
+        return settings.model_copy(update={"max_waiting_tokens": 60})
     return settings.model_copy(update={"max_waiting": 1})
 
 
@@ -51,7 +53,7 @@ async def test_a_hundred_refusals_cost_no_call(stack: Any, stream: bool) -> None
 async def test_what_was_answered_before_is_found_without_tokenizing(stack: Any) -> None:
     """With the queue full, a remembered request costs one lookup; another priority is the same."""
     await stack.chat()
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     fill(stack)
     before = work(stack)
     for extra in ({}, {"priority": 5}, {"stream": True}):
@@ -67,7 +69,7 @@ async def test_what_was_answered_before_is_found_without_tokenizing(stack: Any) 
 async def test_what_the_cache_lost_is_refused(stack: Any) -> None:
     """A remembered request whose answer is gone has no place like any other."""
     await stack.chat()
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     stack.cache.answers.clear()
     fill(stack)
     assert (await stack.chat())[0] == 429
@@ -90,7 +92,7 @@ async def test_other_requests_are_refused(
     """Passages, a wish for a fresh answer, another tenant or another field do not find it."""
     await stack.chat()
     await stack.chat(**RAG)
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     fill(stack)
     assert (await stack.chat(headers, **extra))[0] == 429
 
@@ -99,16 +101,15 @@ async def test_an_echo_of_texts_is_found_whole(stack: Any) -> None:
     """The repeated prompt is the request's own, so a hit needs no tokenizer for it."""
     body = {"model": "tiny", "prompt": "abc", "echo": True, "temperature": 0}
     first = await stack.post("/v1/completions", body)
-    await stack.lifecycle._drains[1]()
+    await stack.lifecycle.drain()
     fill(stack)
     status, _, again = await stack.post("/v1/completions", body)
     assert status == 200 and again["choices"] == first[2]["choices"]
     assert again["choices"][0]["text"] == "abcHello you"
 
 
-async def test_more_tokens_than_estimated_may_be_refused(stack: Any, settings: Any) -> None:
+async def test_more_tokens_than_estimated_may_be_refused(stack: Any) -> None:
     """A prompt that turns out to pass the queue's bound is refused before it is generated."""
-    stack.queue._waiting._max_tokens = 60
     status, _, body = await stack.chat(
         messages=[{"role": "user", "content": "x" * 40}], max_tokens=10
     )
