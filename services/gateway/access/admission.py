@@ -19,6 +19,11 @@ class Permit:
         self.reservation = reservation
         self._queue = queue
 
+    @property
+    def model(self) -> Model:
+        """The model that the request names."""
+        return self.reservation.model
+
     def correct(self, requests: Sequence[GenerationRequest]) -> None:
         """Count the tokens of what will be generated; raises RESOURCE_EXHAUSTED."""
         self._queue.correct(self.reservation, [request.peak_tokens for request in requests])

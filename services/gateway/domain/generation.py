@@ -109,7 +109,8 @@ class Reservation:
     """What a generator's queue holds for sequences that are not submitted yet.
 
     `num_places` wait in the queue if need be, and may come to `num_tokens` KV tokens together;
-    `num_direct` more can run at once. Only the queue that gave it changes it.
+    `num_direct` more, of `direct_tokens` each at most, can run at once. Only the queue that gave it
+    changes it.
     """
 
     model: Model
@@ -118,6 +119,7 @@ class Reservation:
     num_places: int = 0
     num_tokens: int = 0
     num_direct: int = 0
+    direct_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,10 +108,12 @@ class WaitingQueue:
         sums = [0, *accumulate(num_tokens)]
         num_places = max(k for k, total in enumerate(sums) if k <= places and total <= tokens)
         num_direct = len(num_tokens) - num_places
-        if num_direct > reservation.num_direct:
+        direct_tokens = max(num_tokens[num_places:], default=0)
+        if num_direct > reservation.num_direct or direct_tokens > reservation.direct_tokens:
             held_elsewhere = self._num_direct[reservation.model] - reservation.num_direct
-            if num_direct > room(max(num_tokens[num_places:])) - held_elsewhere:
+            if num_direct > room(direct_tokens) - held_elsewhere:
                 return False
+        reservation.direct_tokens = direct_tokens
         self._reservations.add(reservation)
         self._change(reservation, num_places, sums[num_places], num_direct)
         return True

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import typedefs, web
-from aiohttp.typedefs import Handler
 from opentelemetry.trace import Span, SpanKind
 
 from mesh.context import REQUEST_ID, RequestContext
@@ -64,12 +63,14 @@ class Middleware:
         """Return the function for `web.Application(middlewares=...)`."""
 
         @web.middleware
-        async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def surround(request: web.Request, handler: typedefs.Handler) -> web.StreamResponse:
             return await self._surround(request, handler)
 
         return surround
 
-    async def _surround(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _surround(
+        self, request: web.Request, handler: typedefs.Handler
+    ) -> web.StreamResponse:
         started = request[STARTED] = time.perf_counter()
         request[CONTEXT] = RequestContext.start(self._timeout_s, _request_id(request))
         route = _route(request)
@@ -86,13 +87,13 @@ class Middleware:
             metrics.latency.labels(route).observe(time.perf_counter() - started)
 
     async def _answered(
-        self, request: web.Request, handler: Handler, current: Span
+        self, request: web.Request, handler: typedefs.Handler, current: Span
     ) -> web.StreamResponse:
         current.set_attribute("infermesh.request_id", request[CONTEXT].request_id)
         try:
             if not request.path.startswith("/v1/"):
                 return await handler(request)
-            return await self._admitted(request, handler)
+            return await self._authenticated(request, handler)
         except MeshError as error:
             return self._refusal(error)
         except web.HTTPException as answer:
@@ -104,7 +105,9 @@ class Middleware:
             logger.exception("fault in %s (request %s)", request.path, request[CONTEXT].request_id)
             return self._refusal(internal_error(request[CONTEXT]))
 
-    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _authenticated(
+        self, request: web.Request, handler: typedefs.Handler
+    ) -> web.StreamResponse:
         if self._lifecycle.state.value >= State.DRAINING.value:
             response = self._refusal(unavailable("This gateway is shutting down."))
             response.force_close()

@@ -72,7 +72,7 @@ class Pipeline:
             plan = await self._recalled(refusal, principal.tenant, request, policy, context)
         else:
             with permit:
-                plan = await self._plan(request, policy, principal.tenant, context)
+                plan = await self._plan(permit.model, request, policy, principal.tenant, context)
                 if plan.cached is None:
                     permit.correct([run.request for run in plan.runs])
                     yield dataclasses.replace(plan, reservation=permit.reservation)
@@ -103,9 +103,13 @@ class Pipeline:
         return Plan(runs, request.options.n, outcome, cached=answer)
 
     async def _plan(
-        self, request: InferenceRequest, policy: Policy, tenant: str, context: RequestContext
+        self,
+        model: Model,
+        request: InferenceRequest,
+        policy: Policy,
+        tenant: str,
+        context: RequestContext,
     ) -> Plan:
-        model = find_model(self._generator.models(), request.options.model)
         key = MemoKey.of(tenant, model, request)
         prompt = request.prompt
         passages: tuple[Passage, ...] | None = None

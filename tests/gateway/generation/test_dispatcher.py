@@ -248,6 +248,17 @@ def test_a_corrected_count_may_pass_the_bound() -> None:
     fleet.check()
 
 
+def test_a_corrected_count_may_pass_the_room() -> None:
+    """What was to run at once is refused where it turns out too large for the replica and queue."""
+    fleet = dispatcher(said("r1", tokens=100, load=1), max_waiting=0)
+    held = fleet.reserve(A, [40])
+    with pytest.raises(MeshError):
+        fleet.correct(held, [200])
+    fleet.correct(held, [90])
+    assert sent(fleet.submit(job("0", tokens=90), held)) == {"0": "r1"}
+    fleet.check()
+
+
 def test_a_holder_keeps_what_it_holds() -> None:
     """A count that did not grow is not refused where jobs came back beyond the bounds meanwhile."""
     fleet = dispatcher(said("r1", room=2), max_waiting=2)

@@ -245,7 +245,7 @@ async def test_context_refusal_states_the_counts(stack: Any) -> None:
 
 async def test_no_generator_is_unavailable(stack: Any) -> None:
     """Without replicas, a request is told to come again."""
-    stack.generator.served = []
+    stack.queue.gone("r1")
     status, headers, _ = await stack.chat()
     assert status == 503 and headers["Retry-After"] == "1"
 
