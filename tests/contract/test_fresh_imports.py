@@ -18,6 +18,8 @@ ROWS = {
         ("mesh.context", "mesh.errors", "mesh.fair_queue", "mesh.mailbox"),
         TRANSPORTS,
     ),
+    "gateway's domain": (("services.gateway.domain",), TRANSPORTS),
+    "gateway's pipeline": (("services.gateway.pipeline",), TRANSPORTS),
     "retriever": (
         (
             "services.retriever.chunk",
