@@ -27,7 +27,7 @@ from bench.machine import describe
 from services.generator.backend.cpu.attention import attention
 from services.generator.backend.cpu.bf16_linear import bf16_linear
 from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import KVCache
@@ -87,7 +87,7 @@ def linears() -> Iterator[tuple[str, Call, Call]]:
         if not ours:
             print("bfloat16 products are oneDNN's on this machine")
             return
-        others = [Linear(weight, batch_invariant=False) for weight in weights]
+        others = [OneDnnLinear(weight, batch_invariant=False) for weight in weights]
         for rows in (1, 8, 32, 128, 512):
             x = torch.randn(rows, inputs).bfloat16()
             yield f"linear {inputs} -> {outputs}, {rows} rows", turns(ours, x), turns(others, x)

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from services.generator.model.activation import soft_cap_
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.head_attention import Planner
 from services.generator.model.kv_cache import KVCache
 from services.generator.model.layer import LayerStack
+from services.generator.model.linear import Linear
 from services.generator.model.norm import Norm
 from services.generator.model.pages import Pages
-from services.generator.model.projection import Projection
-from services.generator.model.soft_cap import soft_cap_
 
 Rows = Callable[[torch.Tensor], torch.Tensor]
 
@@ -53,7 +53,7 @@ class Decoder:
         planners: Sequence[Planner],
         layers: LayerStack,
         norm: Norm,
-        head: Projection,
+        head: Linear,
     ) -> None:
         self.config = config
         self.dtype = dtype

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
-from services.generator.backend.cpu.parts import CpuKernels
+from services.generator.backend.cpu.parts import CpuParts
 from services.generator.backend.cpu.runner import Runner
 from services.generator.backend.memory import plan_num_blocks, raising_out_of_memory
 from services.generator.engine.config import EngineConfig
@@ -76,7 +76,7 @@ def load_model(
     """
     config = ModelConfig.read(folder)
     compute = compute_dtype(config, dtype)
-    kernels = CpuKernels(
+    parts = CpuParts(
         config,
         compute,
         backend=attention_backend,
@@ -84,4 +84,4 @@ def load_model(
         batch_invariant=batch_invariant,
         block_size=block_size,
     )
-    return build_decoder(config, weights or Checkpoint(folder), compute, kernels)
+    return build_decoder(config, weights or Checkpoint(folder), compute, parts)

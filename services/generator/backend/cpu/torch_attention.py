@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from services.generator.model.activation import soft_cap_
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
 from services.generator.model.pages import Pages
-from services.generator.model.soft_cap import soft_cap_
 
 _TILE_ROWS = 128
 _UNLIMITED = 2**62

@@ -10,7 +10,7 @@ import torch
 
 from services.generator.backend.gpu.decode_graphs import DecodeGraphs
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.layers.parts import GpuKernels
+from services.generator.backend.gpu.layers.parts import GpuParts
 from services.generator.backend.gpu.pages import TablePages
 from services.generator.backend.gpu.runner import GpuRunner
 from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
@@ -59,9 +59,9 @@ def load_runner(
     kept = dtype if config.quantization is None else torch.int8
     check_weights(weights.num_bytes(kept), device.free_bytes())
     before_bytes = device.free_bytes()
-    kernels = GpuKernels(shape, device.device, config.quantization)
+    parts = GpuParts(shape, device.device, config.quantization)
     try:
-        model = build_decoder(shape, weights, dtype, kernels)
+        model = build_decoder(shape, weights, dtype, parts)
     except KernelError as error:
         field = "quantization" if config.quantization else "model"
         raise EngineConfigError(field, str(error)) from error

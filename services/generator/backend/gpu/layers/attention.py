@@ -20,7 +20,7 @@ from services.generator.model.errors import ModelConfigError
 from services.generator.model.kv_cache import LayerCache
 
 
-class PagedHeads:
+class PagedHeadAttention:
     """A `HeadAttention` over a cache with a token to a row.
 
     Decodes are split along their contexts and chunks are not, so in a mixed batch each have a

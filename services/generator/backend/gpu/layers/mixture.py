@@ -13,7 +13,7 @@ from services.generator.backend.gpu.triton.moe.grouped_gemm import (
     sort_by_expert,
 )
 from services.generator.model.activation import Activation
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 
 
 class GroupedMixture:
@@ -25,7 +25,7 @@ class GroupedMixture:
 
     def __init__(
         self,
-        router: Projection,
+        router: Linear,
         gate_up: torch.Tensor,
         down: torch.Tensor,
         activation: Activation,
