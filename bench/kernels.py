@@ -29,9 +29,9 @@ from services.generator.backend.cpu.bf16_linear import bf16_linear
 from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.pages import Pages
 
 RESULT = Path(__file__).parent / "results" / "kernels.json"
 SHAPES = {"smollm-135m": SMOLLM_135M, "qwen3-0.6b": QWEN3_0_6B}
@@ -129,18 +129,18 @@ def attentions() -> Iterator[tuple[str, Call, Call]]:
             blocks = -(-length // BLOCK_SIZE)
             cache = KVCache(config, batch * blocks, BLOCK_SIZE, torch.bfloat16)
             cache.layers[0].slots.normal_()
-            tables = [list(range(row * blocks, (row + 1) * blocks)) for row in range(batch)]
+            block_ids = [list(range(row * blocks, (row + 1) * blocks)) for row in range(batch)]
             slots = [
                 table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE
-                for table in tables
+                for table in block_ids
                 for p in range(length - new, length)
             ]
-            pages = Pages(torch.tensor(slots), [new] * batch, [length] * batch, tables)
+            tables = BlockTables(torch.tensor(slots), [new] * batch, [length] * batch, block_ids)
             qkv = torch.randn(batch * new, config.q_size + 2 * config.kv_size).bfloat16()
             what = f"{batch} decodes" if new == 1 else f"chunk of {new}"
             layer = cache.layers[0]
             calls = [
-                partial(each, qkv, layer, each.plan(pages, BLOCK_SIZE)) for each in (ours, other)
+                partial(each, qkv, layer, each.plan(tables, BLOCK_SIZE)) for each in (ours, other)
             ]
             yield f"attention {shape}, {what}, context {length}", calls[0], calls[1]
 

@@ -1,4 +1,4 @@
-"""What models are made of, as one device computes it best: the seam between models and devices."""
+"""Parts of a model as one backend computes them best: the seam between model and backend."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Parts(Protocol):
         ...
 
     def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Any]:
-        """Return what maps int64 positions [T] to the angles that `heads` of this device take."""
+        """Return what maps int64 positions [T] to the angles that head attention takes."""
         ...
 
     def planner(self, window: int | None) -> Planner:
-        """Return what makes of a step's pages the plan of all layers with this window."""
+        """Return what makes of a step's block tables the plan of all layers with this window."""
         ...
 
     def head_attention(
@@ -61,13 +61,13 @@ class Parts(Protocol):
     def linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
-        """Return the product with [out, in] weights; `adds` if it ends a branch."""
+        """Return the linear layer of [out, in] weights; `adds` if it ends a residual branch."""
         ...
 
     def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
-        """Return the product with a matrix that the checkpoint has in four bits."""
+        """Return the linear layer of a matrix that the checkpoint has in four bits."""
         ...
 
     def mixture(

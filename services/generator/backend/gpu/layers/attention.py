@@ -1,4 +1,4 @@
-"""A layer's attention by the Triton kernels: one launch turns and caches, one or two attend."""
+"""Paged attention by the Triton kernels: one launch for RoPE and the cache, one or two attend."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from services.generator.backend.gpu.block_tables import DeviceBlockTables
 from services.generator.backend.gpu.layers.rope import Angles, no_turn
-from services.generator.backend.gpu.pages import TablePages
 from services.generator.backend.gpu.triton.attention.checks import MAX_GROUP
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
 from services.generator.backend.gpu.triton.attention.paged_prefill import (
@@ -50,7 +50,11 @@ class PagedHeadAttention:
         self._units = torch.ones(config.num_kv_heads, device=device)
 
     def __call__(
-        self, qkv: torch.Tensor, cache: LayerCache, plan: TablePages, rotations: Sequence[Angles]
+        self,
+        qkv: torch.Tensor,
+        cache: LayerCache,
+        plan: DeviceBlockTables,
+        rotations: Sequence[Angles],
     ) -> torch.Tensor:
         """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache."""
         k_cache, v_cache = self._views(cache)

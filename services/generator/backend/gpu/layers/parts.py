@@ -65,7 +65,7 @@ class GpuParts:
 
     def planner(self, window: int | None) -> Planner:
         """See `Parts`; the tables of a step serve every window."""
-        return lambda pages, block_size: pages
+        return lambda tables, block_size: tables
 
     def head_attention(
         self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
