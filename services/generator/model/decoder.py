@@ -91,10 +91,10 @@ class Decoder:
         token_ids: torch.Tensor,
         prepared: ForwardPass,
         cache: KVCache,
-        meanwhile: Callable[[], None] = lambda: None,
+        overlap: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """Return what `forward` does; call `meanwhile` once, while layers compute if they can."""
-        hidden = self.hidden_states(token_ids, prepared, cache, meanwhile)
+        """Return what `forward` does; call `overlap` once, while layers compute if they can."""
+        hidden = self.hidden_states(token_ids, prepared, cache, overlap)
         return self.logits(hidden[prepared.rows])
 
     def hidden_states(
@@ -102,11 +102,11 @@ class Decoder:
         token_ids: torch.Tensor,
         prepared: ForwardPass,
         cache: KVCache,
-        meanwhile: Callable[[], None] = lambda: None,
+        overlap: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Return [T, hidden] after all layers, good until the next call."""
         hidden = self._embedding(token_ids, prepared.positions)
-        return self._layers(hidden, cache, prepared.plans, prepared.rotations, meanwhile)
+        return self._layers(hidden, cache, prepared.plans, prepared.rotations, overlap)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map [S, hidden] after all layers to logits [S, vocab]."""

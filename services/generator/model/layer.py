@@ -56,9 +56,9 @@ class LayerStack(Protocol):
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Any],
-        meanwhile: Callable[[], None],
+        overlap: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden], good until the next call; call `meanwhile` once."""
+        """Map [T, hidden] to [T, hidden], good until the next call; call `overlap` once."""
         ...
 
 
@@ -74,10 +74,10 @@ class LayerByLayer:
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Any],
-        meanwhile: Callable[[], None],
+        overlap: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden]; `meanwhile` is called before."""
-        meanwhile()
+        """Map [T, hidden] to [T, hidden]; `overlap` is called before."""
+        overlap()
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             hidden = layer(hidden, layer_cache, plans, rotations)
         return hidden

@@ -1,7 +1,7 @@
 """All layers of a decoder as one program of compiled kernels.
 
 A pass writes where its batch lies into a few structs and runs the program: one call from Python for
-hundreds of kernels, with the interpreter free meanwhile. The kernels are those that the layers call
+hundreds of kernels, with the interpreter free during it. The kernels are those that the layers call
 one by one elsewhere, so the bits are the same.
 """
 
@@ -54,11 +54,11 @@ class CompiledLayers:
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Rotation],
-        meanwhile: Callable[[], None],
+        overlap: Callable[[], None],
     ) -> torch.Tensor:
         """Map [T, hidden] to [T, hidden], which is good until the next call.
 
-        This thread calls `meanwhile` first, and the others begin without it.
+        This thread calls `overlap` first, and the others begin without it.
         """
         num_rows = len(hidden)
         if self._recording is None or num_rows > len(self._hidden) or cache is not self._cache:
@@ -74,7 +74,7 @@ class CompiledLayers:
         for angles, rotation in zip(self._angles, rotations, strict=True):
             ctypes.pointer(angles)[0] = Angles.of(rotation)
         self._hidden[:num_rows] = hidden
-        self._recording.program.run(meanwhile)
+        self._recording.program.run(overlap)
         return self._hidden[:num_rows]
 
     def _record(self, cache: KVCache) -> _Recording:

@@ -119,7 +119,7 @@ def test_every_call_sees_what_those_before_it_wrote(num_threads: int) -> None:
 
 
 @needs("program")
-def test_what_is_done_meanwhile_is_done_once_and_its_fault_is_told() -> None:
+def test_the_overlap_is_called_once_and_its_fault_is_raised() -> None:
     """The calls are all done even so."""
     norm = RMSNorm(torch.ones(64), 1e-5)
     x = torch.randn(3, 64)
