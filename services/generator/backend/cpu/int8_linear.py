@@ -13,9 +13,9 @@ import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeProduct
+from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 from services.generator.model.quantize import quantize_rows
 
 _LANES = 16  # of the source: outputs of a panel
@@ -48,7 +48,7 @@ def int8_linear(
     bias: torch.Tensor | None = None,
     backend: str = "auto",
     memory: HugePages | None = None,
-) -> Projection:
+) -> Linear:
     """Return `x @ weight.T + bias` for [T, in] rows, its weight [out, in] rounded to int8.
 
     `backend` torch keeps to torch's operations where auto takes the compiled kernel.
@@ -59,7 +59,7 @@ def int8_linear(
     return NativeInt8Linear(library, weight, bias, memory or HugePages())
 
 
-class NativeInt8Linear(NativeProduct):
+class NativeInt8Linear(NativeLinear):
     """The product by the compiled kernel, for processors with AVX512-VNNI."""
 
     def __init__(
@@ -113,7 +113,7 @@ class NativeInt8Linear(NativeProduct):
         scratch: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> list[KernelCall]:
-        """See `NativeProduct`."""
+        """See `NativeLinear`."""
         room = len(scratch) // (8 + self._width)
         arguments = _Product(
             weight=ctypes.addressof(self._weight),

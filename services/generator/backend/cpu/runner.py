@@ -21,7 +21,7 @@ from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw
 from services.generator.engine.results import Choices, Scored, draws_of, results_of
 from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
-from services.generator.model.decoder import Decoder, Pass
+from services.generator.model.decoder import Decoder, ForwardPass
 from services.generator.model.kv_cache import KVCache
 
 
@@ -31,7 +31,7 @@ class _Prepared:
 
     chunks: list[Chunk]
     batch: Batch
-    model_pass: Pass
+    model_pass: ForwardPass
 
     def serves(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether these very chunks were laid out, and no others."""
@@ -77,7 +77,7 @@ class Runner:
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
         rows = torch.cat((batch.sample_rows, batch.score_rows))
-        model_pass = self._model.prepare(batch.positions, batch.pages, self._cache, rows)
+        model_pass = self._model.prepare(batch.positions, batch.tables, self._cache, rows)
         return _Prepared(list(chunks), batch, model_pass)
 
     @torch.inference_mode()

@@ -190,8 +190,8 @@ class GpuRunner:
         if prepared.is_recorded:
             assert self._graphs is not None, "a batch for no recording. This is a bug."
             return self._graphs.replay(inputs)
-        pages = inputs.pages(len(prepared.batch.singles))
-        model_pass = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
+        tables = inputs.block_tables(len(prepared.batch.singles))
+        model_pass = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
         return self._model.hidden_states(inputs.token_ids, model_pass, self._cache)
 
     def _launch_scores(

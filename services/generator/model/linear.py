@@ -1,13 +1,11 @@
-"""What a layer asks of a matrix product, whatever its weights are kept in."""
-
-from __future__ import annotations
+"""The linear layer: what a decoder asks of a matrix product, whatever its weights are kept in."""
 
 from typing import Protocol
 
 import torch
 
 
-class Projection(Protocol):
+class Linear(Protocol):
     """`x @ weight.T + bias` for [T, in] rows."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

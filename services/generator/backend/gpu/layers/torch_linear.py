@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 
-class Linear:
+class TorchLinear:
     """`x @ weight.T + bias` for [T, in] rows."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -25,4 +25,4 @@ class Linear:
 
     def __repr__(self) -> str:
         rows, columns = self._weight.shape
-        return f"Linear({columns} -> {rows}, {self._weight.dtype})"
+        return f"TorchLinear({columns} -> {rows}, {self._weight.dtype})"

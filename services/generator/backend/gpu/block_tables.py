@@ -1,6 +1,4 @@
-"""A step's sequences as the attention kernels take them: tables on the device."""
-
-from __future__ import annotations
+"""Block tables of one step on the device, as the paged attention kernels take them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class TablePages:
+class DeviceBlockTables:
     """Where a step's tokens are written and what each sequence reads.
 
     The first `num_decodes` sequences have one row each; the others' rows follow in their order.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.layers.linear import Linear
+from services.generator.backend.gpu.layers.torch_linear import TorchLinear
 from services.generator.backend.gpu.triton.reference import linear as reference_linear
 from tests.generator.backend.gpu.triton.compare import assert_near
 
@@ -21,7 +21,7 @@ def test_a_product_is_that_of_its_weights(
 ) -> None:
     """Any number of rows, none as well."""
     x, weight, bias, _ = operands(rows, has_bias, dtype, device.device)
-    out = Linear(weight, bias)(x)
+    out = TorchLinear(weight, bias)(x)
     assert out.dtype == dtype
     assert_near("out", out, reference_linear.linear(x, weight, bias))
 
@@ -35,7 +35,7 @@ def test_a_product_is_added_in_place(
     """The result is the residual's own memory."""
     x, weight, bias, residual = operands(rows, has_bias, dtype, device.device)
     expected = residual.double() + reference_linear.linear(x, weight, bias)
-    out = Linear(weight, bias).add_to(x, residual)
+    out = TorchLinear(weight, bias).add_to(x, residual)
     assert out.data_ptr() == residual.data_ptr()
     assert_near("out", out, expected)
 
@@ -43,7 +43,7 @@ def test_a_product_is_added_in_place(
 def test_a_weight_may_be_transposed(device: Device) -> None:
     """Some families store matrices [in, out]."""
     x, weight, _, residual = operands(3, False, torch.float32, device.device)
-    linear = Linear(weight.t().contiguous().t())
+    linear = TorchLinear(weight.t().contiguous().t())
     expected = reference_linear.linear(x, weight)
     assert_near("out", linear(x), expected)
     assert_near("sum", linear.add_to(x, residual.clone()), residual.double() + expected)

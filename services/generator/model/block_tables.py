@@ -1,6 +1,4 @@
-"""Where one step's tokens are written, and what each sequence of the batch reads."""
-
-from __future__ import annotations
+"""Block tables of one step, for paged attention: where tokens go and what each sequence reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class BlockTables:
     """The rows of a batch by sequence: single queries first, longest context first, then chunks.
 
     Entry i of the three lists is one sequence: how many rows of the batch are its queries, how
