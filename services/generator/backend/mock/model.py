@@ -12,8 +12,9 @@ from hashlib import blake2b
 from zlib import crc32
 
 from services.generator.engine.draw import Draw
+from services.generator.engine.request import Request
 from services.generator.engine.sequences.fork import sequence_seed
-from services.generator.engine.token_logprobs import Candidate, Request, TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 def digest(token_ids: Sequence[int], before: int = 0) -> int:
