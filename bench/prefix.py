@@ -130,11 +130,9 @@ def measure_own_work(rounds: int) -> float:
 class NoModel:
     """Draws the same token whatever came before, at once."""
 
-    def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
-    ) -> list[ChunkResult]:
+    def execute(self, chunks: Sequence[Chunk], overlap: Callable[[], object]) -> list[ChunkResult]:
         """Return a token for each chunk that wants one."""
-        meanwhile()
+        overlap()
         return [ChunkResult((10,) if chunk.samples else ()) for chunk in chunks]
 
     def clear(self, block_ids: Sequence[int]) -> None:

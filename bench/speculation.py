@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from bench.machine import describe
-from services.gateway import grounding
+from services.gateway.pipeline import grounding
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 

@@ -36,7 +36,7 @@ PARTS = {
     "final norm and head": ("decoder.py", ("_logits",)),
     "batch layout": ("runner.py", ("_prepare",)),
     "sampling": ("runner.py", ("_draw",)),
-    "scheduler": ("scheduler.py", ("expire", "schedule", "foresee", "commit", "observe_step")),
+    "scheduler": ("scheduler.py", ("expire", "schedule", "plan_ahead", "commit", "observe_step")),
 }
 
 
@@ -92,19 +92,19 @@ def measure(engine: Engine, count: int, steps: int) -> dict[str, Any]:
 
 
 def steps_ms(engine: Engine, steps: int) -> tuple[list[float], list[float]]:
-    """Return the time of each step with the next one planned meanwhile, and without, turn about."""
+    """Return the time of each step with the next one planned during it, and without, turn about."""
     scheduler = engine._scheduler
-    foresee = scheduler.foresee
+    plan_ahead = scheduler.plan_ahead
     taken: tuple[list[float], list[float]] = ([], [])
     for index in range(2 * steps):
         # in runs of ten, of which the first step still computes what the run before planned
         without = index // 10 % 2
-        scheduler.foresee = (lambda chunks: ()) if without else foresee  # type: ignore[method-assign]
+        scheduler.plan_ahead = (lambda chunks: ()) if without else plan_ahead  # type: ignore[method-assign]
         started_s = time.perf_counter()
         engine.step()
         if index % 10:
             taken[without].append((time.perf_counter() - started_s) * 1e3)
-    scheduler.foresee = foresee  # type: ignore[method-assign]
+    scheduler.plan_ahead = plan_ahead  # type: ignore[method-assign]
     return taken
 
 
@@ -152,8 +152,8 @@ def parts_ms(engine: Engine, steps: int) -> dict[str, float]:
 
     parts = {name: spent_ms(*place) for name, place in PARTS.items()}
     # both are called from the layers
-    foreseen = spent_ms("scheduler.py", ("foresee",)) + parts["batch layout"]
-    parts["layers"] -= foreseen
+    planned = spent_ms("scheduler.py", ("plan_ahead",)) + parts["batch layout"]
+    parts["layers"] -= planned
     whole = spent_ms("engine.py", ("step",))
     parts["the rest"] = whole - sum(parts.values())
     return {**parts, "all": whole}

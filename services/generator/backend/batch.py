@@ -10,7 +10,7 @@ import torch
 
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.request import Request
-from services.generator.model.pages import Pages
+from services.generator.model.block_tables import BlockTables
 
 _END = operator.attrgetter("end")
 _POSITION = operator.itemgetter(0)
@@ -29,7 +29,7 @@ class Batch:
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the rows of all chunks' draws, in order
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
-    pages: Pages
+    tables: BlockTables
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -79,7 +79,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
         places.append(_slots(chunk, positions[-1], block_size))
     ends = [(position + 1, chunk) for position, chunk in singles]
     ends += [(chunk.end, chunk) for chunk in prompts]
-    pages = Pages(
+    tables = BlockTables(
         torch.cat(places),
         [1] * len(singles) + [chunk.num_tokens for chunk in prompts],
         [end for end, _ in ends],
@@ -104,7 +104,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
         torch.cat(positions),
         torch.tensor(sample_rows, dtype=torch.int64),
         torch.tensor(score_rows, dtype=torch.int64),
-        pages,
+        tables,
     )
 
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 _NOTHING = range(0)
 
@@ -90,7 +89,7 @@ class Chunk:
 class ChunkResult(NamedTuple):
     """What became of a chunk: drawn tokens, nothing (more chunks follow), or a failure.
 
-    One that is `deferred` was not computed: there was no memory for it, even alone.
+    One that is `out_of_memory` was not computed: there was no memory for it, even alone.
     `token_ids` are the drafts that were drawn too and one token more. `logprobs`, where asked for,
     describes each; `prompt_logprobs` the tokens after the scored positions. `forks` has what each
     fork of the request drew from the same row; `candidates` are a beam's, best first.
@@ -102,4 +101,4 @@ class ChunkResult(NamedTuple):
     prompt_logprobs: Sequence[TokenLogprobs] = ()
     forks: Sequence[ChunkResult] = ()
     candidates: Sequence[Candidate] = ()
-    deferred: bool = False
+    out_of_memory: bool = False

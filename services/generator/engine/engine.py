@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.config import EngineConfig
 from services.generator.engine.errors import EngineFaultError, OutOfMemoryError, RequestError
-from services.generator.engine.executor import Executor, Meanwhile
+from services.generator.engine.executor import Executor, Overlap
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.engine.kv.prefix_cache import PrefixCache, root_hash
 from services.generator.engine.outputs import StepOutput
@@ -184,7 +184,7 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
-            num_deferred=scheduler.num_deferred,
+            num_waiting_for_prefix=scheduler.num_waiting_for_prefix,
             drain_tokens_per_s=scheduler.limits.drain_rate.tokens_per_s,
             expected_wait_s=scheduler.limits.expected_wait_s(scheduler.waiting),
             num_blocks_total=pool.num_blocks,
@@ -227,10 +227,10 @@ class Engine:
         chunks = self._scheduler.schedule(started_s)
         self._runner.copy(self._scheduler.take_copies())
         if chunks:
-            results = self._execute(chunks, lambda: self._scheduler.foresee(chunks))
+            results = self._execute(chunks, lambda: self._scheduler.plan_ahead(chunks))
             _note_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
-            if not any(result.deferred for result in results):
+            if not any(result.out_of_memory for result in results):
                 self._count(chunks, self._clock() - started_s)
             self._num_faults_in_a_row = 0
         for output in outputs:
@@ -246,13 +246,13 @@ class Engine:
             self._pool.taint(block_ids)
             raise
 
-    def _execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
+    def _execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
         """Run the batch; where it raises, run less of it, so that only who is to blame is hit.
 
         Raises the last error when every one of several chunks fails, unless for want of memory.
         """
         try:
-            return self._runner.execute(chunks, meanwhile)
+            return self._runner.execute(chunks, overlap)
         except OutOfMemoryError as error:
             return self._execute_in_halves(chunks, error)
         except Exception:
@@ -278,7 +278,7 @@ class Engine:
         traceback.clear_frames(error.__traceback__)
         self._runner.release_memory()
         if len(chunks) == 1:
-            return [ChunkResult(deferred=True)]
+            return [ChunkResult(out_of_memory=True)]
         middle = len(chunks) // 2
         return [
             result

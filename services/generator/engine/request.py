@@ -63,10 +63,10 @@ class Request:
     num_cached_tokens: int | None = None
     num_scored_tokens: int = 0
     num_preemptions: int = 0
-    num_deferrals: int = 0
+    num_oom_retries: int = 0
     waited_for_prefix: bool = False
     # drawn by the step that is being computed, while the next one is planned
-    num_foreseen_tokens: int = 0
+    num_lookahead_tokens: int = 0
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     # those that will go on from its computed prompt, and the one that this request waits for
@@ -112,8 +112,8 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: the prompt, what was generated, and what is foreseen."""
-        return len(self.token_ids) + self.num_foreseen_tokens
+        """Known tokens: the prompt, what was generated, and one that a planned step counts on."""
+        return len(self.token_ids) + self.num_lookahead_tokens
 
     @property
     def num_output_tokens(self) -> int:
@@ -127,7 +127,7 @@ class Request:
 
     @property
     def has_all_tokens(self) -> bool:
-        """True when it may have no more output; only what is foreseen makes a live one so."""
+        """True when it may have no more output; only a lookahead token makes a live one so."""
         return self.num_tokens - self.num_prompt_tokens >= self.params.max_tokens
 
     @property

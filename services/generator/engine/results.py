@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw, kept_tokens
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 class Choices(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 
 from services.generator.model.kv_cache import LayerCache
 
-# Returns, of a step's pages and the size of blocks, what layers with one window share in a pass.
+# Returns, of a step's block tables and the size of blocks, what layers with one window share.
 Planner = Callable[[Any, int], Any]
 
 

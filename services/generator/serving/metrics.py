@@ -100,7 +100,10 @@ _GAUGE_FAMILIES = (
         "vllm:num_requests_waiting_by_reason",
         "For room, or passed over for a prefix that is being computed",
         "reason",
-        lambda s: {"capacity": s.num_waiting - s.num_deferred, "deferred": s.num_deferred},
+        lambda s: {
+            "capacity": s.num_waiting - s.num_waiting_for_prefix,
+            "deferred": s.num_waiting_for_prefix,
+        },
     ),
 )
 _COUNTERS = (

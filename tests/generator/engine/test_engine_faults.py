@@ -218,10 +218,10 @@ def test_a_batch_too_large_for_the_memory_runs_in_parts(
     """Where only the whole batch finds no memory, nobody ends."""
     execute = executor.execute
 
-    def small_only(chunks: Any, meanwhile: Any) -> Any:
+    def small_only(chunks: Any, overlap: Any) -> Any:
         if len(chunks) > 1:
             raise OutOfMemoryError(NO_MEMORY)
-        return execute(chunks, meanwhile)
+        return execute(chunks, overlap)
 
     monkeypatch.setattr(executor, "execute", small_only)
     names = fill(engine, 3)

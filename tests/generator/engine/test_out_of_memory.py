@@ -28,13 +28,13 @@ class SmallDevice(FakeExecutor):
         self.num_releases = 0
 
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+        self, chunks: Sequence[Chunk], overlap: Callable[[], object] = lambda: None
     ) -> list[ChunkResult]:
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         if num_tokens > self.room:
             raise OutOfMemoryError(f"no room for {num_tokens}")
         self.sizes.append(num_tokens)
-        return super().execute(chunks, meanwhile)
+        return super().execute(chunks, overlap)
 
     def release_memory(self) -> None:
         self.num_releases += 1
@@ -77,12 +77,12 @@ def test_what_a_batch_had_made_is_gone_when_parts_of_it_run() -> None:
 
     class Device(SmallDevice):
         def execute(
-            self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+            self, chunks: Sequence[Chunk], overlap: Callable[[], object] = lambda: None
         ) -> list[ChunkResult]:
             num_alive.append(sum(made() is not None for made in made_before))
             activations = torch.zeros(8)
             made_before.append(weakref.ref(activations))
-            return super().execute(chunks, meanwhile)
+            return super().execute(chunks, overlap)
 
     made_before: list[weakref.ref[torch.Tensor]] = []
     num_alive: list[int] = []

@@ -9,9 +9,9 @@ import torch
 from services.generator.backend.cpu.native import compiler
 from services.generator.backend.cpu.native_attention import NativeAttention
 from services.generator.backend.cpu.torch_attention import TorchAttention
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
-from services.generator.model.pages import Pages
 
 
 class Attention(Protocol):
@@ -20,7 +20,7 @@ class Attention(Protocol):
     Queries see `window` tokens, themselves included, where it was made with one.
     """
 
-    def plan(self, pages: Pages, block_size: int) -> Any:
+    def plan(self, tables: BlockTables, block_size: int) -> Any:
         """Return what all layers of this window share in one pass."""
         ...
 

@@ -11,7 +11,7 @@ import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeProduct
+from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
 
 _PANEL = 32  # of the source: outputs side by side
@@ -47,7 +47,7 @@ def bf16_linear(
     return NativeBf16Linear(library, weight, bias, memory or HugePages())
 
 
-class NativeBf16Linear(NativeProduct):
+class NativeBf16Linear(NativeLinear):
     """A product whose weight, repacked once, is read in one stream."""
 
     def __init__(
@@ -93,7 +93,7 @@ class NativeBf16Linear(NativeProduct):
         scratch: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> list[KernelCall]:
-        """See `NativeProduct`."""
+        """See `NativeLinear`."""
         arguments = _Product(
             weight=ctypes.addressof(self._weight),
             x=x.data_ptr(),

@@ -7,17 +7,20 @@ rounded in each call. The sums are integers, so a row's result is the same in an
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeProduct
+from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 from services.generator.model.quantize import quantize_rows
 
 _LANES = 16  # of the source: outputs of a panel
+# Inputs whose products a float32 adds up exactly: 127 * 127 * 1024 is less than 2**24.
+_EXACT_INPUTS = 1024
 
 
 class _Weight(ctypes.Structure):
@@ -45,7 +48,7 @@ def int8_linear(
     bias: torch.Tensor | None = None,
     backend: str = "auto",
     memory: HugePages | None = None,
-) -> Projection:
+) -> Linear:
     """Return `x @ weight.T + bias` for [T, in] rows, its weight [out, in] rounded to int8.
 
     `backend` torch keeps to torch's operations where auto takes the compiled kernel.
@@ -56,7 +59,7 @@ def int8_linear(
     return NativeInt8Linear(library, weight, bias, memory or HugePages())
 
 
-class NativeInt8Linear(NativeProduct):
+class NativeInt8Linear(NativeLinear):
     """The product by the compiled kernel, for processors with AVX512-VNNI."""
 
     def __init__(
@@ -110,7 +113,7 @@ class NativeInt8Linear(NativeProduct):
         scratch: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> list[KernelCall]:
-        """See `NativeProduct`."""
+        """See `NativeLinear`."""
         room = len(scratch) // (8 + self._width)
         arguments = _Product(
             weight=ctypes.addressof(self._weight),
@@ -146,9 +149,30 @@ class TorchInt8Linear:
 
     def _sum(self, x: torch.Tensor) -> torch.Tensor:
         data, units = quantize_rows(x)
-        sums = torch._int_mm(data, self._data)
+        product = _float_product if _int_mm_saturates() else torch._int_mm
+        sums = product(data, self._data)
         scaled = sums.float().mul_(units.unsqueeze(1) * self._scales)
         return scaled if self._bias is None else scaled.add_(self._bias)
 
     def __repr__(self) -> str:
         return f"TorchInt8Linear({self.in_features} -> {self.out_features})"
+
+
+@functools.cache
+def _int_mm_saturates() -> bool:
+    """Return whether torch's int8 product is wrong here.
+
+    Where the processor has no VNNI, oneDNN adds pairs of products in 16 bits, which clips them.
+    """
+    most = torch.full((64, 64), 127, dtype=torch.int8)
+    exact = 127 * 127 * 64
+    return any(bool((torch._int_mm(rows, most) != exact).any()) for rows in (most, most[:1]))
+
+
+def _float_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the int32 product of int8 [T, in] and [in, out], by floats that round nothing."""
+    sums = torch.zeros(x.shape[0], weight.shape[1], dtype=torch.int32)
+    for start in range(0, x.shape[1], _EXACT_INPUTS):
+        some = slice(start, start + _EXACT_INPUTS)
+        sums += (x[:, some].float() @ weight[some].float()).to(torch.int32)
+    return sums

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from services.generator.backend.cpu.program import KernelCall, Program, find_kernel
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
-from services.generator.model.pages import Pages
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16})
 # ROWS, DIM and STRIPE of the source: query rows that share a tile of keys, heads that fit, and
@@ -86,22 +86,22 @@ class NativeAttention:
         fits = fits and config.num_heads <= _MAX_ROWS * config.num_kv_heads
         return fits and block_size % _STRIPE == 0 and dtype in _DTYPES
 
-    def plan(self, pages: Pages, block_size: int) -> NativePlan:
+    def plan(self, tables: BlockTables, block_size: int) -> NativePlan:
         """Lay out the blocks, and cut the queries into items, the longest work first."""
         assert block_size % _STRIPE == 0, f"blocks of {block_size} tokens. This is a bug."
-        width = max(map(len, pages.block_ids))
-        table = [[*ids, *[0] * (width - len(ids))] for ids in pages.block_ids]
+        width = max(map(len, tables.block_ids))
+        table = [[*ids, *[0] * (width - len(ids))] for ids in tables.block_ids]
         return NativePlan(
-            pages.slots,
+            tables.slots,
             torch.tensor(table, dtype=torch.int32),
-            torch.tensor(self._items(pages), dtype=torch.int32),
+            torch.tensor(self._items(tables), dtype=torch.int32),
             block_size,
         )
 
-    def _items(self, pages: Pages) -> list[tuple[int, int, int, int]]:
+    def _items(self, tables: BlockTables) -> list[tuple[int, int, int, int]]:
         items = []
         row = 0
-        lengths = zip(pages.num_queries, pages.context_lengths, strict=True)
+        lengths = zip(tables.num_queries, tables.context_lengths, strict=True)
         for sequence, (num_queries, length) in enumerate(lengths):
             start = length - num_queries
             for first in range(0, num_queries, self._item_queries):

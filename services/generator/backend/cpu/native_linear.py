@@ -10,8 +10,8 @@ import torch
 from services.generator.backend.cpu.program import KernelCall, Program
 
 
-class NativeProduct(abc.ABC):
-    """A `Projection` that can be recorded; it says which kernels it takes."""
+class NativeLinear(abc.ABC):
+    """A `Linear` that can be recorded; it says which kernels it takes."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.out_features, self.in_features = weight.shape

@@ -20,9 +20,8 @@ from services.generator.backend.sampling.sampler import sample
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw
 from services.generator.engine.results import Choices, Scored, draws_of, results_of
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
-from services.generator.model.decoder import Decoder, Pass
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
+from services.generator.model.decoder import Decoder, ForwardPass
 from services.generator.model.kv_cache import KVCache
 
 
@@ -32,7 +31,7 @@ class _Prepared:
 
     chunks: list[Chunk]
     batch: Batch
-    model_pass: Pass
+    model_pass: ForwardPass
 
     def serves(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether these very chunks were laid out, and no others."""
@@ -51,12 +50,12 @@ class Runner:
     @raising_out_of_memory()
     @torch.inference_mode()
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
+        self, chunks: Sequence[Chunk], overlap: Callable[[], Sequence[Chunk]]
     ) -> list[ChunkResult]:
         """Compute the chunks in one pass; return a result for each, in their order.
 
         A chunk that does not reach its request's last token yields neither tokens nor failure.
-        The chunks that `meanwhile` tells are laid out for the next pass while this one computes.
+        The chunks that `overlap` returns are laid out for the next pass while this one computes.
         """
         prepared = self._prepared
         if prepared is None or not prepared.serves(chunks):
@@ -64,8 +63,8 @@ class Runner:
         self._prepared = None
 
         def prepare_next() -> None:
-            if foreseen := meanwhile():
-                self._prepared = self._prepare(foreseen)
+            if planned := overlap():
+                self._prepared = self._prepare(planned)
 
         batch = prepared.batch
         logits = self._model.run(batch.token_ids, prepared.model_pass, self._cache, prepare_next)
@@ -78,7 +77,7 @@ class Runner:
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
         rows = torch.cat((batch.sample_rows, batch.score_rows))
-        model_pass = self._model.prepare(batch.positions, batch.pages, self._cache, rows)
+        model_pass = self._model.prepare(batch.positions, batch.tables, self._cache, rows)
         return _Prepared(list(chunks), batch, model_pass)
 
     @torch.inference_mode()

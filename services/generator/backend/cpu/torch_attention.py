@@ -1,4 +1,4 @@
-"""Attention over pages by torch's operations, for decodes and prompt chunks in one flat batch.
+"""Paged attention by torch's operations, for decodes and prompt chunks in one flat batch.
 
 Decodes of similar length are gathered into one padded call; each chunk goes by tiles of queries.
 A layer with a sliding window (arXiv:2004.05150) gathers only the blocks that its queries see.
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from services.generator.model.activation import soft_cap_
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache
-from services.generator.model.pages import Pages
-from services.generator.model.soft_cap import soft_cap_
 
 _TILE_ROWS = 128
 _UNLIMITED = 2**62
@@ -80,14 +80,14 @@ class TorchPlan:
     chunks: list[PromptChunk]
 
     @classmethod
-    def of(cls, pages: Pages, block_size: int) -> TorchPlan:
+    def of(cls, tables: BlockTables, block_size: int) -> TorchPlan:
         """Group the sequences of a step for queries that see everything."""
         sequences = list(
-            zip(pages.num_queries, pages.context_lengths, pages.block_ids, strict=True)
+            zip(tables.num_queries, tables.context_lengths, tables.block_ids, strict=True)
         )
         decodes = [(length, ids) for count, length, ids in sequences if count == 1]
         return cls(
-            pages.slots,
+            tables.slots,
             [_decode_group(group, block_size) for group in _groups(decodes, block_size)],
             [_prompt_chunk(*sequence) for sequence in sequences if sequence[0] > 1],
         )
@@ -147,9 +147,9 @@ class TorchAttention:
         self._head_dim = config.head_dim
         self._q_size = config.q_size
 
-    def plan(self, pages: Pages, block_size: int) -> TorchPlan:
+    def plan(self, tables: BlockTables, block_size: int) -> TorchPlan:
         """Group the step's sequences by what they may share."""
-        plan = TorchPlan.of(pages, block_size)
+        plan = TorchPlan.of(tables, block_size)
         return plan if self._window == _UNLIMITED else plan.within(self._window, block_size)
 
     def __call__(self, qkv: torch.Tensor, cache: LayerCache, plan: TorchPlan) -> torch.Tensor:

@@ -75,11 +75,11 @@ class DecodeGraphs:
         return self._hidden[size]
 
     def _work(self, inputs: Inputs, size: int) -> Call:
-        pages = replace(inputs, block_table=self._table[:size]).pages(size)
+        tables = replace(inputs, block_table=self._table[:size]).block_tables(size)
 
         def work() -> None:
             # the inputs are zeros: such a batch writes to the first block, which nobody has yet
-            prepared = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
+            prepared = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
             self._hidden[size] = self._model.hidden_states(inputs.token_ids, prepared, self._cache)
 
         return work

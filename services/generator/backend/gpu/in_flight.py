@@ -49,7 +49,7 @@ class Drawn:
             self._tokens.append(flight.chosen.drawn)
             for chunk in flight.batch.chunks:
                 if chunk.samples:
-                    # of several draws the first: whoever has forks or drafts is not foreseen
+                    # of several draws the first: whoever has forks or drafts is not planned
                     self._places[id(chunk.request)] = count
                     count += 1 + len(chunk.drafts) + len(chunk.forks)
 

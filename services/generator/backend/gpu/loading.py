@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from services.generator.backend.gpu.block_tables import DeviceBlockTables
 from services.generator.backend.gpu.decode_graphs import DecodeGraphs
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.layers.parts import GpuKernels
-from services.generator.backend.gpu.pages import TablePages
+from services.generator.backend.gpu.layers.parts import GpuParts
 from services.generator.backend.gpu.runner import GpuRunner
 from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
 from services.generator.backend.gpu.step_inputs import Layout, StepInputs
@@ -59,9 +59,9 @@ def load_runner(
     kept = dtype if config.quantization is None else torch.int8
     check_weights(weights.num_bytes(kept), device.free_bytes())
     before_bytes = device.free_bytes()
-    kernels = GpuKernels(shape, device.device, config.quantization)
+    parts = GpuParts(shape, device.device, config.quantization)
     try:
-        model = build_decoder(shape, weights, dtype, kernels)
+        model = build_decoder(shape, weights, dtype, parts)
     except KernelError as error:
         field = "quantization" if config.quantization else "model"
         raise EngineConfigError(field, str(error)) from error
@@ -130,7 +130,7 @@ def _largest_step(config: EngineConfig, model: Decoder, device: Device) -> None:
     num_blocks = -(-count // config.block_size)
     cache = KVCache(model.config, 1, config.block_size, model.dtype, _zeros_on(device))
     positions = torch.arange(count, device=where) % model.config.context_length
-    pages = TablePages(
+    tables = DeviceBlockTables(
         slots=torch.full_like(positions, -1),
         lengths=torch.full((1,), count, dtype=torch.int32, device=where),
         block_table=torch.zeros(1, num_blocks, dtype=torch.int32, device=where),
@@ -138,7 +138,7 @@ def _largest_step(config: EngineConfig, model: Decoder, device: Device) -> None:
         chunk_starts=torch.tensor([0, count], dtype=torch.int32, device=where),
     )
     rows = positions[: _max_rows(config)]
-    prepared = model.prepare(positions, pages, cache, rows)
+    prepared = model.prepare(positions, tables, cache, rows)
     hidden = model.hidden_states(torch.zeros_like(positions), prepared, cache)
     # sampling reads them in float32
     model.logits(hidden[: len(rows)]).float()

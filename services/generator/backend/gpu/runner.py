@@ -75,15 +75,15 @@ class GpuRunner:
     @raising_out_of_memory()
     @torch.inference_mode()
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
+        self, chunks: Sequence[Chunk], overlap: Callable[[], Sequence[Chunk]]
     ) -> list[ChunkResult]:
         """Compute the chunks; return a result for each, in their order.
 
-        The chunks that `meanwhile` tells are launched behind them, or at least laid out. Of what is
+        The chunks that `overlap` returns are launched behind them, or at least laid out. Of what is
         under way already, only the chunks that are still asked for count.
         """
         try:
-            return self._execute(chunks, meanwhile)
+            return self._execute(chunks, overlap)
         except Exception:
             # what was launched has host memory in use that will be used again
             with suppress(RuntimeError):
@@ -91,11 +91,11 @@ class GpuRunner:
             raise
 
     def _execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
+        self, chunks: Sequence[Chunk], overlap: Callable[[], Sequence[Chunk]]
     ) -> list[ChunkResult]:
         flights = self._under_way(chunks)
-        if foreseen := meanwhile():
-            self._go_ahead(foreseen, [flight for flight, _ in flights])
+        if planned := overlap():
+            self._launch_ahead(planned, [flight for flight, _ in flights])
         results = {
             id(chunk): result
             for flight, own in flights
@@ -114,7 +114,7 @@ class GpuRunner:
         self._cache.copy(pairs)
 
     @property
-    def is_ahead(self) -> bool:
+    def has_step_in_flight(self) -> bool:
         """Return whether a step is under way that nobody has asked for yet."""
         return self._ahead is not None
 
@@ -141,17 +141,17 @@ class GpuRunner:
             flights.append((self._launch(prepared), rest))
         return flights
 
-    def _go_ahead(self, foreseen: Sequence[Chunk], flights: Sequence[Flight]) -> None:
-        """Launch what is foreseen behind the flights, or lay it out where it cannot follow yet."""
+    def _launch_ahead(self, planned: Sequence[Chunk], flights: Sequence[Flight]) -> None:
+        """Launch what is planned behind the flights, or lay it out where it cannot follow yet."""
         try:
-            prepared = self._prepare(foreseen)
+            prepared = self._prepare(planned)
             if _can_follow(prepared):
                 self._ahead = self._launch(prepared, Drawn(flights))
             else:
                 self._prepared = prepared
         except Exception:
             # those of this step are not to blame: it is launched again, and told, as its own step
-            logger.exception("%d chunks could not be launched ahead", len(foreseen))
+            logger.exception("%d chunks could not be launched ahead", len(planned))
 
     def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
         batch = build_batch(chunks, self._cache.block_size)
@@ -175,7 +175,7 @@ class GpuRunner:
             )
             if sources:
                 feed_tokens(inputs.token_ids, inputs.sources, drawn.tokens)
-            draws = [d._replace(num_unknown=d.request.num_foreseen_tokens) for d in draws]
+            draws = [d._replace(num_unknown=d.request.num_lookahead_tokens) for d in draws]
         hidden = self._hidden_states(prepared, inputs)
         self._choice.turn()
         num_samples = len(batch.sample_rows)
@@ -190,8 +190,8 @@ class GpuRunner:
         if prepared.is_recorded:
             assert self._graphs is not None, "a batch for no recording. This is a bug."
             return self._graphs.replay(inputs)
-        pages = inputs.pages(len(prepared.batch.singles))
-        model_pass = self._model.prepare(inputs.positions, pages, self._cache, inputs.rows)
+        tables = inputs.block_tables(len(prepared.batch.singles))
+        model_pass = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
         return self._model.hidden_states(inputs.token_ids, model_pass, self._cache)
 
     def _launch_scores(

@@ -37,7 +37,7 @@ def rehearse(runner: GpuRunner, config: EngineConfig, num_tokens: int) -> None:
         runner.execute(chunks, lambda: ())
     first, second = rehearsal.one_behind_the_other()
     runner.execute([first], lambda: [second])
-    if not runner.is_ahead:
+    if not runner.has_step_in_flight:
         raise RuntimeError("no step could be launched behind another; the log says why")
     runner.execute([second], lambda: ())
     runner.clear([0])
@@ -69,7 +69,7 @@ class Rehearsal:
         """Return two chunks of one request, of which the second takes what the first draws."""
         request = self._request(1)
         first = Chunk(request, 0, 1)
-        request.num_foreseen_tokens = 1
+        request.num_lookahead_tokens = 1
         return first, Chunk(request, 1, 1)
 
     def _mixed(self, context: int, size: int) -> Iterator[list[Chunk]]:

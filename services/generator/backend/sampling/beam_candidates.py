@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from services.generator.engine.request import Request
-from services.generator.engine.sequences.beam_search import Candidate
+from services.generator.engine.token_logprobs import Candidate
 
 
 def beam_candidates(

@@ -30,11 +30,11 @@ from services.generator.engine.scheduling.token_limit import TokenLimit
 from services.generator.engine.scheduling.waiting_queue import WaitingQueue
 from services.generator.engine.sequences import fork
 from services.generator.engine.sequences.beam_group import BeamGroup
-from services.generator.engine.sequences.beam_search import Candidate
 from services.generator.engine.speculation.speculation import Speculation
+from services.generator.engine.token_logprobs import Candidate
 
 # so often a request gives way because a step found no memory for it; the next time it ends
-MAX_DEFERRALS = 3
+MAX_OOM_RETRIES = 3
 
 
 class Scheduler:
@@ -61,7 +61,7 @@ class Scheduler:
         self.num_admissions = 0
         self.outcomes: Counter[FinishReason] = Counter()
         self.num_generated_tokens = 0
-        self.num_deferred = 0
+        self.num_waiting_for_prefix = 0
         self.prefixes = PrefixSharing(pool, prefix_caching)
         self.claims = BlockClaims(pool, self.prefixes, self.waiting, self.running)
         self._lengths = OutputLengths(output_quantile)
@@ -71,7 +71,7 @@ class Scheduler:
         self._target_step_s = target_step_s
         self.step_times = StepTimeModel()
         self.speculation = Speculation(speculative_tokens)
-        self._foreseen: list[Chunk] | None = None
+        self._planned: list[Chunk] | None = None
         self._deadlines = Deadlines()
 
     def add(self, *requests: Request) -> None:
@@ -116,7 +116,7 @@ class Scheduler:
         self.claims.reset(self.waiting, self.running)
         self._deadlines.clear()
         self.limits.reset()
-        self._foreseen = None
+        self._planned = None
         outputs = []
         for request in live:
             if request.finish_reason is not None:
@@ -137,9 +137,9 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Chunk]:
         """Return this step's chunks, at most `max_batched_tokens` tokens together."""
         num_preemptions = self.claims.num_preemptions
-        self.num_deferred = 0
+        self.num_waiting_for_prefix = 0
         budget = self._prompt_budget()
-        chunks = self._take_foreseen(budget)
+        chunks = self._take_planned(budget)
         if chunks is None:
             chunks = self._continue_running(budget)
         admitted: list[Chunk] = []
@@ -152,22 +152,22 @@ class Scheduler:
         chunks = [chunk for chunk in chunks if chunk.request.status is RequestStatus.RUNNING]
         return chunks + admitted
 
-    def foresee(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+    def plan_ahead(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         """Plan what those that run compute after `chunks`, while these are computed; return it.
 
         As if each succeeded and drew a token that ends nothing: `schedule` drops who ended, and
         admits and guesses then. Nothing is planned where more than that follows from the results,
         or where somebody might have to give way.
         """
-        if not self._is_foreseeable(chunks):
+        if not self._can_plan_ahead(chunks):
             return ()
         for chunk in chunks:
             chunk.request.num_computed_tokens = chunk.end
-            chunk.request.num_foreseen_tokens = int(chunk.samples)
-        self._foreseen = self._continue_running(self._prompt_budget())
+            chunk.request.num_lookahead_tokens = int(chunk.samples)
+        self._planned = self._continue_running(self._prompt_budget())
         # it may be computed before anything could be copied; forks have parted before
         assert not self.claims.has_copies, "a block is shared that is written next. This is a bug."
-        return self._foreseen
+        return self._planned
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Return the blocks (from, to) to copy before the chunks just scheduled are computed."""
@@ -186,14 +186,14 @@ class Scheduler:
         """Apply the results of the chunks, in order; return what the outside should hear."""
         outputs = []
         for chunk in chunks:
-            chunk.request.num_foreseen_tokens = 0
+            chunk.request.num_lookahead_tokens = 0
         for chunk, result in zip(chunks, results, strict=True):
             request = chunk.request
             # a group of beams ends, or gives way, as a whole
             if request.owner.status is not RequestStatus.RUNNING:
                 continue
-            if result.deferred:
-                outputs += self._defer(request.owner, now_s)
+            if result.out_of_memory:
+                outputs += self._retry_smaller(request.owner, now_s)
                 continue
             if result.failed:
                 outputs.append(self.finish(request.owner, FinishReason.ERROR, now_s))
@@ -229,7 +229,7 @@ class Scheduler:
         assert self._num_seats() <= self._max_num_seqs, "too many requests run"
         self.prefixes.check(list(self.running))
         self.speculation.check(live)
-        ends = {chunk.request: chunk.end for chunk in self._foreseen or ()}
+        ends = {chunk.request: chunk.end for chunk in self._planned or ()}
         for request in self.running:
             num_blocks = self.pool.num_blocks_for(ends.get(request, request.num_computed_tokens))
             assert len(request.block_ids) == num_blocks, f"{request!r} holds other blocks"
@@ -250,7 +250,7 @@ class Scheduler:
             budget.limit_time(left_s, time, self.step_times.max_prompt_tokens)
         return budget
 
-    def _is_foreseeable(self, chunks: Sequence[Chunk]) -> bool:
+    def _can_plan_ahead(self, chunks: Sequence[Chunk]) -> bool:
         """Whether each chunk leaves its request with one token more, or none, and nothing else."""
         if any(chunk.drafts for chunk in chunks):
             return False
@@ -260,12 +260,12 @@ class Scheduler:
         num_blocks = 2 * len(self.running) + self.limit.num_tokens // self.pool.block_size
         return self.pool.num_available >= num_blocks
 
-    def _take_foreseen(self, budget: StepBudget) -> list[Chunk] | None:
-        """Return the foreseen chunks of those that still run; None if nothing was foreseen."""
-        foreseen, self._foreseen = self._foreseen, None
-        if foreseen is None:
+    def _take_planned(self, budget: StepBudget) -> list[Chunk] | None:
+        """Return the planned chunks of those that still run; None if nothing was planned."""
+        planned, self._planned = self._planned, None
+        if planned is None:
             return None
-        chunks = [c for c in foreseen if c.request.status is RequestStatus.RUNNING]
+        chunks = [c for c in planned if c.request.status is RequestStatus.RUNNING]
         for chunk in chunks:
             if chunk.num_tokens > 1:
                 budget.take(chunk.start, chunk.num_tokens)
@@ -313,7 +313,7 @@ class Scheduler:
                 break
             hits = self.prefixes.find_hits(request)
             if hits is None:
-                self.num_deferred += 1
+                self.num_waiting_for_prefix += 1
                 continue
             start = len(hits) * self.pool.block_size
             num_tokens = budget.offer(start, request.num_tokens - start)
@@ -341,11 +341,11 @@ class Scheduler:
     def _num_seats(self) -> int:
         return sum(request.num_seats for request in self.running)
 
-    def _defer(self, request: Request, now_s: float) -> list[StepOutput]:
+    def _retry_smaller(self, request: Request, now_s: float) -> list[StepOutput]:
         """Let a request compute again in smaller steps; end it if that was of no use before."""
         self.limit.lower()
-        request.num_deferrals += 1
-        if request.num_deferrals > MAX_DEFERRALS:
+        request.num_oom_retries += 1
+        if request.num_oom_retries > MAX_OOM_RETRIES:
             return [self.finish(request, FinishReason.ERROR, now_s)]
         self.claims.give_way(request, f"no memory for its chunk, now {self.limit!r}")
         return []

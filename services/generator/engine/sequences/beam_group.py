@@ -14,12 +14,12 @@ from services.generator.engine.request import FinishReason, Request, RequestStat
 from services.generator.engine.scheduling.request_queue import RequestQueue
 from services.generator.engine.sequences.beam_search import (
     BeamSearch,
-    Candidate,
     Continuation,
     Hypothesis,
     Row,
 )
 from services.generator.engine.sequences.fork import fork
+from services.generator.engine.token_logprobs import Candidate
 
 
 class BeamGroup:

@@ -13,12 +13,7 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-
-class Candidate(NamedTuple):
-    """A token that may come next, and its natural log-probability."""
-
-    token_id: int
-    logprob: float
+from services.generator.engine.token_logprobs import Candidate
 
 
 class Row(NamedTuple):

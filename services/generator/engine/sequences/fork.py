@@ -83,7 +83,7 @@ class CopyOnWrite:
         shared = request.block_ids[index]
         [request.block_ids[index]] = self._pool.allocate(1, request.priority)
         self._pool.release([shared])
-        # a target of a sequence that lost its place meanwhile may be another's by now
+        # a target of a sequence that was preempted since then may be another's by now
         self._source_by_target[request.block_ids[index]] = shared
 
     def take(self) -> list[tuple[int, int]]:

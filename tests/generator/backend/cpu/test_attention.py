@@ -14,8 +14,8 @@ from services.generator.engine.chunk import Chunk
 from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.pages import Pages
 from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
@@ -114,8 +114,8 @@ def test_pages_give_what_contiguous_memory_gives(
             if chunk.start:  # what came before, whose own results are of no interest
                 earlier = build_batch([Chunk(chunk.request, 0, chunk.start)], BLOCK_SIZE)
                 past = histories[id(chunk)][: chunk.start]
-                attend(past, cache.layers[0], attend.plan(earlier.pages, BLOCK_SIZE))
-        plan = attend.plan(batch.pages, BLOCK_SIZE)
+                attend(past, cache.layers[0], attend.plan(earlier.tables, BLOCK_SIZE))
+        plan = attend.plan(batch.tables, BLOCK_SIZE)
         out = attend(torch.cat(rows), cache.layers[0], plan).float()
 
     first = 0
@@ -139,12 +139,12 @@ def test_blocks_outside_the_window_are_not_read(num_new: int, backend: str) -> N
     cache = KVCache(config, 8, BLOCK_SIZE, torch.float32)
     request = Request("r", [0] * 120, SamplingParams(), 0, frozenset(), root_hash(""), 0, 0.0)
     request.block_ids = [3, 1, 7, 5, 2, 0, 4, 6]
-    pages = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).pages
+    tables = build_batch([Chunk(request, 120 - num_new, num_new)], BLOCK_SIZE).tables
     first_needed = (120 - num_new - 20 + 1) // BLOCK_SIZE
     cache.layers[0].blocks[request.block_ids[:first_needed]] = math.nan
     qkv = torch.randn(num_new, config.q_size + 2 * config.kv_size)
     attend = attention(config, 20, torch.float32, backend)
-    assert attend(qkv, cache.layers[0], attend.plan(pages, BLOCK_SIZE)).isfinite().all()
+    assert attend(qkv, cache.layers[0], attend.plan(tables, BLOCK_SIZE)).isfinite().all()
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
@@ -178,7 +178,7 @@ def test_a_decode_attends_alike_whatever_runs_beside_it(dtype: torch.dtype) -> N
     def run(some: list[Chunk]) -> dict[str, torch.Tensor]:
         batch = build_batch(some, BLOCK_SIZE)
         qkv = torch.cat([rows[id(chunk)] for chunk in batch.chunks])
-        out = attend(qkv, cache.layers[0], attend.plan(batch.pages, BLOCK_SIZE))
+        out = attend(qkv, cache.layers[0], attend.plan(batch.tables, BLOCK_SIZE))
         parts = out.split([chunk.num_tokens for chunk in batch.chunks])
         return {c.request.request_id: part for c, part in zip(batch.chunks, parts, strict=True)}
 
@@ -229,15 +229,15 @@ class Prompts:
 
     def step(self, pieces: Sequence[tuple[int, int, int]]) -> list[torch.Tensor]:
         """Write and attend with (sequence, first, end) in one batch; return each piece's rows."""
-        pages = Pages(
+        tables = BlockTables(
             torch.tensor([slot for piece in pieces for slot in self.slots(*piece)]),
             [end - first for _, first, end in pieces],
             [end for _, _, end in pieces],
             [self._block_ids[sequence][: -(-end // BLOCK_SIZE)] for sequence, _, end in pieces],
         )
         qkv = torch.cat([self.rows[sequence][first:end] for sequence, first, end in pieces])
-        out = self._attend(qkv, self.cache, self._attend.plan(pages, BLOCK_SIZE))
-        return list(out.split(pages.num_queries))
+        out = self._attend(qkv, self.cache, self._attend.plan(tables, BLOCK_SIZE))
+        return list(out.split(tables.num_queries))
 
     def in_chunks(self, sequence: int, size: int) -> torch.Tensor:
         """Return the sequence's rows, computed in chunks of this size."""

@@ -6,7 +6,7 @@ import torch
 from services.generator.backend.cpu.bf16_linear import NativeBf16Linear, bf16_linear
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.native import compiler
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 
 # also where there is AMX, although products are oneDNN's there
 LIBRARY = compiler.library("bf16_linear")
@@ -17,9 +17,9 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def product(
+def random_linear(
     inputs: int, outputs: int, biased: bool = False
-) -> tuple[Projection, torch.Tensor, torch.Tensor | None]:
+) -> tuple[Linear, torch.Tensor, torch.Tensor | None]:
     """Return a product with its weight and bias."""
     torch.manual_seed(inputs)
     weight = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
@@ -36,7 +36,7 @@ def test_a_product_is_the_sum_rounded_once(
     inputs: int, outputs: int, rows: int, biased: bool
 ) -> None:
     """Against float64, with a bias and a residual, within half a unit and what sums lose."""
-    linear, weight, bias = product(inputs, outputs, biased)
+    linear, weight, bias = random_linear(inputs, outputs, biased)
     x, residual = torch.randn(rows, inputs).bfloat16(), torch.randn(rows, outputs).bfloat16()
     expected = x.double() @ weight.double().T
     if bias is not None:
@@ -51,7 +51,7 @@ def test_a_product_is_the_sum_rounded_once(
 @SHAPES
 def test_a_row_has_the_same_bits_beside_any_others(inputs: int, outputs: int) -> None:
     """Alone, in calls of every size and at any place in them, on one thread and on two."""
-    linear, _, _ = product(inputs, outputs)
+    linear, _, _ = random_linear(inputs, outputs)
     x, residual = torch.randn(40, inputs).bfloat16(), torch.randn(40, outputs).bfloat16()
     whole, added = linear(x), linear.add_to(x, residual)
     num_threads = torch.get_num_threads()
@@ -68,7 +68,7 @@ def test_a_row_has_the_same_bits_beside_any_others(inputs: int, outputs: int) ->
 @NEEDS_KERNEL
 def test_rows_of_a_wider_tensor_are_read_in_place() -> None:
     """A slice of columns, as attention's output may be, and no rows at all."""
-    linear, _, _ = product(64, 40)
+    linear, _, _ = random_linear(64, 40)
     wide = torch.randn(5, 100).bfloat16()
     assert torch.equal(linear(wide[:, 3:67]), linear(wide[:, 3:67].contiguous()))
     assert linear(wide[:0, :64]).shape == (0, 40)

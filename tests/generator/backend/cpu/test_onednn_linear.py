@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.row_tiling import ANY_ROWS, Product, RowTiling
 
 
@@ -28,7 +28,7 @@ def test_a_linear_is_a_linear(
     torch.manual_seed(0)
     x, residual = torch.randn(rows, 37), torch.randn(rows, 51)
     weight, bias = torch.randn(51, 37), torch.randn(51) if has_bias else None
-    linear = Linear(weight.to(dtype), None if bias is None else bias.to(dtype))
+    linear = OneDnnLinear(weight.to(dtype), None if bias is None else bias.to(dtype))
     expected = functional.linear(x, weight, bias)
     scale = expected.abs().max()
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def test_a_row_has_the_same_bits_beside_any_others(
             "services.generator.backend.cpu.onednn_linear._can_pack", lambda dtype: False
         )
     torch.manual_seed(0)
-    linear = Linear(torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype))
+    linear = OneDnnLinear(torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype))
     x, residual = torch.randn(530, inputs).to(dtype), torch.randn(530, outputs).to(dtype)
     with torch.inference_mode():
         plain, added = linear(x), linear.add_to(x, residual)
@@ -67,7 +67,7 @@ def test_a_row_has_the_same_bits_beside_any_others(
 
 def test_without_batch_invariance_a_call_is_one_product() -> None:
     """Nothing is probed, padded or cut."""
-    linear = Linear(torch.randn(8, 4096), batch_invariant=False)
+    linear = OneDnnLinear(torch.randn(8, 4096), batch_invariant=False)
     assert "least=0" in repr(linear)
     assert linear(torch.randn(1, 4096)).shape == (1, 8)
 
@@ -86,7 +86,7 @@ def test_only_the_call_that_is_announced_is_probed_at_load(
     monkeypatch.setattr("services.generator.backend.cpu.onednn_linear.find_tiling", find)
     monkeypatch.setattr("services.generator.backend.cpu.onednn_linear._tilings", {})
     x, residual = torch.randn(1, 23), torch.randn(1, 29)
-    linears = [Linear(torch.randn(29, 23), adds=adds) for _ in range(2)]
+    linears = [OneDnnLinear(torch.randn(29, 23), adds=adds) for _ in range(2)]
     names = ["_multiply", "_multiply_and_add"]
     assert probed == [names[adds]]
     with torch.inference_mode():

@@ -12,8 +12,7 @@ from services.generator.backend.sampling.logits_processors import LogitEdits
 from services.generator.backend.sampling.logprobs import token_logprobs
 from services.generator.backend.sampling.sampler import sample
 from services.generator.engine.draw import Draw
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 class Choice(NamedTuple):

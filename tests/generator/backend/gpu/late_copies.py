@@ -9,7 +9,7 @@ from services.generator.backend.gpu.device import Call, HostDevice
 
 
 class LateDevice(HostDevice):
-    """Remembers what was under way; told at each wait whether the host touched it meanwhile."""
+    """Remembers what was under way; told at each wait whether the host touched it in between."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,10 +37,8 @@ class TimedExecutor(FakeExecutor):
         self.now_s = 0.0
         self._rng = random.Random(0)
 
-    def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
-    ) -> list[ChunkResult]:
-        meanwhile()
+    def execute(self, chunks: Sequence[Chunk], overlap: Callable[[], object]) -> list[ChunkResult]:
+        overlap()
         self.now_s += duration_s(TRUTH, chunks) * self._rng.uniform(0.95, 1.05)
         return [ChunkResult((1,) if chunk.samples else ()) for chunk in chunks]
 

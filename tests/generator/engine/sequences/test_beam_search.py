@@ -9,7 +9,8 @@ import torch
 
 from services.generator.backend.sampling.beam_candidates import beam_candidates
 from services.generator.engine import ParamError, SamplingParams
-from services.generator.engine.sequences.beam_search import BeamSearch, Candidate, Row
+from services.generator.engine.sequences.beam_search import BeamSearch, Row
+from services.generator.engine.token_logprobs import Candidate
 
 STOP = 0
 

@@ -1,4 +1,4 @@
-"""A layer's attention by the Triton kernels: one launch turns and caches, one or two attend."""
+"""Paged attention by the Triton kernels: one launch for RoPE and the cache, one or two attend."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from services.generator.backend.gpu.block_tables import DeviceBlockTables
 from services.generator.backend.gpu.layers.rope import Angles, no_turn
-from services.generator.backend.gpu.pages import TablePages
 from services.generator.backend.gpu.triton.attention.checks import MAX_GROUP
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
 from services.generator.backend.gpu.triton.attention.paged_prefill import (
@@ -20,7 +20,7 @@ from services.generator.model.errors import ModelConfigError
 from services.generator.model.kv_cache import LayerCache
 
 
-class PagedHeads:
+class PagedHeadAttention:
     """A `HeadAttention` over a cache with a token to a row.
 
     Decodes are split along their contexts and chunks are not, so in a mixed batch each have a
@@ -50,7 +50,11 @@ class PagedHeads:
         self._units = torch.ones(config.num_kv_heads, device=device)
 
     def __call__(
-        self, qkv: torch.Tensor, cache: LayerCache, plan: TablePages, rotations: Sequence[Angles]
+        self,
+        qkv: torch.Tensor,
+        cache: LayerCache,
+        plan: DeviceBlockTables,
+        rotations: Sequence[Angles],
     ) -> torch.Tensor:
         """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache."""
         k_cache, v_cache = self._views(cache)

@@ -10,8 +10,7 @@ import torch
 from services.generator.backend.gpu.sampling.host_sampling import HostDraws
 from services.generator.backend.gpu.sampling.logprobs import DescribedTokens
 from services.generator.backend.sampling.beam_candidates import candidates
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 class DescribedRows(NamedTuple):

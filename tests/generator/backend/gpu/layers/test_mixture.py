@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.layers.linear import Linear
 from services.generator.backend.gpu.layers.mixture import GroupedMixture, stack_experts
+from services.generator.backend.gpu.layers.torch_linear import TorchLinear
 from services.generator.backend.gpu.triton.elementwise.gated_activation import gated_activation
 from services.generator.model.mlp import Expert, Mixture
 from tests.generator.backend.gpu.triton.compare import assert_near
@@ -24,7 +24,7 @@ def activation(x: torch.Tensor) -> torch.Tensor:
     return gated_activation(x, "silu")
 
 
-class RoundedLinear(Linear):
+class RoundedLinear(TorchLinear):
     """Takes float32 rows in its weights' dtype."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,12 +48,12 @@ class Weights:
 
     def grouped(self, num_chosen: int, normalizes: bool) -> GroupedMixture:
         stacks = stack_experts(iter(self.experts), EXPERTS, self.device)
-        return GroupedMixture(Linear(self.router), *stacks, activation, num_chosen, normalizes)
+        return GroupedMixture(TorchLinear(self.router), *stacks, activation, num_chosen, normalizes)
 
     def reference(self, num_chosen: int, normalizes: bool) -> Mixture:
         """The same in float32, one expert after the other, by the same router."""
         experts = [
-            Expert(Linear(up.float()), Linear(down.float()), activation)
+            Expert(TorchLinear(up.float()), TorchLinear(down.float()), activation)
             for up, down in self.experts
         ]
         router = RoundedLinear(self.router)

@@ -15,7 +15,7 @@ from services.generator.backend.gpu.layers.quantized_linear import (
 from services.generator.backend.gpu.triton.linear.linear_fp8 import LEAST_CAPABILITY
 from services.generator.backend.gpu.triton.reference import linear as reference_linear
 from services.generator.model.checkpoint.packed_weight import PackedWeight
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 from tests.generator.backend.gpu.triton.compare import assert_near
 from tests.generator.backend.gpu.triton.packing import quantised
 
@@ -33,7 +33,7 @@ BIASES = pytest.mark.parametrize("has_bias", [False, True])
 class Case(NamedTuple):
     """A product, and what it computes of [T, in] rows, in float64."""
 
-    linear: Projection
+    linear: Linear
     expected: Callable[[torch.Tensor], torch.Tensor]
 
 
