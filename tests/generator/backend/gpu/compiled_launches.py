@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import LLAMA_3_8B, QWEN3_0_6B
-from bench.random_weights import RandomWeights
+from bench.common.checkpoints import LLAMA_3_8B, QWEN3_0_6B
+from bench.common.random_weights import RandomWeights
 from services.generator.backend.gpu.device import Call, HostDevice
 from services.generator.backend.gpu.loading import load_runner
 from services.generator.engine import Engine, EngineConfig, SamplingParams

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
 from services.generator.backend.gpu.decode_graphs import ladder
 from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.engine import EngineConfig, EngineConfigError, SamplingParams

@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.backend.gpu.warmup import Rehearsal, rehearse
 from services.generator.engine import Engine, SamplingParams
