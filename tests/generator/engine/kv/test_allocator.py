@@ -1,4 +1,4 @@
-"""Block allocation: tables grow, forks share blocks, and shared blocks are copied before a write."""
+"""Block allocation: tables grow, forks share blocks, a shared block is copied before a write."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
