@@ -1,4 +1,4 @@
-"""Turns scheduled chunks into the flat tensors of one forward pass."""
+"""Batch of a step: scheduled chunks as the flat tensors of one forward pass."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ class Batch:
     in a later step. Which tokens stand in the rows is asked of the chunks when they are known.
     """
 
-    chunks: list[Chunk]
+    scheduled: Sequence[Chunk]  # as they were asked for
+    chunks: Sequence[Chunk]  # in the order of their rows
     singles: list[tuple[int, Chunk]]  # a decode's position and its chunk, the first rows
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the rows of all chunks' draws, in order
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     tables: BlockTables
+
+    def is_of(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether it was built of these very chunks, and no others."""
+        return len(chunks) == len(self.scheduled) and all(map(operator.is_, chunks, self.scheduled))
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -64,7 +69,7 @@ class Batch:
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
-    """Lay the chunks out for one pass."""
+    """Lay the chunks out for one forward pass."""
     decodes = [chunk for chunk in chunks if chunk.num_known == 1]
     decodes.sort(key=_END, reverse=True)
     prompts = [chunk for chunk in chunks if chunk.num_known > 1]
@@ -99,6 +104,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
         rows[id(chunk)][position - chunk.start] for chunk in ordered for position in chunk.scored
     ]
     return Batch(
+        list(chunks),
         ordered,
         singles,
         torch.cat(positions),

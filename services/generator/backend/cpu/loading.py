@@ -8,7 +8,7 @@ import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.parts import CpuParts
-from services.generator.backend.cpu.runner import Runner
+from services.generator.backend.cpu.runner import CpuRunner
 from services.generator.backend.memory import plan_num_blocks, raising_out_of_memory
 from services.generator.engine.config import EngineConfig
 from services.generator.model.checkpoint.config import ModelConfig
@@ -21,7 +21,7 @@ from services.generator.model.loader import build_decoder, compute_dtype
 class LoadedRunner(NamedTuple):
     """A runner, and how many blocks its cache has."""
 
-    runner: Runner
+    runner: CpuRunner
     num_blocks: int
 
 
@@ -43,7 +43,7 @@ def load_runner(config: EngineConfig, shape: ModelConfig, weights: Weights) -> L
     )
     model = load_model(config, shape, weights)
     cache = KVCache(shape, num_blocks, config.block_size, model.dtype, HugePages(0).zeros)
-    return LoadedRunner(Runner(model, cache), num_blocks)
+    return LoadedRunner(CpuRunner(model, cache), num_blocks)
 
 
 def load_model(config: EngineConfig, shape: ModelConfig, weights: Weights) -> Decoder:

@@ -1,4 +1,4 @@
-"""What a runner asks of a device besides arithmetic: memory, order, and recorded launches."""
+"""The device behind the GPU runner: memory, the order of work, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Device(Protocol):
         """Return what waits for all that was launched before."""
         ...
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """Return for each what does again what it launches, on the same memory; run it once before.
 
         All share the memory of what they make and let go: the largest comes first.
@@ -48,7 +48,7 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """The first visible GPU, by its default stream. Recordings share memory: replay, then read."""
+    """The first visible GPU, by its default stream. Its graphs share memory: replay, then read."""
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0)
@@ -65,9 +65,9 @@ class CudaDevice:
         wait: Call = event.synchronize
         return wait
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """See `Device`."""
-        # what dies while a stream is recorded may call what must not be called then
+        # what dies while a stream is captured may call what must not be called then
         gc.collect()
         # one for all, because a library keeps a workspace for each stream that it has met
         side = _cuda.Stream()
@@ -76,13 +76,13 @@ class CudaDevice:
         for work in works:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                # workspaces are taken and kernels are compiled before, not while, recording
+                # workspaces are taken and kernels are compiled before the capture, not in it
                 work()
             torch.cuda.current_stream().wait_stream(side)
             graph = _cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=side):
                 work()
-            # which ends with the last of these recordings
+            # which ends with the last of these graphs
             pool = pool or graph.pool()
             replays.append(graph.replay)
         return replays
@@ -110,7 +110,7 @@ class CudaDevice:
 
 
 class HostDevice:
-    """The CPU in a GPU's place, where Triton's interpreter runs the kernels; records nothing."""
+    """The CPU in a GPU's place, where Triton's interpreter runs the kernels; captures nothing."""
 
     def __init__(self, num_bytes: int = 2**30) -> None:
         """`num_bytes` is what it says is free."""
@@ -126,7 +126,7 @@ class HostDevice:
         """See `Device`."""
         return lambda: None
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """See `Device`."""
         return list(works)
 

@@ -1,4 +1,4 @@
-"""Loads a model onto a device, and gives its cache what weights and steps leave."""
+"""Loads a model onto a GPU, and gives its KV cache what weights and steps leave."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from services.generator.backend.gpu.decode_graphs import DecodeGraphs
 from services.generator.backend.gpu.device import Device
 from services.generator.backend.gpu.layers.parts import GpuParts
 from services.generator.backend.gpu.runner import GpuRunner
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler
 from services.generator.backend.gpu.step_inputs import Layout, StepInputs
 from services.generator.backend.gpu.triton.checks import KernelError, require_capability
-from services.generator.backend.gpu.warmup import rehearse
+from services.generator.backend.gpu.warmup import warm_up
 from services.generator.backend.memory import (
-    Room,
+    MemoryBudget,
     check_weights,
     mib,
     num_blocks_within,
@@ -32,7 +32,7 @@ from services.generator.model.decoder import Decoder
 from services.generator.model.kv_cache import KVCache, block_bytes
 from services.generator.model.loader import build_decoder, compute_dtype
 
-# of what is free beside weights and the largest step: recordings and penalties need some later
+# of what is free beside weights and the largest step: CUDA graphs and penalties need some later
 _FREE_SHARE = 0.9
 
 
@@ -48,7 +48,7 @@ class LoadedRunner(NamedTuple):
 def load_runner(
     config: EngineConfig, shape: ModelConfig, weights: Weights, device: Device
 ) -> LoadedRunner:
-    """Load the weights, measure the largest step, allocate the cache, record decodes, rehearse.
+    """Load the weights, measure the largest step, allocate the cache, capture CUDA graphs, warm up.
 
     Raises ModelConfigError for a model that the kernels do not take, and EngineConfigError for
     one, or a cache, that does not fit, or a quantization that the device does not have.
@@ -73,7 +73,7 @@ def load_runner(
         config,
         shape.context_length,
         block_bytes(shape, config.block_size, cache_dtype),
-        Room(
+        MemoryBudget(
             device.free_bytes() - step_bytes,
             _FREE_SHARE,
             f"beside weights of {mib(weight_bytes)} and a step's largest {mib(step_bytes)}",
@@ -82,13 +82,13 @@ def load_runner(
     cache = KVCache(shape, num_blocks, config.block_size, cache_dtype, _zeros_on(device))
     longest = min(-(-shape.context_length // config.block_size), num_blocks)
     inputs = StepInputs(device, _capacity(config, longest))
-    choice = TokenChoice(device, shape.vocab_size, _max_rows(config))
+    sampler = TokenSampler(device, shape.vocab_size, _max_rows(config))
     graphs = None
     if config.graphs:
         graphs = DecodeGraphs(model, cache, device, inputs, config.max_num_seqs, longest)
-    runner = GpuRunner(model, cache, device, inputs, choice, graphs)
+    runner = GpuRunner(model, cache, device, inputs, sampler, graphs)
     if device.compiles:
-        rehearse(runner, config, min(shape.context_length, num_blocks * config.block_size))
+        warm_up(runner, config, min(shape.context_length, num_blocks * config.block_size))
         device.release()
     return LoadedRunner(runner, num_blocks)
 
@@ -108,7 +108,7 @@ def _zeros_on(device: Device) -> Callable[..., torch.Tensor]:
 
 
 def _max_rows(config: EngineConfig) -> int:
-    """Return the most rows that are drawn from in a step: of decodes, drafts and forks."""
+    """Return the most rows that are sampled in a step: of decodes, drafts and forks."""
     return config.max_num_seqs * (1 + config.speculative_tokens)
 
 
@@ -125,7 +125,7 @@ def _capacity(config: EngineConfig, longest: int) -> Layout:
 
 
 def _largest_step(config: EngineConfig, model: Decoder, device: Device) -> None:
-    """Compute one prompt of a whole budget, and logits for as many rows as are drawn from."""
+    """Compute one prompt of a whole budget, and logits for as many rows as are sampled."""
     count, where = config.max_batched_tokens, device.device
     num_blocks = -(-count // config.block_size)
     cache = KVCache(model.config, 1, config.block_size, model.dtype, _zeros_on(device))

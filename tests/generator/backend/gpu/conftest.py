@@ -33,7 +33,7 @@ def nothing_fails_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` need a device: recordings, bfloat16, what the compiler makes."""
+    """Tests marked `gpu` need a device: CUDA graphs, bfloat16, what the compiler makes."""
     if IS_GPU:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

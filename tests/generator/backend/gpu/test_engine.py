@@ -13,7 +13,7 @@ from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.engine import EngineConfig, EngineConfigError, SamplingParams
 from services.generator.loading import load_engine
 from services.generator.model.errors import ModelConfigError
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 from tests.generator.backend.gpu.engines import on_cpu, on_device, run
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)

@@ -1,4 +1,7 @@
-"""Penalties on the rows that ask for them, as `LogitEdits` has them, on the device."""
+"""Penalties on the device: repetition, frequency and presence, for the rows that ask for them.
+
+The same as those of `backend.sampling.logits_processors`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodes as they are served: recorded, launched ahead, in the dtypes that GPUs are for."""
+"""Decodes as they are served: captured, launched ahead, in the dtypes that GPUs are for."""
 
 import threading
 from collections.abc import Sequence
