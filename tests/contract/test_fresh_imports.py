@@ -46,6 +46,10 @@ ROWS = {
         ),
         TRANSPORTS,
     ),
+    "engine": (
+        ("services.generator.engine",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
 }
 PROGRAM = """
 import importlib, pkgutil, sys

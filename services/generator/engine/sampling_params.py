@@ -1,6 +1,4 @@
-"""How one request wants its tokens chosen and when it wants to stop."""
-
-from __future__ import annotations
+"""Sampling parameters: how one request wants its tokens chosen, and when it ends."""
 
 import math
 from dataclasses import dataclass
