@@ -7,8 +7,6 @@ caches, so that every call of few rows reads memory. Prints a table and writes
 bench/results/kernels.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -11,8 +11,8 @@ from services.generator.backend.gpu.layers.rope import Angles, no_turn
 from services.generator.backend.gpu.triton.attention.checks import MAX_GROUP
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
 from services.generator.backend.gpu.triton.attention.paged_prefill import (
-    HEAD_SIZES,
-    paged_attention,
+    HEAD_DIMS,
+    paged_prefill,
 )
 from services.generator.backend.gpu.triton.attention.rope_write import rope_write
 from services.generator.model.checkpoint.config import ModelConfig
@@ -87,7 +87,7 @@ class PagedHeadAttention:
             )
         if count < len(q):
             parts.append(
-                paged_attention(
+                paged_prefill(
                     *(q[count:], k_cache, v_cache, plan.block_table[count:], plan.chunk_starts),
                     *(plan.lengths[count:], self._scale),
                     window=self._window,
@@ -108,8 +108,8 @@ class PagedHeadAttention:
 
 def check_heads(config: ModelConfig) -> None:
     """Raise ModelConfigError, naming the field, for heads that the kernels do not take."""
-    if config.head_dim not in HEAD_SIZES:
-        sizes = ", ".join(map(str, HEAD_SIZES))
+    if config.head_dim not in HEAD_DIMS:
+        sizes = ", ".join(map(str, HEAD_DIMS))
         raise ModelConfigError("head_dim", f"{config.head_dim} is not one of: {sizes} (on a GPU)")
     if config.num_heads // config.num_kv_heads > MAX_GROUP:
         raise ModelConfigError(

@@ -6,12 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from services.generator.backend.gpu.triton.moe.grouped_gemm import (
-    combine,
-    grouped_gemm,
-    row_tile,
-    sort_by_expert,
-)
+from services.generator.backend.gpu.triton.moe.grouped_gemm import combine, grouped_gemm, row_tile
+from services.generator.backend.gpu.triton.moe.moe_sort import sort_by_expert
 from services.generator.model.activation import Activation
 from services.generator.model.linear import Linear
 

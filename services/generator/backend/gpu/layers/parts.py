@@ -17,7 +17,10 @@ from services.generator.backend.gpu.layers.quantized_linear import (
 from services.generator.backend.gpu.layers.rope import Angles, AngleTable
 from services.generator.backend.gpu.layers.torch_linear import TorchLinear
 from services.generator.backend.gpu.triton.elementwise.embedding import embedding
-from services.generator.backend.gpu.triton.elementwise.gated_activation import ACTIVATIONS, gated
+from services.generator.backend.gpu.triton.elementwise.gated_activation import (
+    ACTIVATIONS,
+    gated_activation,
+)
 from services.generator.backend.gpu.triton.elementwise.rms_norm import rms_norm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig
@@ -88,7 +91,7 @@ class GpuParts:
         if not self._config.family.is_gated:
             return activation(name, batch_invariant=False)
         if name in ACTIVATIONS:
-            return lambda gate_up: gated(gate_up, name)
+            return lambda gate_up: gated_activation(gate_up, name)
         return _gelu_gated
 
     def linear(

@@ -6,7 +6,7 @@ import torch
 from services.generator.backend.gpu.device import Device
 from services.generator.backend.gpu.layers.mixture import GroupedMixture, stack_experts
 from services.generator.backend.gpu.layers.torch_linear import TorchLinear
-from services.generator.backend.gpu.triton.elementwise.gated_activation import gated
+from services.generator.backend.gpu.triton.elementwise.gated_activation import gated_activation
 from services.generator.model.mlp import Expert, Mixture
 from tests.generator.backend.gpu.triton.compare import assert_near
 
@@ -21,7 +21,7 @@ DTYPES = pytest.mark.parametrize(
 
 
 def activation(x: torch.Tensor) -> torch.Tensor:
-    return gated(x, "silu")
+    return gated_activation(x, "silu")
 
 
 class RoundedLinear(TorchLinear):

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from services.generator.backend.gpu.triton.linear.linear_plan import (
+from services.generator.backend.gpu.triton.linear.split_k import (
     MAX_PARTS,
     SUM_TILE,
     Plan,
     Tiles,
-    planned,
+    plan_split_k,
     sum_parts_kernel,
 )
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
@@ -30,7 +30,7 @@ def plans(tiles_for: Callable[[int, int], Tiles]) -> Iterator[tuple[str, Plan]]:
     for model, layers in LAYERS.items():
         for columns, depth in layers:
             for rows in ROWS:
-                plan = planned(rows, columns, depth, tiles_for(rows, depth), MULTIPROCESSORS)
+                plan = plan_split_k(rows, columns, depth, tiles_for(rows, depth), MULTIPROCESSORS)
                 kind = plan.tiles, plan.parts > 1
                 if kind not in seen:
                     seen.add(kind)

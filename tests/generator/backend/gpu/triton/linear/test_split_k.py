@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from services.generator.backend.gpu.triton.linear.linear_plan import (
+from services.generator.backend.gpu.triton.linear.split_k import (
     ANY,
     MAX_PARTS,
     Tiles,
     choose,
-    planned,
+    plan_split_k,
     sum_parts,
 )
 from tests.generator.backend.gpu.triton.compare import Guarded, assert_near
@@ -23,7 +23,7 @@ def test_parts_cover_the_depth_and_none_is_empty(
     rows: int, resident: int, fewest: int, columns: int, depth: int
 ) -> None:
     """For widths of real models on 132 multiprocessors, of which each has few programs."""
-    plan = planned(rows, columns, depth, TILES, 132)
+    plan = plan_split_k(rows, columns, depth, TILES, 132)
     assert plan.part_depth % TILES.depth == 0
     assert (plan.parts - 1) * plan.part_depth < depth <= plan.parts * plan.part_depth
     assert plan.parts <= MAX_PARTS
@@ -33,15 +33,15 @@ def test_parts_cover_the_depth_and_none_is_empty(
 
 def test_enough_programs_are_not_split() -> None:
     """Neither many columns nor many tokens are."""
-    assert planned(1, 2 * 132 * 64, 4096, TILES, 132).parts == 1
-    assert planned(80, 1024, 4096, TILES, 132).parts == 1
-    assert planned(1, 1024, 4096, TILES, 132).parts == 16
+    assert plan_split_k(1, 2 * 132 * 64, 4096, TILES, 132).parts == 1
+    assert plan_split_k(80, 1024, 4096, TILES, 132).parts == 1
+    assert plan_split_k(1, 1024, 4096, TILES, 132).parts == 16
 
 
 def test_few_tokens_are_cut_finer() -> None:
     """The sums of many are more to write and to read."""
     tiles = TILES._replace(rows=128)
-    found = [planned(rows, 2048, 4096, tiles, 132).parts for rows in (16, 17, 64, 65, 128)]
+    found = [plan_split_k(rows, 2048, 4096, tiles, 132).parts for rows in (16, 17, 64, 65, 128)]
     assert found == [11, 8, 8, 4, 4]
 
 

@@ -1,10 +1,8 @@
-"""How a product of tokens and weights is cut into programs, and K into parts where they are few.
+"""Split-K: how a product of tokens and weights is cut into programs, and K too where they are few.
 
 Tiles are [BN, BT], weights first: then a weight that is widened in registers is the operand which
 tensor cores take from registers, and few tokens fill the side that may be narrow.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
@@ -75,8 +73,8 @@ def choose(table: Sequence[tuple[int, Tiles]], rows: int) -> Tiles:
     return next(tiles for bound, tiles in table if rows <= bound)
 
 
-def planned(rows: int, columns: int, depth: int, tiles: Tiles, multiprocessors: int) -> Plan:
-    """Return the plan: K is split where that gives more multiprocessors something to do."""
+def plan_split_k(rows: int, columns: int, depth: int, tiles: Tiles, multiprocessors: int) -> Plan:
+    """Return the split-K plan: K is split where that gives more multiprocessors something to do."""
     programs = triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns)
     steps = max(1, triton.cdiv(depth, tiles.depth))
     resident, fewest = next(entry for bound, *entry in SPREAD if rows <= bound)
@@ -87,7 +85,7 @@ def planned(rows: int, columns: int, depth: int, tiles: Tiles, multiprocessors: 
 
 
 @cache
-def multiprocessors(device: torch.device) -> int:
+def num_multiprocessors(device: torch.device) -> int:
     """Return the device's multiprocessors; for the interpreter a few, so that it too splits."""
     if device.type != "cuda":
         return 8
