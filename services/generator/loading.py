@@ -3,8 +3,6 @@
 With `__main__` the only module that knows the backends; each is imported where it is chosen.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

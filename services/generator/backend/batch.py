@@ -1,7 +1,5 @@
 """Batch of a step: scheduled chunks as the flat tensors of one forward pass."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Size of the KV cache in blocks: from the model's shape, the options and the free memory."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -127,7 +125,7 @@ def raising_out_of_memory() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        # the frames that it passed hold what the batch had made
+        # the frames that it passed hold the batch's tensors
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemoryError(str(error)) from error
 

@@ -56,7 +56,7 @@ def tokens(outputs: list[StepOutput]) -> list[int]:
 
 
 def repetitive(seed: int, length: int, vocab_size: int) -> list[int]:
-    """A prompt of a few phrases over and over, in which most pairs of tokens are known."""
+    """Return a prompt of phrases over and over, in which most pairs of tokens are known."""
     rng = random.Random(seed)
     phrases = [[rng.randrange(vocab_size) for _ in range(5)] for _ in range(3)]
     return [token for _ in range(length) for token in rng.choice(phrases)][:length]

@@ -1,6 +1,4 @@
-"""Causal attention over a paged KV cache: what a step brings, and who computes it."""
-
-from __future__ import annotations
+"""Paged attention on a CPU, causal: its protocol, and the choice of who computes it."""
 
 from typing import Any, Protocol
 

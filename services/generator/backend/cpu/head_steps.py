@@ -1,6 +1,4 @@
-"""Steps on query and key heads before they meet: norms per head, rotation by position."""
-
-from __future__ import annotations
+"""Norms (QK norm) and RoPE of query and key heads, step by step before attention."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
-"""Matrix products of int8 weights with rows that are quantised on the way (W8A8).
+"""Linear layers of int8 weights with rows that are quantised on the way (W8A8).
 
 Weights are symmetric per output and rounded once, at load; activations are symmetric per row and
 rounded in each call. The sums are integers, so a row's result is the same in any batch.
 """
-
-from __future__ import annotations
 
 import ctypes
 

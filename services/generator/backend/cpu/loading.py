@@ -1,6 +1,4 @@
-"""Loads a model onto the CPU, and gives its cache a share of the memory that is left."""
-
-from __future__ import annotations
+"""Loading of a model onto the CPU, with a share of the memory that is left for its KV cache."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
-"""Norms and rotation of query and key heads in one pass of the compiled kernel."""
-
-from __future__ import annotations
+"""Norms (QK norm) and RoPE of query and key heads in one pass of a compiled kernel."""
 
 import ctypes
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ class Angles(ctypes.Structure):
     _fields_ = (("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p))
 
     @classmethod
-    def of(cls, rotation: Rotation) -> Angles:
+    def of(cls, rotation: Rotation) -> "Angles":
         """Return the addresses of a rotation, which has to outlive them."""
         return cls(rotation.cos.data_ptr(), rotation.sin.data_ptr())
 

@@ -1,6 +1,4 @@
-"""Matrix products with weights repacked once for the CPU."""
-
-from __future__ import annotations
+"""Linear layers by oneDNN, with weights repacked once."""
 
 import functools
 import platform

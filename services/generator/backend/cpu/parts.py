@@ -1,6 +1,4 @@
-"""A model's parts on a CPU: compiled kernels where there is a compiler, else torch's operations."""
-
-from __future__ import annotations
+"""Parts of a model on a CPU: compiled kernels where there is a compiler, else torch."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -68,8 +66,8 @@ class CpuParts:
         """See `Parts`."""
 
         def rows(ids: torch.Tensor) -> torch.Tensor:
-            found = functional.embedding(ids, table)
-            return found if scale is None else found * scale
+            vectors = functional.embedding(ids, table)
+            return vectors if scale is None else vectors * scale
 
         return rows
 

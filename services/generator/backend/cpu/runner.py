@@ -1,4 +1,4 @@
-"""Runs chunks on the CPU: one forward pass, then sampling. Holds no policy."""
+"""Runner of the CPU: one forward pass per step, then sampling. Holds no policy."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

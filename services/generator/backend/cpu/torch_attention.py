@@ -4,8 +4,6 @@ Decodes of similar length are gathered into one padded call; each chunk goes by 
 A layer with a sliding window (arXiv:2004.05150) gathers only the blocks that its queries see.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ class DecodeGroup:
     context_length: int  # tokens kept of each padded context
     mask: torch.Tensor | None  # float32 [num_rows, 1, 1, context_length], None if none is padded
 
-    def within(self, window: int, block_size: int) -> DecodeGroup:
+    def within(self, window: int, block_size: int) -> "DecodeGroup":
         """Return the group for queries that see only the last `window` tokens."""
         if self.context_length <= window:
             return self
@@ -62,7 +60,7 @@ class PromptChunk:
     block_ids: torch.Tensor | None  # [blocks], None if the chunk starts at position 0
     context_length: int  # start + num_rows
 
-    def within(self, window: int, block_size: int) -> PromptChunk:
+    def within(self, window: int, block_size: int) -> "PromptChunk":
         """Return the chunk without the blocks before its first query's window."""
         first = max(0, self.context_length - self.num_rows - window + 1) // block_size
         if self.block_ids is None or first == 0:
@@ -80,7 +78,7 @@ class TorchPlan:
     chunks: list[PromptChunk]
 
     @classmethod
-    def of(cls, tables: BlockTables, block_size: int) -> TorchPlan:
+    def of(cls, tables: BlockTables, block_size: int) -> "TorchPlan":
         """Group the sequences of a step for queries that see everything."""
         sequences = list(
             zip(tables.num_queries, tables.context_lengths, tables.block_ids, strict=True)
@@ -92,7 +90,7 @@ class TorchPlan:
             [_prompt_chunk(*sequence) for sequence in sequences if sequence[0] > 1],
         )
 
-    def within(self, window: int, block_size: int) -> TorchPlan:
+    def within(self, window: int, block_size: int) -> "TorchPlan":
         """Return the plan for queries that see `window` tokens, themselves included."""
         return TorchPlan(
             self.slots,

@@ -4,8 +4,6 @@ A replay is one call from the host where a step is hundreds of launches; a batch
 is padded to the larger one.
 """
 
-from __future__ import annotations
-
 import bisect
 import logging
 import time

@@ -1,7 +1,5 @@
 """The device behind the GPU runner: memory, the order of work, and CUDA graphs."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,7 +12,7 @@ _cuda: Any = torch.cuda
 
 
 class Device(Protocol):
-    """Work is launched in order and completes later; `mark` tells when."""
+    """Work is launched in order and completes later; `mark` knows when."""
 
     device: torch.device
     compiles: bool  # whether a kernel waits for a compiler when it is launched first
@@ -138,7 +136,7 @@ class HostDevice:
         """See `Device`."""
 
     def peak_bytes(self, work: Call) -> int:
-        """See `Device`; nothing tells here, so nothing is run."""
+        """See `Device`; nothing measures here, so nothing is run."""
         return 0
 
     def __repr__(self) -> str:

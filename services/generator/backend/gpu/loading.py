@@ -1,6 +1,4 @@
-"""Loads a model onto a GPU, and gives its KV cache what weights and steps leave."""
-
-from __future__ import annotations
+"""Loading of a model onto a GPU; its KV cache gets what weights and steps leave."""
 
 import functools
 from collections.abc import Callable

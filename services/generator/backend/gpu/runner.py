@@ -1,10 +1,8 @@
-"""Runs chunks on a GPU with overlap scheduling: copies in, launches, copies out, then one wait.
+"""Runner of a GPU with overlap scheduling: copies in, launches, copies out, then one wait.
 
 While the device computes a step, the host plans the next one and launches it behind, on the tokens
 that this one will have sampled; the device goes from step to step without waiting for the host.
 """
-
-from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Inputs of a step on their way to the device: laid out in host memory, sent in one copy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +44,7 @@ class Layout:
     num_blocks: int
 
     @classmethod
-    def of(cls, batch: Batch, num_padded: int | None = None) -> Layout:
+    def of(cls, batch: Batch, num_padded: int | None = None) -> "Layout":
         """Return the layout of a batch, or of one of decodes padded to `num_padded` rows."""
         tables = batch.tables
         num_sequences = len(tables.num_queries)

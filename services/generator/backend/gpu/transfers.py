@@ -1,7 +1,5 @@
 """Asynchronous copies between host and device, through pinned memory that stays where it is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

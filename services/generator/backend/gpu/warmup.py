@@ -4,8 +4,6 @@ A kernel is compiled for each combination of constants, dtypes and alignments th
 with; which those are follows from the sizes of a step and from what its requests ask for.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Beam search candidates from the logits of beams, without a log-softmax over all tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

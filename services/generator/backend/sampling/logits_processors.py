@@ -5,8 +5,6 @@ which none undoes another; then the repetition penalty; then frequency and prese
 sparse: a row pays for the tokens that its request names or has seen, other rows pay nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 

@@ -1,7 +1,5 @@
 """Log-probabilities of given tokens from raw logits, without a log-softmax over the vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

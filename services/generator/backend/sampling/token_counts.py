@@ -1,7 +1,5 @@
 """Token counts of a request for penalties, as tensors that grow by one token at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

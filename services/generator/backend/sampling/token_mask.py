@@ -1,7 +1,5 @@
 """Token mask and bias of one request, which follow from its options alone, as tensors."""
 
-from __future__ import annotations
-
 import torch
 
 from services.generator.engine.sampling_params import SamplingParams

@@ -12,7 +12,7 @@ from tests.generator.backend.gpu.compiled_launches import SHAPES
 
 
 def lines_of(module: str) -> list[dict[str, Any]]:
-    """What a process of its own tells, which has no interpreter."""
+    """Return the output of a process of its own, which has no interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", f"tests.generator.backend.gpu.{module}"],
@@ -28,7 +28,7 @@ def lines_of(module: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, dict[str, Any]]:
-    """What was compiled for each shape, at load and while serving."""
+    """Return what was compiled for each shape, at load and while serving."""
     return {line["shape"]: line for line in lines_of("compiled_launches")}
 
 

@@ -14,7 +14,7 @@ Call = Callable[[], None]
 
 
 def products(device: Device, sizes: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Inputs for as many products, and where their results are put."""
+    """Return inputs for as many products, and where their results are put."""
     inputs = [torch.randn(size, 64, device=device.device) for size in sizes]
     return inputs, [torch.zeros(size, 64, device=device.device) for size in sizes]
 
@@ -22,7 +22,7 @@ def products(device: Device, sizes: list[int]) -> tuple[list[torch.Tensor], list
 def captured(
     device: Device, inputs: list[torch.Tensor], outs: list[torch.Tensor], weight: torch.Tensor
 ) -> list[Call]:
-    """What multiplies each of the inputs anew."""
+    """Return what multiplies each of the inputs anew."""
 
     def work_on(x: torch.Tensor, out: torch.Tensor) -> Call:
         def work() -> None:

@@ -27,7 +27,7 @@ ASKED: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

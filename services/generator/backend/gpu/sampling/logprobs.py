@@ -1,7 +1,5 @@
 """Log-probabilities of tokens: launched on the device, read when the caller has waited."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

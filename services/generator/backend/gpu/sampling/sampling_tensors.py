@@ -1,7 +1,5 @@
 """Sampling tensors: the arguments of the sampling kernel, from the draws of its rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Token counts of the requests that penalise what occurred, dense on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary, finalize
 

@@ -3,8 +3,6 @@
 The same as those of `backend.sampling.logits_processors`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 

@@ -4,8 +4,6 @@ The same as on a CPU but for random draws: the kernel has a random stream of its
 launched at once and nothing is waited for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 

@@ -51,7 +51,7 @@ class Weights:
         return GroupedMixture(TorchLinear(self.router), *stacks, activation, num_chosen, normalizes)
 
     def reference(self, num_chosen: int, normalizes: bool) -> Mixture:
-        """The same in float32, one expert after the other, by the same router."""
+        """Return the same in float32, one expert after the other, by the same router."""
         experts = [
             Expert(TorchLinear(up.float()), TorchLinear(down.float()), activation)
             for up, down in self.experts

@@ -32,7 +32,7 @@ def catch_up(counts: DeviceTokenCounts, device: Device, *requests: Request) -> N
 
 
 def assert_counted(counts: DeviceTokenCounts, request: Request, has_prompt: bool = True) -> None:
-    """The request's row is what its tokens make it."""
+    """Assert that the request's row follows from its tokens."""
     output = torch.tensor(request.token_ids[request.num_prompt_tokens :], dtype=torch.int64)
     index = counts.index(request)
     assert torch.equal(counts.counts[index].cpu().long(), output.bincount(minlength=VOCAB))
