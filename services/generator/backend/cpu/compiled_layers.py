@@ -11,11 +11,14 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
+from services.generator.backend.cpu.attention.head_steps import (
+    Angles,
+    NativeHeadSteps,
+    SteppedAttention,
+)
+from services.generator.backend.cpu.attention.native_attention import NativeAttention, PlanArguments
 from services.generator.backend.cpu.gated_activation import CompiledGate
-from services.generator.backend.cpu.head_steps import SteppedAttention
-from services.generator.backend.cpu.native_attention import NativeAttention, PlanArguments
-from services.generator.backend.cpu.native_head_steps import Angles, NativeHeadSteps
-from services.generator.backend.cpu.native_linear import NativeLinear
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, Program
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.kv_cache import KVCache, LayerCache

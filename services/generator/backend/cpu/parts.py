@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.attention import Attention, attention
-from services.generator.backend.cpu.bf16_linear import bf16_linear
-from services.generator.backend.cpu.compiled_layers import CompiledLayers
-from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.head_steps import (
+from services.generator.backend.cpu.attention.head_steps import (
     HeadNorm,
     HeadRotation,
     HeadStep,
+    NativeHeadSteps,
     SteppedAttention,
 )
+from services.generator.backend.cpu.attention.paged_attention import Attention, attention
+from services.generator.backend.cpu.compiled_layers import CompiledLayers
+from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.huge_pages import HugePages
-from services.generator.backend.cpu.int8_linear import int8_linear
-from services.generator.backend.cpu.native_head_steps import NativeHeadSteps
-from services.generator.backend.cpu.onednn_linear import OneDnnLinear
+from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.int8_linear import int8_linear
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig

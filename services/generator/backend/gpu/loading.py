@@ -53,30 +53,10 @@ def load_runner(
     """
     dtype = compute_dtype(shape, config.dtype, widens_half=False)
     cache_dtype = _cache_dtype(config, dtype, device)
-    # quantised here, they take a byte each at least
-    kept = dtype if config.quantization is None else torch.int8
-    check_weights(weights.num_bytes(kept), device.free_bytes())
     before_bytes = device.free_bytes()
-    parts = GpuParts(shape, device.device, config.quantization)
-    try:
-        model = build_decoder(shape, weights, dtype, parts)
-    except KernelError as error:
-        field = "quantization" if config.quantization else "model"
-        raise EngineConfigError(field, str(error)) from error
-    device.release()
+    model = _load_model(config, shape, weights, dtype, device)
     weight_bytes = before_bytes - device.free_bytes()
-    step_bytes = device.peak_bytes(lambda: _largest_step(config, model, device))
-    device.release()
-    num_blocks = num_blocks_within(
-        config,
-        shape.context_length,
-        block_bytes(shape, config.block_size, cache_dtype),
-        MemoryBudget(
-            device.free_bytes() - step_bytes,
-            _FREE_SHARE,
-            f"beside weights of {mib(weight_bytes)} and a step's largest {mib(step_bytes)}",
-        ),
-    )
+    num_blocks = _plan_num_blocks(config, model, cache_dtype, weight_bytes, device)
     cache = KVCache(shape, num_blocks, config.block_size, cache_dtype, _zeros_on(device))
     longest = min(-(-shape.context_length // config.block_size), num_blocks)
     inputs = StepInputs(device, _capacity(config, longest))
@@ -89,6 +69,44 @@ def load_runner(
         warm_up(runner, config, min(shape.context_length, num_blocks * config.block_size))
         device.release()
     return LoadedRunner(runner, num_blocks)
+
+
+def _load_model(
+    config: EngineConfig, shape: ModelConfig, weights: Weights, dtype: torch.dtype, device: Device
+) -> Decoder:
+    # quantised here, they take a byte each at least
+    kept = dtype if config.quantization is None else torch.int8
+    check_weights(weights.num_bytes(kept), device.free_bytes())
+    parts = GpuParts(shape, device.device, config.quantization)
+    try:
+        model = build_decoder(shape, weights, dtype, parts)
+    except KernelError as error:
+        field = "quantization" if config.quantization else "model"
+        raise EngineConfigError(field, str(error)) from error
+    device.release()
+    return model
+
+
+def _plan_num_blocks(
+    config: EngineConfig,
+    model: Decoder,
+    cache_dtype: torch.dtype,
+    weight_bytes: int,
+    device: Device,
+) -> int:
+    """Return the number of KV blocks beside weights, which are loaded, and the largest step."""
+    step_bytes = device.peak_bytes(lambda: _largest_step(config, model, device))
+    device.release()
+    return num_blocks_within(
+        config,
+        model.config.context_length,
+        block_bytes(model.config, config.block_size, cache_dtype),
+        MemoryBudget(
+            device.free_bytes() - step_bytes,
+            _FREE_SHARE,
+            f"beside weights of {mib(weight_bytes)} and a step's largest {mib(step_bytes)}",
+        ),
+    )
 
 
 def _cache_dtype(config: EngineConfig, dtype: torch.dtype, device: Device) -> torch.dtype:

@@ -142,7 +142,7 @@ class _Section:
         )
 
     def _original_length(self) -> int:
-        """Return the original context length: a field of its own (Phi-3) wins over the section's."""
+        """Return the original context length: a field of its own (Phi-3) beats the section's."""
         inner = self.number(
             "original_max_position_embeddings", self._fields.positive("max_position_embeddings")
         )

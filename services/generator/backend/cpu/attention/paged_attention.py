@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import torch
 
+from services.generator.backend.cpu.attention.native_attention import NativeAttention
+from services.generator.backend.cpu.attention.torch_attention import TorchAttention
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_attention import NativeAttention
-from services.generator.backend.cpu.torch_attention import TorchAttention
 from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache

@@ -6,7 +6,12 @@ import platform
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.row_tiling import ANY_ROWS, Product, RowTiling, find_tiling
+from services.generator.backend.cpu.linear.row_tiling import (
+    ANY_ROWS,
+    Product,
+    RowTiling,
+    find_tiling,
+)
 
 # Any hint from 2 up gives the same blocked layout; a hint of 1 gives one that is slow for batches.
 _BATCH_HINT = 32

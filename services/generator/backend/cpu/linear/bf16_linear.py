@@ -8,8 +8,8 @@ import ctypes
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
 
 _PANEL = 32  # of the source: outputs side by side

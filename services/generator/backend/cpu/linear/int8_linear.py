@@ -9,8 +9,8 @@ import ctypes
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
 from services.generator.model.linear import Linear
 from services.generator.model.quantize import quantize_rows
