@@ -1,10 +1,8 @@
-"""Matrix products of int8 weights with rows that are quantised on the way (W8A8).
+"""Linear layers of int8 weights with rows that are quantised on the way (W8A8).
 
 Weights are symmetric per output and rounded once, at load; activations are symmetric per row and
 rounded in each call. The sums are integers, so a row's result is the same in any batch.
 """
-
-from __future__ import annotations
 
 import ctypes
 import functools
@@ -12,8 +10,8 @@ import functools
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
 from services.generator.model.linear import Linear
 from services.generator.model.quantize import quantize_rows

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.onednn_linear import OneDnnLinear
-from services.generator.backend.cpu.row_tiling import ANY_ROWS, Product, RowTiling
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
+from services.generator.backend.cpu.linear.row_tiling import ANY_ROWS, Product, RowTiling
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
@@ -23,7 +23,7 @@ def test_a_linear_is_a_linear(
     """Odd sizes, with and without bias and residual, packed or not: the same numbers."""
     if not packed:
         monkeypatch.setattr(
-            "services.generator.backend.cpu.onednn_linear._can_pack", lambda dtype: False
+            "services.generator.backend.cpu.linear.onednn_linear._can_pack", lambda dtype: False
         )
     torch.manual_seed(0)
     x, residual = torch.randn(rows, 37), torch.randn(rows, 51)
@@ -52,7 +52,7 @@ def test_a_row_has_the_same_bits_beside_any_others(
     """Alone, in batches of many sizes, beyond the largest call, at any place, with a residual."""
     if not packed:
         monkeypatch.setattr(
-            "services.generator.backend.cpu.onednn_linear._can_pack", lambda dtype: False
+            "services.generator.backend.cpu.linear.onednn_linear._can_pack", lambda dtype: False
         )
     torch.manual_seed(0)
     linear = OneDnnLinear(torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype))
@@ -83,8 +83,8 @@ def test_only_the_call_that_is_announced_is_probed_at_load(
         probed.append(product.__name__)
         return ANY_ROWS
 
-    monkeypatch.setattr("services.generator.backend.cpu.onednn_linear.find_tiling", find)
-    monkeypatch.setattr("services.generator.backend.cpu.onednn_linear._tilings", {})
+    monkeypatch.setattr("services.generator.backend.cpu.linear.onednn_linear.find_tiling", find)
+    monkeypatch.setattr("services.generator.backend.cpu.linear.onednn_linear._tilings", {})
     x, residual = torch.randn(1, 23), torch.randn(1, 29)
     linears = [OneDnnLinear(torch.randn(29, 23), adds=adds) for _ in range(2)]
     names = ["_multiply", "_multiply_and_add"]

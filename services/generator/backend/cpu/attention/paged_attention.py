@@ -1,14 +1,12 @@
-"""Causal attention over a paged KV cache: what a step brings, and who computes it."""
-
-from __future__ import annotations
+"""Paged attention on a CPU, causal: its protocol, and the choice of who computes it."""
 
 from typing import Any, Protocol
 
 import torch
 
+from services.generator.backend.cpu.attention.native_attention import NativeAttention
+from services.generator.backend.cpu.attention.torch_attention import TorchAttention
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_attention import NativeAttention
-from services.generator.backend.cpu.torch_attention import TorchAttention
 from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import LayerCache

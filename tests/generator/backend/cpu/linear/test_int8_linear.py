@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.generator.backend.cpu.int8_linear import (
+from services.generator.backend.cpu.linear.int8_linear import (
     NativeInt8Linear,
     TorchInt8Linear,
     _float_product,

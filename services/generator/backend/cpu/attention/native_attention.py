@@ -1,9 +1,7 @@
-"""Attention by the compiled kernel, for single queries and prompt chunks alike.
+"""Paged attention by the compiled kernel, for single queries and prompt chunks alike.
 
 A token's result is the same bit for bit however its prompt was cut and whatever runs beside it.
 """
-
-from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass

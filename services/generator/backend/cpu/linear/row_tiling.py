@@ -1,11 +1,9 @@
-"""How many rows a product may take at once so that no row's bits depend on the others.
+"""Row tiling for batch invariance: how many rows a product may take so that none depends on others.
 
 Libraries choose their kernel by the number of rows, and kernels add up in different orders
 ("Defeating nondeterminism in LLM inference", Thinking Machines Lab, 2025). Which numbers of rows
 agree is neither documented nor constant, so it is found out by trying, once per shape.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Decodes as they are served: recorded, launched ahead, in the dtypes that GPUs are for."""
+"""Decodes as they are served: captured, launched ahead, in the dtypes that GPUs are for."""
 
 import threading
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ HOT = SamplingParams(max_tokens=24, temperature=1.5, top_p=0.9, seed=4, ignore_e
 
 
 def greedy(max_tokens: int) -> SamplingParams:
-    """The likeliest tokens, with as many alternatives as may be told."""
+    """Return greedy parameters, with as many alternatives as may be asked for."""
     return SamplingParams(
         max_tokens=max_tokens, temperature=0.0, ignore_eos=True, logprobs=ALTERNATIVES
     )
 
 
 def answers(told: Told) -> list[Answer]:
-    """What was told, by the order of the prompts."""
+    """Return the outputs in the order of the prompts."""
     return [Answer(*told[name]) for name in PROMPTS]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers."""
+    """Return a random Llama of two layers."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

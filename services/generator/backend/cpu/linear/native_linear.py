@@ -1,6 +1,4 @@
-"""What products by compiled kernels have in common."""
-
-from __future__ import annotations
+"""Linear layers by compiled kernels: what they have in common."""
 
 import abc
 import ctypes

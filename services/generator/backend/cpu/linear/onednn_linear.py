@@ -1,6 +1,4 @@
-"""Matrix products with weights repacked once for the CPU."""
-
-from __future__ import annotations
+"""Linear layers by oneDNN, with weights repacked once."""
 
 import functools
 import platform
@@ -8,7 +6,12 @@ import platform
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.row_tiling import ANY_ROWS, Product, RowTiling, find_tiling
+from services.generator.backend.cpu.linear.row_tiling import (
+    ANY_ROWS,
+    Product,
+    RowTiling,
+    find_tiling,
+)
 
 # Any hint from 2 up gives the same blocked layout; a hint of 1 gives one that is slow for batches.
 _BATCH_HINT = 32

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from services.generator.backend.batch import build_batch
-from services.generator.backend.cpu.attention import attention
+from services.generator.backend.cpu.attention.paged_attention import attention
 from services.generator.backend.cpu.native import compiler
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.kv.prefix_cache import root_hash

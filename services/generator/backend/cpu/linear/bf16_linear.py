@@ -1,17 +1,15 @@
-"""Matrix products in bfloat16 by our own kernel, the same bits for a row in any batch.
+"""Linear layers in bfloat16 by our own kernel, the same bits for a row in any batch.
 
 For processors with AVX512_BF16 and without AMX, whose tiles only oneDNN uses.
 """
-
-from __future__ import annotations
 
 import ctypes
 
 import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, find_kernel
 
 _PANEL = 32  # of the source: outputs side by side
@@ -37,7 +35,7 @@ class _Product(ctypes.Structure):
 
 def bf16_linear(
     weight: torch.Tensor, bias: torch.Tensor | None = None, memory: HugePages | None = None
-) -> NativeBf16Linear | None:
+) -> "NativeBf16Linear | None":
     """Return `x @ weight.T + bias` for [T, in] rows, or None where another product is better."""
     if weight.dtype != torch.bfloat16 or weight.shape[1] % 2 or torch.cpu._is_amx_tile_supported():
         return None

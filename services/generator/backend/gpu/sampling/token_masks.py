@@ -1,6 +1,7 @@
-"""Bans and bias on the rows that ask for them, as `LogitEdits` has them, on the device."""
+"""Token masks and bias on the device, for the rows that ask for them.
 
-from __future__ import annotations
+The same as those of `backend.sampling.logits_processors`.
+"""
 
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
@@ -8,14 +9,14 @@ from weakref import WeakKeyDictionary
 import torch
 
 from services.generator.backend.gpu.transfers import Transfers
-from services.generator.backend.sampling.token_mask import VocabularyEdit
+from services.generator.backend.sampling.token_mask import TokenMask
 from services.generator.engine.draw import Draw, held_back_stops
 from services.generator.engine.request import Request
 
 BANNED = float("-inf")
 
 
-class VocabularyEdits:
+class TokenMasks:
     """Remembers per live request what its options need, and drops it with the request.
 
     Bias and bans are sparse and are sent each step. What a request does not allow is a mask of its
@@ -26,13 +27,13 @@ class VocabularyEdits:
         self._transfers = transfers
         self._device = device
         self._vocab_size = vocab_size
-        self._edits: WeakKeyDictionary[Request, VocabularyEdit] = WeakKeyDictionary()
+        self._masks: WeakKeyDictionary[Request, TokenMask] = WeakKeyDictionary()
         self._forbidden: WeakKeyDictionary[Request, torch.Tensor] = WeakKeyDictionary()
 
     def columns(self, draws: Sequence[Draw]) -> dict[str, torch.Tensor]:
         """Return what `apply_` needs of these draws, in host memory; none where it has no work.
 
-        Tokens of rows are places in the flat logits.
+        Tokens of rows are indices into the flat logits.
         """
         vocab_size = self._vocab_size
         held_back = [
@@ -43,20 +44,20 @@ class VocabularyEdits:
         biased, bias = [], []
         restricted: list[int] = []
         for row, draw in enumerate(draws):
-            if draw.params.edits_vocabulary:
-                edit = self._edit(draw.request)
-                banned.append(edit.banned + row * vocab_size)
-                biased.append(edit.biased + row * vocab_size)
-                bias.append(edit.bias)
-                restricted += [row] * bool(len(edit.allowed))
-        found = {}
+            if draw.params.masks_tokens:
+                mask = self._mask_of(draw.request)
+                banned.append(mask.banned + row * vocab_size)
+                biased.append(mask.biased + row * vocab_size)
+                bias.append(mask.bias)
+                restricted += [row] * bool(len(mask.allowed))
+        columns = {}
         if held_back or biased:
-            found["banned"] = torch.cat(banned)
+            columns["banned"] = torch.cat(banned)
         if biased:
-            found["biased"], found["bias"] = torch.cat(biased), torch.cat(bias)
+            columns["biased"], columns["bias"] = torch.cat(biased), torch.cat(bias)
         if restricted:
-            found["restricted"] = torch.tensor(restricted)
-        return found
+            columns["restricted"] = torch.tensor(restricted)
+        return columns
 
     def apply_(
         self, logits: torch.Tensor, draws: Sequence[Draw], sent: Mapping[str, torch.Tensor]
@@ -68,27 +69,27 @@ class VocabularyEdits:
             flat.scatter_add_(0, sent["biased"], sent["bias"])
         if "restricted" in sent:
             rows = sent["restricted"]
-            masks = [self._mask(d.request) for d in draws if d.params.allowed_token_ids]
+            masks = [self._forbidden_by(d.request) for d in draws if d.params.allowed_token_ids]
             some = logits.index_select(0, rows).masked_fill_(torch.stack(masks), BANNED)
             logits.index_copy_(0, rows, some)
         if "banned" in sent:
             flat.index_fill_(0, sent["banned"], BANNED)
 
-    def _edit(self, request: Request) -> VocabularyEdit:
-        edit = self._edits.get(request)
-        if edit is None:
-            edit = self._edits[request] = VocabularyEdit(request.params)
-        return edit
-
-    def _mask(self, request: Request) -> torch.Tensor:
-        """Return the tokens that the request does not allow, bool [vocab] on the device."""
-        mask = self._forbidden.get(request)
+    def _mask_of(self, request: Request) -> TokenMask:
+        mask = self._masks.get(request)
         if mask is None:
-            host = self._transfers.take(self._vocab_size, dtype=torch.bool).fill_(True)
-            host[self._edit(request).allowed] = False
-            mask = torch.empty_like(host, device=self._device).copy_(host, non_blocking=True)
-            self._forbidden[request] = mask
+            mask = self._masks[request] = TokenMask(request.params)
         return mask
 
+    def _forbidden_by(self, request: Request) -> torch.Tensor:
+        """Return the tokens that the request does not allow, bool [vocab] on the device."""
+        forbidden = self._forbidden.get(request)
+        if forbidden is None:
+            host = self._transfers.take(self._vocab_size, dtype=torch.bool).fill_(True)
+            host[self._mask_of(request).allowed] = False
+            forbidden = torch.empty_like(host, device=self._device)
+            self._forbidden[request] = forbidden.copy_(host, non_blocking=True)
+        return forbidden
+
     def __repr__(self) -> str:
-        return f"VocabularyEdits({len(self._edits)} requests, {len(self._forbidden)} masks)"
+        return f"TokenMasks({len(self._masks)} requests, {len(self._forbidden)} on the device)"

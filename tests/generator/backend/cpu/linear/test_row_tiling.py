@@ -7,7 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generator.backend.cpu.row_tiling import ONE_BY_ONE, Product, RowTiling, find_tiling
+from services.generator.backend.cpu.linear.row_tiling import (
+    ONE_BY_ONE,
+    Product,
+    RowTiling,
+    find_tiling,
+)
 
 
 def product(is_odd: Callable[[int], bool], adds: bool) -> Product:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from services.generator.backend.cpu.bf16_linear import NativeBf16Linear, bf16_linear
 from services.generator.backend.cpu.huge_pages import HugePages
+from services.generator.backend.cpu.linear.bf16_linear import NativeBf16Linear, bf16_linear
 from services.generator.backend.cpu.native import compiler
 from services.generator.model.linear import Linear
 
