@@ -13,9 +13,8 @@ from zlib import crc32
 
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from services.generator.engine.sequences.beam_search import Candidate
 from services.generator.engine.sequences.fork import sequence_seed
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 def digest(token_ids: Sequence[int], before: int = 0) -> int:
