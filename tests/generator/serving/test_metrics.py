@@ -18,7 +18,8 @@ from services.generator.engine import (
     StepOutput,
 )
 from services.generator.serving.bridge import EngineBridge
-from services.generator.serving.metrics import EngineCollector, EngineMetrics
+from services.generator.serving.collector import EngineCollector
+from services.generator.serving.metrics import EngineMetrics
 from tests.generator.serving.tiny_bridge import bridged, submission
 from tests.generator.tiny import Ear, load
 from tests.waiting import until
