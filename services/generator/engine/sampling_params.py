@@ -1,6 +1,4 @@
-"""How one request wants its tokens chosen and when it wants to stop."""
-
-from __future__ import annotations
+"""Sampling parameters: how one request wants its tokens chosen, and when it ends."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class SamplingParams:
     the logits. `logit_edits` and `sampler` say in which order the options work. `min_tokens` holds
     back every stop id. `ignore_eos` drops the model's own end ids only; `stop_token_ids` still
     stop. `allowed_token_ids` empty allows all. `logprobs` and `prompt_logprobs` count the
-    alternatives told beside each token; None tells nothing. `n` sequences are answered. With a
+    alternatives given beside each token; None gives no logprobs. `n` sequences are answered. With a
     `beam_width` they are the best of a beam search, which draws nothing at random; 0 is off.
     """
 

@@ -63,16 +63,16 @@ class EngineMetrics:
         return len(self._lives)
 
     def arrived(self, request_id: str, max_tokens: int) -> None:
-        """A sequence was taken."""
+        """Note that a sequence was taken."""
         self._lives[request_id] = _Life(self._clock(), max_tokens)
 
     def refused(self, reason: str) -> None:
-        """A sequence was not taken."""
+        """Count a sequence that was not taken."""
         with self._lock:
             self.refusals[reason] += 1
 
     def stepped(self, outputs: Iterable[StepOutput], stats: EngineStats, now_s: float) -> None:
-        """One step of the engine ended at `now_s`."""
+        """Take the outputs of a step that ended at `now_s`, and the counters after it."""
         gaps: dict[float, int] = {}
         with self._lock:
             if stats.num_steps > self.stats.num_steps:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.scheduling.request_queue import RequestQueue
+from services.generator.engine.scheduling.queues import RunningQueue
 
 
 def test_priority_goes_before_arrival(make_request: Callable[..., Request]) -> None:
@@ -18,7 +18,7 @@ def test_priority_goes_before_arrival(make_request: Callable[..., Request]) -> N
         make_request(arrival_index=1),
         make_request(arrival_index=3, priority=-1),
     )
-    queue = RequestQueue()
+    queue = RunningQueue()
     for request in (late, urgent, early):
         queue.add(request)
     assert list(queue) == [urgent, early, late]
@@ -36,7 +36,7 @@ def test_any_order_of_insertion_gives_the_same_queue(priorities: list[int], rng:
         )
         for index, priority in enumerate(priorities)
     ]
-    queue = RequestQueue()
+    queue = RunningQueue()
     for request in sorted(requests, key=lambda _: rng.random()):  # type: ignore[attr-defined]
         queue.add(request)
     assert list(queue) == sorted(requests, key=lambda request: request.order)
