@@ -20,6 +20,11 @@ ROWS = {
     ),
     "gateway's domain": (("services.gateway.domain",), TRANSPORTS),
     "gateway's pipeline": (("services.gateway.pipeline",), TRANSPORTS),
+    "gateway's access": (("services.gateway.access",), TRANSPORTS),
+    "gateway's dispatch": (
+        ("services.gateway.generation.dispatcher", "services.gateway.generation.frame_order"),
+        (*TRANSPORTS, "google.protobuf"),
+    ),
     "retriever": (
         (
             "services.retriever.chunk",

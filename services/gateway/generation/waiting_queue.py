@@ -105,11 +105,14 @@ class WaitingQueue:
         tokens = max(self._max_tokens - self._num_tokens - self._num_reserved_tokens, 0)
         places += reservation.num_places
         tokens += reservation.num_tokens
-        sums = [0, *accumulate(num_tokens)]
+        # the smallest wait in the queue, if need be: the bound in tokens holds most of them
+        sizes = sorted(num_tokens)
+        sums = [0, *accumulate(sizes)]
         num_places = max(k for k, total in enumerate(sums) if k <= places and total <= tokens)
-        num_direct = len(num_tokens) - num_places
-        direct_tokens = max(num_tokens[num_places:], default=0)
-        if num_direct > reservation.num_direct or direct_tokens > reservation.direct_tokens:
+        num_direct = len(sizes) - num_places
+        direct_tokens = sizes[-1] if num_direct else 0
+        held = reservation.num_tokens + reservation.num_direct * reservation.direct_tokens
+        if num_direct > reservation.num_direct or (num_direct and sums[-1] > held):
             held_elsewhere = self._num_direct[reservation.model] - reservation.num_direct
             if num_direct > room(direct_tokens) - held_elsewhere:
                 return False

@@ -637,11 +637,13 @@ class Histories(RuleBasedStateMachine):
         untouched = [holding for holding in self.holdings if holding.untouched]
         holding = data.draw(st.sampled_from(untouched))
         held = holding.reservation
-        tokens = [max(held.num_tokens // holding.left + change, 1)] * holding.left
+        tokens = max(held.num_tokens // holding.left + change, 1)
         before = held.num_places, held.num_tokens, held.num_direct
-        grows = sum(tokens) > held.num_tokens
+        grows = tokens * held.num_places > held.num_tokens
+        total = held.num_tokens + held.num_direct * held.direct_tokens
+        grows = grows or tokens * holding.left > total
         try:
-            self.fleet.correct(held, tokens)
+            self.fleet.correct(held, [tokens] * holding.left)
         except MeshError as error:
             assert error.code is Code.RESOURCE_EXHAUSTED and grows
             assert (held.num_places, held.num_tokens, held.num_direct) == before

@@ -8,7 +8,9 @@ import pytest
 from mesh.context import RequestContext
 from mesh.errors import unavailable
 from services.gateway.domain.generation import Answer, GenerationRequest, Model, Sampling, Usage
+from services.gateway.domain.request import InferenceRequest, Options, Prompts
 from services.gateway.pipeline import response_cache as module
+from services.gateway.pipeline.request_memo import MemoKey
 from services.gateway.pipeline.response_cache import Outcome, Policy, ResponseCache
 
 MODEL = Model("tiny", "r", 512, 256)
@@ -95,6 +97,21 @@ async def test_a_failing_cache_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         assert (await cache.lookup(request(), RequestContext.start(60)))[0] is Outcome.BYPASS
     assert memory.lookups == 1
+
+
+async def test_what_was_stored_or_found_is_recalled() -> None:
+    """A key finds its request once the answer is stored, or was found; a miss leaves nothing."""
+    memory = Memory()
+    key = MemoKey("dev", MODEL, InferenceRequest(Prompts(("Hi",)), Options(model="tiny"), 16))
+    first, second = ResponseCache(memory, timeout_s=30), ResponseCache(memory, timeout_s=30)
+    await second.lookup(request(), RequestContext.start(60), key)
+    first.keep(request(), ANSWER, "id", key)
+    assert first.recall(key) is second.recall(key) is None
+    memory.gate.set()
+    await first.drain()
+    assert first.recall(key) == request()
+    await second.lookup(request(), RequestContext.start(60), key)
+    assert second.recall(key) == request()
 
 
 def test_policy() -> None:
