@@ -1,4 +1,4 @@
-"""The tracer sees what it is told to follow, in every thread and through awaits."""
+"""The tracer sees the folders it follows, in every thread and through awaits."""
 
 import asyncio
 import threading

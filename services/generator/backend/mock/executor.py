@@ -1,4 +1,4 @@
-"""Executes chunks on the mock model and takes the time that a real one is said to take."""
+"""Executes chunks on the mock model and takes the time that was chosen for it."""
 
 import time
 from collections.abc import Callable, Sequence
