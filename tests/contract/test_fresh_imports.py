@@ -83,6 +83,23 @@ ROWS = {
             "services.generator.model",
         ),
     ),
+    "generator's mock model": (
+        ("services.generator.backend.mock",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
+    "generator's serving": (
+        (
+            "services.generator.serving.bridge",
+            "services.generator.serving.engine_thread",
+            "services.generator.serving.histogram",
+            "services.generator.serving.metric_definitions",
+            "services.generator.serving.metrics",
+            "services.generator.serving.outbox",
+            "services.generator.serving.submission",
+            "services.generator.serving.watchdog",
+        ),
+        (*TRANSPORTS, "prometheus_client", "torch"),
+    ),
 }
 PROGRAM = """
 import importlib, pkgutil, sys
