@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import parameter_shapes
+from bench.common.checkpoints import parameter_shapes
 from services.generator.model.errors import WeightError
 
 

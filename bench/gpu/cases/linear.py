@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from bench.gpu.case import BF16, Calls, Case
+from bench.gpu.cases.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.linear.int4_packing import pack_int4
 from services.generator.backend.gpu.triton.linear.linear_fp8 import linear_fp8, quantize_fp8
 from services.generator.backend.gpu.triton.linear.linear_w4a16 import linear_w4a16

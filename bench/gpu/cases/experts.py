@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from bench.gpu.case import BF16, Calls, Case
+from bench.gpu.cases.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.linear.lora import (
     lora_expand_add,
     lora_shrink,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.figures import Figures
+from bench.common.figures import Figures
 
 HEADINGS = (
     "requests",

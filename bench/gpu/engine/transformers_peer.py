@@ -8,9 +8,9 @@ import torch
 import transformers as typed_transformers
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
+from bench.common.random_weights import RandomWeights
+from bench.gpu.engine.workload import Ask, throughput
 from bench.gpu.timing import synchronize
-from bench.gpu.workload import Ask, throughput
-from bench.random_weights import RandomWeights
 
 # Its public functions are only partly annotated, which strict checking would refuse one by one.
 transformers: Any = typed_transformers

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from bench.gpu.case import BF16, Calls, Case
+from bench.gpu.cases.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
 from services.generator.backend.gpu.triton.attention.paged_prefill import paged_prefill
 

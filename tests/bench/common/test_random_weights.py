@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench.checkpoints import LLAMA_3_8B, QWEN3_0_6B, TINY, parameter_shapes
-from bench.random_weights import RandomWeights
+from bench.common.checkpoints import LLAMA_3_8B, QWEN3_0_6B, TINY, parameter_shapes
+from bench.common.random_weights import RandomWeights
 from services.generator.model.errors import WeightError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine import describe
+from bench.common.machine import describe
 
 
 def test_a_machine_without_git_is_described(

@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 import torch
 
-from bench.checkpoints import LLAMA_3_8B, TINY
-from bench.gpu.decode import DecodePlan, measure_decode
-from bench.gpu.engines import load_random_engine
-from bench.gpu.floor import kv_bytes_per_token, step_bytes
-from bench.gpu.workload import Workload, num_kv_tokens, serve, throughput
+from bench.common.checkpoints import LLAMA_3_8B, TINY
+from bench.gpu.engine.decode import DecodePlan, measure_decode
+from bench.gpu.engine.floor import kv_bytes_per_token, step_bytes
+from bench.gpu.engine.random_engine import load_random_engine
+from bench.gpu.engine.workload import Workload, num_kv_tokens, serve, throughput
 from services.generator.engine import Engine, SamplingParams
 
 BUDGET = 64
@@ -88,7 +88,7 @@ def test_the_workload_is_served_to_its_last_token() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
 def test_transformers_has_the_same_weights() -> None:
     """Its continuous batching gives the greedy tokens of our engine, in float32."""
-    from bench.gpu.transformers_peer import answer, load_model
+    from bench.gpu.engine.transformers_peer import answer, load_model
 
     requests = Workload(3, 5, 20, TINY["vocab_size"]).requests(0)
     subject = engine(num_kv_tokens(requests), dtype="float32")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.figures import Figures
-from bench.report import BEGIN, END, HEADINGS, Row, markdown, placed, text
+from bench.common.figures import Figures
+from bench.common.report import BEGIN, END, HEADINGS, Row, markdown, placed, text
 
 ABSENT = {"small": {"peer": "does not install"}}
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bench.checkpoints import num_linear_weights
+from bench.common.checkpoints import num_linear_weights
 
 WEIGHT_BYTES = 2
 """Of bfloat16, in which weights and cache are."""

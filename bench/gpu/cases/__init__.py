@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Iterator
 
-from bench.gpu.attention_cases import attention
-from bench.gpu.case import Case
-from bench.gpu.elementwise_cases import elementwise
-from bench.gpu.expert_cases import experts
-from bench.gpu.linear_cases import linears
-from bench.gpu.sampling_cases import sampling
+from bench.gpu.cases.attention import attention
+from bench.gpu.cases.case import Case
+from bench.gpu.cases.elementwise import elementwise
+from bench.gpu.cases.experts import experts
+from bench.gpu.cases.linear import linears
+from bench.gpu.cases.sampling import sampling
 
 
 def cases() -> Iterator[Case]:

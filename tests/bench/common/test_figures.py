@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.figures import Figures, floor_share, percentile
+from bench.common.figures import Figures, floor_share, percentile
 
 START_S = 100.0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu.case import BF16, Calls, Case
+from bench.gpu.cases.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.sampling.logprobs import logprobs
 from services.generator.backend.gpu.triton.sampling.sample import sample
 

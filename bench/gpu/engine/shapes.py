@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bench.checkpoints import LLAMA_3_8B, QWEN3_0_6B, TINY
+from bench.common.checkpoints import LLAMA_3_8B, QWEN3_0_6B, TINY
 
 # the kernels' attention takes heads of 64 and more
 _TINY = {**TINY, "head_dim": 64}

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from bench.gpu.aims import aims, table
-from bench.gpu.asking import Asking
-from bench.gpu.case import Call, Case, relative_error
+from bench.gpu.cases.case import Call, Case, relative_error
 from bench.gpu.kernel_row import MAX_SETS, Ceilings, measured, num_sets
-from bench.gpu.lines import line
 from bench.gpu.parts import Plan, engine_rows, kernel_rows
 from bench.gpu.record import Record
+from bench.gpu.row_text import line
+from bench.gpu.worker_client import WorkerClient
 
 CEILINGS = Ceilings(1e9, 1e9)
 SPEEDS = {"copy_bytes_per_s": 1e9, "product_flops_per_s": 1e9}
@@ -92,16 +92,16 @@ def test_sets_of_inputs_are_twice_the_cache() -> None:
 
 def test_a_worker_that_fails_is_replaced() -> None:
     """A question that raises and one that takes too long are answered, and so is the next."""
-    with Asking() as asking:
-        failed = asking.ask({"do": "gate", "shape": "none"}, 60.0)
+    with WorkerClient() as client:
+        failed = client.ask({"do": "gate", "shape": "none"}, 60.0)
         assert failed["failed"] == "KeyError: 'none'"
         assert any("worker.py" in each for each in failed["trace"])
-        assert asking.pid is None
-        late = asking.ask({"do": "names"}, 0.0)
+        assert client.pid is None
+        late = client.ask({"do": "names"}, 0.0)
         assert "took more than" in late["failed"]
-        assert asking.pid is None
-        assert "rms_norm, 8192 x 4096" in asking.ask({"do": "names"}, 60.0)["names"]
-        assert asking.pid is not None
+        assert client.pid is None
+        assert "rms_norm, 8192 x 4096" in client.ask({"do": "names"}, 60.0)["names"]
+        assert client.pid is not None
 
 
 def test_a_kernel_that_fails_does_not_stop_the_others() -> None:

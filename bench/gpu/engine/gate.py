@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from bench.gpu.engines import load_random_engine
+from bench.gpu.engine.random_engine import load_random_engine
 from services.generator.engine import Engine, SamplingParams, TokenLogprobs
 
 BOUNDS = {"float32": 0.01, "bfloat16": 0.15}

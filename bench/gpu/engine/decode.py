@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.gpu.floor import step_bytes
-from bench.gpu.profile import device_profile
+from bench.gpu.engine.device_profile import device_profile
+from bench.gpu.engine.floor import step_bytes
 from bench.gpu.timing import synchronize
 from services.generator.engine import Engine, SamplingParams, StepOutput
 

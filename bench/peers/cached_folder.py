@@ -1,4 +1,4 @@
-"""Folders that take long to make: made once, kept while what they were made from stays the same."""
+"""A folder that takes long to make, kept while the recipe that it was made from stays the same."""
 
 import shutil
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 STAMP = "made-from.txt"
 
 
-def made(folder: Path, recipe: str, make: Callable[[], object]) -> Path:
+def cached_folder(folder: Path, recipe: str, make: Callable[[], object]) -> Path:
     """Return `folder`, emptied and filled by `make` unless it was made from this very `recipe`.
 
     The recipe is written last, so what was cut short is made anew.

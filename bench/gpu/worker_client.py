@@ -13,7 +13,7 @@ Ask = Callable[[Mapping[str, Any], float], dict[str, Any]]
 """Asks a question with a limit in seconds; what fails is answered with `failed`."""
 
 
-class Asking:
+class WorkerClient:
     """A context manager that ends its worker.
 
     A device that has failed once, and an engine that has, may answer anything afterwards: so each
@@ -50,7 +50,7 @@ class Asking:
             self._worker.close()
             self._worker = None
 
-    def __enter__(self) -> "Asking":
+    def __enter__(self) -> "WorkerClient":
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from bench.gpu.case import BF16, Calls, Case
+from bench.gpu.cases.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.attention.rope_write import rope_write
 from services.generator.backend.gpu.triton.elementwise.embedding import embedding
 from services.generator.backend.gpu.triton.elementwise.gated_activation import gated_activation

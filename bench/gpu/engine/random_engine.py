@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.gpu.floor import kv_bytes_per_token
-from bench.random_weights import RandomWeights
+from bench.common.random_weights import RandomWeights
+from bench.gpu.engine.floor import kv_bytes_per_token
 from services.generator.engine import Engine, EngineConfig
 from services.generator.loading import load_engine
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.made import made
+from bench.peers.cached_folder import cached_folder
 
 
 def test_a_folder_is_made_once_for_a_recipe(tmp_path: Path) -> None:
     """The same recipe finds the folder as it is; another empties it and makes it anew."""
     folder, made_for = tmp_path / "thing", []
     for recipe in ("a", "a", "b"):
-        made(folder, recipe, lambda recipe=recipe: made_for.append(recipe))
+        cached_folder(folder, recipe, lambda recipe=recipe: made_for.append(recipe))
         (folder / f"kept-{recipe}").touch()
     assert made_for == ["a", "b"]
     assert not (folder / "kept-a").exists()
@@ -24,7 +24,7 @@ def test_what_was_cut_short_is_made_anew(tmp_path: Path) -> None:
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        made(tmp_path / "thing", "a", fail)
+        cached_folder(tmp_path / "thing", "a", fail)
     calls: list[str] = []
-    made(tmp_path / "thing", "a", lambda: calls.append("made"))
+    cached_folder(tmp_path / "thing", "a", lambda: calls.append("made"))
     assert calls == ["made"]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from bench.checkpoints import TINY
-from bench.gpu.gate import Answer, gate, judge
+from bench.common.checkpoints import TINY
+from bench.gpu.engine.gate import Answer, gate, judge
 from services.generator.engine import TokenLogprobs
 
 BOUND = 0.1
