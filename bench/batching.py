@@ -15,8 +15,6 @@ normalised latency stays within that many times what it is when each request has
 itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

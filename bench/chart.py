@@ -1,7 +1,5 @@
 """A line chart over two logarithmic axes, as SVG text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from html import escape

@@ -3,8 +3,6 @@
 Owns the shapes that the benches time. A random model costs exactly what a trained one does.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

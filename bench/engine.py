@@ -8,8 +8,6 @@ counted. First a gate in float32: no speed is shown unless our tokens agree with
 Peers install once into --peers-folder; one that cannot be had or fails is named with its reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

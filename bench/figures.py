@@ -1,7 +1,5 @@
 """What token moments say: speed, time to first token, time per output token. No I/O, no clock."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ class Figures:
     tpot_mean_s: float
 
     @classmethod
-    def of(cls, start_s: float, times_s: Sequence[Sequence[float]]) -> Figures:
+    def of(cls, start_s: float, times_s: Sequence[Sequence[float]]) -> "Figures":
         """Take them from each request's token moments, which ascend and are never empty."""
         ends = [times[-1] for times in times_s]
         firsts = [times[0] - start_s for times in times_s]

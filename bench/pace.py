@@ -9,8 +9,6 @@ repeat with the lowest ratio of busy to idle gaps counts. Time is the CPU time o
 that other work on the machine counts little.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -10,8 +10,6 @@ thread, so that other work on the machine counts little. Two such runs still dif
 from time to time, so the same is measured without a model as well, where nothing else takes time.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

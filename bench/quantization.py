@@ -6,8 +6,6 @@ Documents with names that training never uses. All tokens count once, and those 
 themselves. Prints a table and writes bench/results/quantization.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Random weights of a shape, made where they are needed and nowhere kept."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

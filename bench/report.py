@@ -1,7 +1,5 @@
 """The comparison in words: a row per shape, concurrency and engine, as text and Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

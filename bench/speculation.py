@@ -8,8 +8,6 @@ prompts at a high temperature, where nothing recurs; and `traps`, drawn almost e
 tokens, where every pair has occurred and nearly every guess is wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

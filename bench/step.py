@@ -8,8 +8,6 @@ takes time. The best and the median step without either are printed beside, and 
 no step is planned in the one before. Writes bench/results/step.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import cProfile
 import json

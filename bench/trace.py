@@ -4,8 +4,6 @@ Reads the Azure LLM inference traces (github.com/Azure/AzurePublicDataset, 2023;
 "Splitwise", ISCA 2024): one row per request with TIMESTAMP, ContextTokens and GeneratedTokens.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import random

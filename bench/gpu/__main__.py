@@ -13,8 +13,6 @@ failure. Writes bench/results/gpu.json with every row; gpu-partial.json with --q
 --device cpu.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Each figure beside what it should be."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The parts' way to the device: a worker process, replaced when something went wrong in it."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -52,7 +50,7 @@ class Asking:
             self._worker.close()
             self._worker = None
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> "Asking":
         return self
 
     def __exit__(

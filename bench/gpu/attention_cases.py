@@ -1,7 +1,5 @@
 """Attention over the paged cache, of single queries and of prompts, with Llama-3-8B's heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,7 +8,7 @@ from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
-from services.generator.backend.gpu.triton.attention.paged_prefill import paged_attention
+from services.generator.backend.gpu.triton.attention.paged_prefill import paged_prefill
 
 BLOCK = 16
 HEADS, KV_HEADS, DIM = 32, 8, 128
@@ -62,7 +60,7 @@ def prompt(length: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype 
     starts = torch.tensor([0, length], dtype=torch.int32)
     keys, values = _dense(k, table, length), _dense(v, table, length)
     queries = q.transpose(0, 1)[None].contiguous()
-    ours = partial(paged_attention, q, k, v, table, starts, lengths, dim**-0.5)
+    ours = partial(paged_prefill, q, k, v, table, starts, lengths, dim**-0.5)
     return ours, partial(torch_prompt, queries, keys, values)
 
 

@@ -1,7 +1,5 @@
 """One kernel in one shape, ours and torch's, and how far apart their results are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

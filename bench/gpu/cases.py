@@ -1,7 +1,5 @@
 """Every kernel that is timed, in shapes of Llama-3-8B, Qwen3-0.6B and Qwen3-30B-A3B."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 

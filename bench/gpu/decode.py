@@ -1,7 +1,5 @@
 """Steps that only decode: how fast, against the floor, and what the device does in them."""
 
-from __future__ import annotations
-
 import random
 import statistics
 import time

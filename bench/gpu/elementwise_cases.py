@@ -1,7 +1,5 @@
 """Norms, gates, rotation with the cache's write, embedding: all bound by memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,8 +9,8 @@ from torch.nn import functional
 from bench.gpu.case import BF16, Calls, Case
 from services.generator.backend.gpu.triton.attention.rope_write import rope_write
 from services.generator.backend.gpu.triton.elementwise.embedding import embedding
-from services.generator.backend.gpu.triton.elementwise.gated_activation import gated
-from services.generator.backend.gpu.triton.elementwise.rms_norm import add_rms_norm, rms_norm
+from services.generator.backend.gpu.triton.elementwise.gated_activation import gated_activation
+from services.generator.backend.gpu.triton.elementwise.rms_norm import rms_norm
 
 ROWS, WIDTH, INNER, VOCAB, DIM = 8192, 4096, 14336, 128256, 128
 BLOCK = 16
@@ -28,7 +26,6 @@ def elementwise() -> Iterator[Case]:
 
     size = ROWS * WIDTH
     yield case(f"rms_norm, {ROWS} x {WIDTH}", partial(norm, ROWS, WIDTH), 4 * size)
-    yield case(f"add_rms_norm, {ROWS} x {WIDTH}", partial(add_norm, ROWS, WIDTH), 8 * size)
     yield case(f"silu gate, {ROWS} x {INNER}", partial(gate, ROWS, INNER), 6 * ROWS * INNER)
     for heads, has_norm in ((32, False), (16, True)):
         kv_heads = 8
@@ -46,35 +43,14 @@ def norm(rows: int, width: int, dtype: torch.dtype = BF16) -> Calls:
 
 
 def torch_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return the root mean square norm of rows."""
+    """Return the RMS norm of rows."""
     return functional.rms_norm(x, (x.shape[1],), weight, EPS)
-
-
-def add_norm(rows: int, width: int, dtype: torch.dtype = BF16) -> Calls:
-    """Return both calls of one case."""
-    x, r = (torch.randn(rows, width, dtype=dtype) for _ in range(2))
-    weight = torch.randn(width, dtype=dtype)
-    # ours adds to the residual with every call, which stays finite so
-    x *= 1e-3
-
-    def ours() -> tuple[torch.Tensor, torch.Tensor]:
-        return add_rms_norm(x, r, weight, EPS), r
-
-    return ours, partial(torch_add_norm, x, r, weight)
-
-
-def torch_add_norm(
-    x: torch.Tensor, r: torch.Tensor, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the norm of the sum, and the sum."""
-    total = r + x
-    return torch_norm(total, weight), total
 
 
 def gate(rows: int, width: int, dtype: torch.dtype = BF16) -> Calls:
     """Return both calls of one case."""
     x = torch.randn(rows, 2 * width, dtype=dtype)
-    return partial(gated, x, "silu"), partial(torch_gate, x)
+    return partial(gated_activation, x, "silu"), partial(torch_gate, x)
 
 
 def torch_gate(x: torch.Tensor) -> torch.Tensor:
@@ -100,13 +76,13 @@ def rope(
     shape = (-(-rows // BLOCK), BLOCK, kv_heads, dim)
     keys, values, other_keys, other_values = (torch.zeros(shape, dtype=dtype) for _ in range(4))
     weight = torch.rand(heads + kv_heads, dim) + 0.5 if has_norm else None
-    places = (qkv, cos, sin, slots)
+    operands = (qkv, cos, sin, slots)
 
     def ours() -> tuple[torch.Tensor, ...]:
-        rope_write(*places, keys, values, heads, kv_heads, dim, weight, EPS)
+        rope_write(*operands, keys, values, heads, kv_heads, dim, weight, EPS)
         return qkv.view(rows, -1, dim)[:, :heads], keys, values
 
-    return ours, partial(torch_rope_write, *places, other_keys, other_values, heads, weight)
+    return ours, partial(torch_rope_write, *operands, other_keys, other_values, heads, weight)
 
 
 def torch_rope_write(
@@ -122,14 +98,14 @@ def torch_rope_write(
     """Return the rotated queries, and both caches after their write."""
     _, _, kv_heads, dim = keys.shape
     heads_of_rows = qkv.view(len(qkv), -1, dim)
-    turning, v = heads_of_rows.tensor_split((heads + kv_heads,), 1)
-    turning = turning.float()
+    rotating, v = heads_of_rows.tensor_split((heads + kv_heads,), 1)
+    rotating = rotating.float()
     if weight is not None:
-        turning = functional.rms_norm(turning, (dim,), None, EPS) * weight
-    first, second = turning.chunk(2, -1)
+        rotating = functional.rms_norm(rotating, (dim,), None, EPS) * weight
+    first, second = rotating.chunk(2, -1)
     cos, sin = cos[:, None], sin[:, None]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(qkv.dtype)
-    q, k = turned.tensor_split((heads,), 1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(qkv.dtype)
+    q, k = rotated.tensor_split((heads,), 1)
     for cache, rows in ((keys, k), (values, v)):
         cache.flatten(0, 1).index_copy_(0, slots, rows)
     return q, keys, values

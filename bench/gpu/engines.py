@@ -1,7 +1,5 @@
 """Our engine over random weights of a shape: no checkpoint, only its configuration on disk."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Grouped products: of a mixture's experts, and of adapters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -51,27 +49,27 @@ def mixture(
     """Return both calls of one case; who goes to which expert is known to torch's beforehand."""
     x = torch.randn(rows, depth, dtype=dtype)
     weights = torch.randn(num_experts, columns, depth, dtype=dtype)
-    chosen = torch.rand(rows, num_experts).topk(num_chosen).indices
-    shares = torch.rand(rows, num_chosen)
+    topk_ids = torch.rand(rows, num_experts).topk(num_chosen).indices
+    topk_weights = torch.rand(rows, num_chosen)
     tile = row_tile(rows * num_chosen, num_experts)
 
     def ours() -> torch.Tensor:
-        order = sort_by_expert(chosen, num_experts, tile)
-        return combine(grouped_gemm(x, weights, order), shares)
+        order = sort_by_expert(topk_ids, num_experts, tile)
+        return combine(grouped_gemm(x, weights, order), topk_weights)
 
     members = []
     for expert in range(num_experts):
-        tokens, choices = (chosen == expert).nonzero(as_tuple=True)
+        tokens, choices = (topk_ids == expert).nonzero(as_tuple=True)
         if len(tokens):
-            members.append((expert, tokens, shares[tokens, choices, None].to(dtype)))
+            members.append((expert, tokens, topk_weights[tokens, choices, None].to(dtype)))
     return ours, partial(torch_mixture, x, weights, members)
 
 
 def torch_mixture(x: torch.Tensor, weights: torch.Tensor, members: Members) -> torch.Tensor:
     """Return [T, N], expert after expert."""
     out = x.new_zeros(len(x), weights.shape[1])
-    for expert, tokens, shares in members:
-        out.index_add_(0, tokens, (x[tokens] @ weights[expert].T) * shares)
+    for expert, tokens, topk_weights in members:
+        out.index_add_(0, tokens, (x[tokens] @ weights[expert].T) * topk_weights)
     return out
 
 

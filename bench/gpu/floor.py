@@ -1,7 +1,5 @@
 """The least that a decode step has to read, and the time that takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

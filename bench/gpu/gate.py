@@ -1,7 +1,5 @@
 """Whether an engine on the GPU says what our CPU engine says, before any speed is shown."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

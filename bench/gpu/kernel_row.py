@@ -1,7 +1,5 @@
 """One case measured: its result held against torch's, then both timed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Quantised weights against torch's bfloat16 product of the same."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 
@@ -9,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from bench.gpu.case import BF16, Calls, Case
-from services.generator.backend.gpu.triton.linear.int4_packing import pack
+from services.generator.backend.gpu.triton.linear.int4_packing import pack_int4
 from services.generator.backend.gpu.triton.linear.linear_fp8 import linear_fp8, quantize_fp8
 from services.generator.backend.gpu.triton.linear.linear_w4a16 import linear_w4a16
 from services.generator.backend.gpu.triton.linear.linear_w8a16 import linear_w8a16
@@ -57,7 +55,7 @@ def w4a16(rows: int, depth: int, columns: int, dtype: torch.dtype = BF16) -> Cal
     zeros = torch.randint(0, 16, (depth // GROUP, columns), dtype=torch.int8)
     scales = (torch.rand(depth // GROUP, columns) / 8 / depth**0.5).half()
     whole = w4a16_weight(values, zeros, scales).to(dtype)
-    ours = partial(linear_w4a16, x, *pack(values, zeros, scales))
+    ours = partial(linear_w4a16, x, *pack_int4(values, zeros, scales))
     return ours, partial(functional.linear, x, whole)
 
 

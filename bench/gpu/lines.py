@@ -1,7 +1,5 @@
 """One row in words, as it comes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

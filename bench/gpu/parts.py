@@ -1,7 +1,5 @@
 """What is asked of the device, part by part; each yields its rows as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,7 +26,7 @@ class Plan:
     workload: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def quick(cls) -> Plan:
+    def quick(cls) -> "Plan":
         """Return one that shows whether everything works."""
         return cls(
             batches=(1, 8),

@@ -1,7 +1,5 @@
 """What the device does in a step, as CUPTI tells: time by kernel, and how long it is idle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From logits to tokens: a step's draws, and their log-probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Which shapes the engine is measured in, and what of each the gate computes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The device's time of a call, without the host's, and the ceilings that the device has."""
 
-from __future__ import annotations
-
 import gc
 import math
 import statistics

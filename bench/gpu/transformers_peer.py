@@ -1,7 +1,5 @@
 """transformers' continuous batching over the same random weights, in its own defaults."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 It keeps the engine of one shape between questions.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import json

@@ -4,8 +4,6 @@ https://github.com/GeeeekExplorer/nano-vllm, bench.py: 256 requests, prompts and
 1,024 tokens; here greedy.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One subject made ready for one checkpoint, and what is asked of it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile
@@ -73,7 +71,7 @@ class Competitor:
         self.worker.close()
         self._scratch.cleanup()
 
-    def __enter__(self) -> Competitor:
+    def __enter__(self) -> "Competitor":
         return self
 
     def __exit__(

@@ -1,7 +1,5 @@
 """A virtual environment per peer, made once from pinned requirements and kept."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

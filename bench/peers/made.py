@@ -1,7 +1,5 @@
 """Folders that take long to make: made once, kept while what they were made from stays the same."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -74,6 +74,32 @@ ROWS = {
         ),
         (*TRANSPORTS, "prometheus_client", "torch"),
     ),
+    "model": (
+        ("services.generator.model",),
+        (*TRANSPORTS, "services.generator.backend", "services.generator.engine"),
+    ),
+    "cpu backend": (
+        ("services.generator.backend.cpu",),
+        (*TRANSPORTS, "services.generator.backend.gpu", "services.generator.serving"),
+    ),
+    "gpu backend": (
+        ("services.generator.backend.gpu",),
+        (*TRANSPORTS, "services.generator.backend.cpu", "services.generator.serving"),
+    ),
+    "kernels": (
+        ("services.generator.backend.gpu.triton",),
+        (
+            *TRANSPORTS,
+            "services.generator.backend.batch",
+            "services.generator.backend.memory",
+            "services.generator.backend.sampling",
+            "services.generator.backend.gpu.device",
+            "services.generator.backend.gpu.layers",
+            "services.generator.backend.gpu.sampling",
+            "services.generator.engine",
+            "services.generator.model",
+        ),
+    ),
 }
 PROGRAM = """
 import importlib, pkgutil, sys

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from services.generator.backend.cpu.compiled_layers import CompiledLayers
-from services.generator.backend.cpu.loading import load_model
 from services.generator.backend.cpu.native import compiler
 from services.generator.backend.cpu.program import Program
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.layer import LayerByLayer
 from tests.generator.model.backends import needs
 from tests.generator.model.conftest import save
+from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES, Sample
 from tests.generator.model.test_families import last_logits
 from tests.generator.model.test_parity import make_prompts

@@ -21,12 +21,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def on_cpu(folder: Path, **options: Any) -> Engine:
-    """The engine as it is without a GPU."""
+    """Return the engine as it is without a GPU."""
     return load_engine(EngineConfig(folder, num_threads=1, **{**OPTIONS, **options}))
 
 
 def on_device(folder: Path, device: Device, **options: Any) -> Engine:
-    """The engine with the runner of a GPU."""
+    """Return the engine with the runner of a GPU."""
     config = EngineConfig(folder, device="cuda", **{**OPTIONS, **options})
     shape = ModelConfig.read(folder)
     runner, num_blocks = load_runner(config, shape, Checkpoint(folder), device)

@@ -1,7 +1,5 @@
 """A device whose copies may be as late as their wait: host memory must keep still so long."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

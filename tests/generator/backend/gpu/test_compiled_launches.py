@@ -12,7 +12,7 @@ from tests.generator.backend.gpu.compiled_launches import SHAPES
 
 
 def lines_of(module: str) -> list[dict[str, Any]]:
-    """What a process of its own tells, which has no interpreter."""
+    """Return the output of a process of its own, which has no interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", f"tests.generator.backend.gpu.{module}"],
@@ -28,7 +28,7 @@ def lines_of(module: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, dict[str, Any]]:
-    """What was compiled for each shape, at load and while serving."""
+    """Return what was compiled for each shape, at load and while serving."""
     return {line["shape"]: line for line in lines_of("compiled_launches")}
 
 
@@ -45,7 +45,7 @@ def test_every_launch_compiles_without_spills(told: dict[str, dict[str, Any]], s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_request_waits_for_a_compiler(told: dict[str, dict[str, Any]], shape: str) -> None:
-    """The steps that are rehearsed at load have all types, alignments and tiles of those served."""
+    """The steps that are warmed up at load have all types, alignments and tiles of those served."""
     assert told[shape]["serving"] == []
 
 

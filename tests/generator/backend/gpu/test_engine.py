@@ -13,7 +13,7 @@ from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.engine import EngineConfig, EngineConfigError, SamplingParams
 from services.generator.loading import load_engine
 from services.generator.model.errors import ModelConfigError
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 from tests.generator.backend.gpu.engines import on_cpu, on_device, run
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
@@ -27,7 +27,7 @@ PROMPTS = {"a": [5, 6, 7], "b": [9, 3, 80, 14, 15, 9, 2, 6, 53], "c": list(range
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.triton.attention import checks
-from services.generator.backend.gpu.triton.attention import paged_decode_launch as launch
-from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
+from services.generator.backend.gpu.triton.attention import paged_decode as op
+from services.generator.backend.gpu.triton.attention.paged_decode import decode_launch, paged_decode
 from services.generator.backend.gpu.triton.checks import KernelError
 from services.generator.backend.gpu.triton.reference import attention as reference_attention
 from tests.generator.backend.gpu.triton.compare import FLOATS, assert_near
@@ -81,7 +81,7 @@ def most_splits() -> int:
 @pytest.fixture(autouse=True)
 def split(most_splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences are split in this many parts at most."""
-    monkeypatch.setattr(launch, "MAX_SPLITS", most_splits)
+    monkeypatch.setattr(op, "MAX_SPLITS", most_splits)
 
 
 @DTYPES
@@ -210,7 +210,7 @@ def test_golden_values(device: torch.device) -> None:
     A window of four over the end of one tile and the beginning of the next puts the boundary
     behind the second; a sink as large as the largest score tells the sum: it adds 1.
     """
-    tile = launch.tile_of(4, 64, 1).tokens
+    tile = decode_launch(4, 64, 1).keys
     cached = pages((tile + 2,), 1, 64, torch.float32, device)
     scores, values = [1.0, 3.0, 0.0, 2.0], [[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [3.0, 1.0]]
     for i in range(4):
@@ -245,7 +245,7 @@ def test_golden_values(device: torch.device) -> None:
 )
 def test_splits_keep_a_gpu_busy(sequences: int, kv_heads: int, tiles: int, splits: int) -> None:
     """A power of two, by what is known before the launch."""
-    assert launch.splits_of(launch.busy_splits(sequences, kv_heads, 132), tiles) == splits
+    assert op.num_splits(op.busy_splits(sequences, kv_heads, 132), tiles) == splits
 
 
 def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None:
@@ -259,10 +259,10 @@ def test_a_short_sequence_is_not_split_for_nothing(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a batch that keeps the GPU busy, and in a table for long ones: it is as if without."""
-    monkeypatch.setattr(launch, "PROGRAMS", 0)
-    tile, size = launch.tile_of(4, 64, 2).tokens, 64
-    cached = pages((5 * tile, (launch.FEWEST_TILES + 2) * tile), 1, size, torch.float32, device)
-    blocks = 4 * launch.SPLIT_TILES * tile // 16
+    monkeypatch.setattr(op, "PROGRAMS_PER_SM", 0)
+    tile, size = decode_launch(4, 64, 2).keys, 64
+    cached = pages((5 * tile, (op.MIN_SPLIT_TILES + 2) * tile), 1, size, torch.float32, device)
+    blocks = 4 * op.MAX_SPLIT_TILES * tile // 16
     table = torch.zeros(2, blocks, dtype=torch.int32, device=device)
     table[:, : cached.block_table.shape[1]] = cached.block_table
     q = queries(2, 2, size, torch.float32, device)
@@ -347,7 +347,7 @@ def test_the_reference_is_torchs_attention(device: torch.device) -> None:
     q = torch.randn(10, 6, 16, device=device)
     starts = torch.tensor([0, 5, 8], device=device)
     k_cache, v_cache, table, lengths = cached
-    out = reference_attention.paged_attention(q, k_cache, v_cache, table, starts, lengths, 0.3)
+    out = reference_attention.paged_prefill(q, k_cache, v_cache, table, starts, lengths, 0.3)
     for i, (first, count, length) in enumerate(((0, 5, 20), (5, 3, 33))):
         blocks = cached.block_table[i].long()
         keys, values = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.triton.checks import KernelError
-from services.generator.backend.gpu.triton.linear.int4_packing import pack
+from services.generator.backend.gpu.triton.linear.int4_packing import pack_int4
 from services.generator.backend.gpu.triton.linear.linear_w4a16 import linear_w4a16
 from services.generator.backend.gpu.triton.reference import linear as reference_linear
 from tests.generator.backend.gpu.triton.compare import FLOATS, assert_near
@@ -25,7 +25,7 @@ def quantised(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return words and units, and the weight [N, K] that they stand for."""
     values, zeros, scales = rounded(columns, depth, group, device)
-    words, units = pack(values, zeros, scales)
+    words, units = pack_int4(values, zeros, scales)
     return {"words": words, "units": units}, reference_linear.w4a16_weight(values, zeros, scales)
 
 
