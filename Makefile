@@ -39,9 +39,24 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 up: setup  ## start everything in the foreground; ARGS="--generators 2"
 	@exec $(VENV)/bin/infermesh up $(ARGS)
 
+# pytest-xdist's workers: each core takes one, WORKERS=0 runs all tests in pytest's own process
+WORKERS ?= auto
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 4
+# OpenBLAS, torch and oneDNN as on a processor with AVX2 and nothing newer
+AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
 .PHONY: test
-test: setup  ## run the tests; ARGS="tests/cache -k lookup"
-	$(PYTHON) -m pytest $(ARGS)
+test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"
+	$(PYTEST) -m "not slow" $(ARGS)
+
+.PHONY: test-levels
+test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone
+	$(AVX2) $(PYTEST) -m "not slow" tests/generator $(ARGS)
+
+.PHONY: test-all
+test-all: setup  ## run all tests, at both levels, and the long schedules: before a release
+	$(PYTEST)
+	$(MAKE) --no-print-directory test-levels schedules
 
 .PHONY: check
 check: setup  ## lint, format, types, layers, fresh generated code

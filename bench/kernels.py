@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.checkpoints import QWEN3_0_6B, SMOLLM_135M
-from bench.machine import describe
+from bench.common.checkpoints import QWEN3_0_6B, SMOLLM_135M
+from bench.common.machine import describe
 from services.generator.backend.cpu.attention.paged_attention import attention
 from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.linear.bf16_linear import bf16_linear

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.machine import describe
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.machine import describe
 from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.kv.block_pool import BlockPool

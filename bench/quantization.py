@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bench.machine import describe
+from bench.common.machine import describe
 from services.generator.engine import EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 from training.corpus.documents import Documents

@@ -11,11 +11,13 @@ import pytest
 
 from cli import servers
 
+pytest_plugins = ["tests.sharding", "tests.suite_table"]
+
 START_LIMIT_S = 15.0
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Returns once something accepts connections; fails where it ended or takes too long."""
+    """Return once something accepts connections; fails where it ended or takes too long."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"server ended with {process.returncode}"
@@ -28,7 +30,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def running(command: list[str], port: int, environ: dict[str, str]) -> Iterator[int]:
-    """Runs a server for the length of a fixture."""
+    """Run a server for the length of a fixture."""
     process = subprocess.Popen(
         command,
         env={**os.environ, **environ},

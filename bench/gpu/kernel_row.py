@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu.case import Calls, Case
+from bench.gpu.cases.case import Calls, Case
 from bench.gpu.timing import timed
 
 MAX_SETS = 256

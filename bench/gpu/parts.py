@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.gpu.asking import Ask
+from bench.gpu.worker_client import Ask
 
 Row = dict[str, Any]
 CASE_LIMIT_S, GATE_LIMIT_S, DECODE_LIMIT_S, WORKLOAD_LIMIT_S = 300.0, 600.0, 600.0, 1800.0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.gpu.case import BF16, Call
+from bench.gpu.cases.case import BF16, Call
 
 # launches between two events, so that their own time is nothing
 MIN_LAUNCHES = 32

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.peers import environment
+from bench.peers.cached_folder import STAMP, cached_folder
 from bench.peers.catalogue import Subject
-from bench.peers.made import STAMP, made
 from bench.peers.process import WorkerProcess
 from bench.peers.protocol import Prompts, Timeline
 
@@ -109,7 +109,7 @@ class Competitor:
         pins = environment.requirements(self.subject.environment or "")
         source = (self._place.checkpoint / STAMP).read_text()
         recipe = "\n".join([worker.read_text(), pins, source, str(self._options)])
-        return made(folder, recipe, lambda: self._convert(folder))
+        return cached_folder(folder, recipe, lambda: self._convert(folder))
 
     def _convert(self, folder: Path) -> None:
         print(f"converting the checkpoint for {self.name}", flush=True)

@@ -35,9 +35,11 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     """Loads the model, then opens the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
     try:
-        config = settings.engine()
+        config, mock = settings.engine_config(), settings.mock_config()
         max_live = config.max_num_seqs + settings.max_waiting
-        bridge = await EngineBridge.load(lambda: load_engine(config), max_live, settings.wedged_s)
+        bridge = await EngineBridge.load(
+            lambda: load_engine(config, mock=mock), max_live, settings.wedged_s
+        )
     except EngineConfigError as error:
         raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
     except (ModelError, OSError) as error:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,15 @@ def test_a_second_retriever_is_refused(folder: Path, capsys: pytest.CaptureFixtu
     assert "one writer" in capsys.readouterr().err
 
 
+@pytest.fixture
+def with_terminal() -> Iterator[None]:
+    """Let children hear SIGHUP, which they ignore where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_leaves_no_process(folder: Path, number: int) -> None:
     """Also while services fail and restart; keys lie there, private, before anything is ready."""

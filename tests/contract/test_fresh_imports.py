@@ -18,6 +18,13 @@ ROWS = {
         ("mesh.context", "mesh.errors", "mesh.fair_queue", "mesh.mailbox"),
         TRANSPORTS,
     ),
+    "gateway's domain": (("services.gateway.domain",), TRANSPORTS),
+    "gateway's pipeline": (("services.gateway.pipeline",), TRANSPORTS),
+    "gateway's access": (("services.gateway.access",), TRANSPORTS),
+    "gateway's dispatch": (
+        ("services.gateway.generation.dispatcher", "services.gateway.generation.frame_order"),
+        (*TRANSPORTS, "google.protobuf"),
+    ),
     "retriever": (
         (
             "services.retriever.chunk",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 from tests.generator.model.conftest import save

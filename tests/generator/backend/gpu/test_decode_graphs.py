@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.gpu.gate import ALTERNATIVES, BOUNDS, Answer, judge
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.gpu.engine.gate import ALTERNATIVES, BOUNDS, Answer, judge
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import Told, on_cpu, on_device, run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import on_device
 from tests.generator.backend.gpu.late_copies import Copies, LateDevice

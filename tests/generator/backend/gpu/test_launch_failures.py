@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import HostDevice
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import on_device, run

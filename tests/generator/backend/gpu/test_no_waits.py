@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import on_device

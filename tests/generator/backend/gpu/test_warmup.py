@@ -9,11 +9,11 @@ import pytest
 import torch
 import triton
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.backend.gpu.warmup import Warmup, warm_up
 from services.generator.engine import Engine, SamplingParams
-from tests.generator.backend.gpu.engines import Told, on_device, run
+from tests.generator.backend.gpu.engines import Told, assert_same_told, on_device, run
 from tests.generator.backend.gpu.test_engine import SHAPE
 
 # chunks begin behind one or two decodes, tables are one to three blocks wide
@@ -44,7 +44,7 @@ def test_nothing_is_left_of_a_warmup(folder: Path) -> None:
     runner: Any = engine._runner
     warm_up(runner, engine.config, num_tokens=20)
     assert all(not layer.blocks.count_nonzero() for layer in runner._cache.layers)
-    assert serve(engine, ASKED[1]) == serve(expected, ASKED[1])
+    assert_same_told(serve(engine, ASKED[1]), serve(expected, ASKED[1]))
 
 
 def test_steps_stay_within_what_the_engine_has_room_for(folder: Path) -> None:

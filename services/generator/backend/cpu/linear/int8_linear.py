@@ -5,6 +5,7 @@ rounded in each call. The sums are integers, so a row's result is the same in an
 """
 
 import ctypes
+import functools
 
 import torch
 
@@ -16,6 +17,8 @@ from services.generator.model.linear import Linear
 from services.generator.model.quantize import quantize_rows
 
 _LANES = 16  # of the source: outputs of a panel
+# Inputs whose products a float32 adds up exactly: 127 * 127 * 1024 is less than 2**24.
+_EXACT_INPUTS = 1024
 
 
 class _Weight(ctypes.Structure):
@@ -144,9 +147,30 @@ class TorchInt8Linear:
 
     def _sum(self, x: torch.Tensor) -> torch.Tensor:
         data, units = quantize_rows(x)
-        sums = torch._int_mm(data, self._data)
+        product = _float_product if _int_mm_saturates() else torch._int_mm
+        sums = product(data, self._data)
         scaled = sums.float().mul_(units.unsqueeze(1) * self._scales)
         return scaled if self._bias is None else scaled.add_(self._bias)
 
     def __repr__(self) -> str:
         return f"TorchInt8Linear({self.in_features} -> {self.out_features})"
+
+
+@functools.cache
+def _int_mm_saturates() -> bool:
+    """Return whether torch's int8 product is wrong here.
+
+    Where the processor has no VNNI, oneDNN adds pairs of products in 16 bits, which clips them.
+    """
+    most = torch.full((64, 64), 127, dtype=torch.int8)
+    exact = 127 * 127 * 64
+    return any(bool((torch._int_mm(rows, most) != exact).any()) for rows in (most, most[:1]))
+
+
+def _float_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the int32 product of int8 [T, in] and [in, out], by floats that round nothing."""
+    sums = torch.zeros(x.shape[0], weight.shape[1], dtype=torch.int32)
+    for start in range(0, x.shape[1], _EXACT_INPUTS):
+        some = slice(start, start + _EXACT_INPUTS)
+        sums += (x[:, some].float() @ weight[some].float()).to(torch.int32)
+    return sums

@@ -6,6 +6,7 @@ import torch
 from services.generator.backend.cpu.linear.int8_linear import (
     NativeInt8Linear,
     TorchInt8Linear,
+    _float_product,
     int8_linear,
 )
 from services.generator.backend.cpu.native import compiler
@@ -50,6 +51,27 @@ def test_a_product_is_that_of_the_rounded_numbers(
         torch.testing.assert_close(out, expected[:rows].to(dtype), **tolerance)
         wanted = (expected[:rows] + residual[:rows]).to(dtype)
         torch.testing.assert_close(added, wanted, **tolerance)
+
+
+@BACKENDS
+@pytest.mark.parametrize("inputs", [2, 64, 3072])
+def test_the_largest_products_are_not_clipped(backend: str, inputs: int) -> None:
+    """Sums of 127 times 127, as of -127, which processors without VNNI would add in 16 bits."""
+    x, weight = torch.ones(5, inputs), torch.ones(20, inputs)
+    x[1::2] = -1.0
+    expected = inputs * x[:, :1].expand(5, 20)
+    torch.testing.assert_close(int8_linear(weight, None, backend)(x), expected)
+
+
+@pytest.mark.parametrize("inputs", [1, 1024, 3000])
+def test_floats_give_the_integers(inputs: int) -> None:
+    """What serves where torch's int8 product is wrong is exact, at the largest sums too."""
+    torch.manual_seed(0)
+    x = torch.randint(-127, 128, (5, inputs), dtype=torch.int8)
+    weight = torch.randint(-127, 128, (inputs, 33), dtype=torch.int8)
+    x[0], weight[:, 0] = 127, -127
+    expected = x.double() @ weight.double()
+    assert torch.equal(_float_product(x, weight).double(), expected)
 
 
 @BACKENDS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.gpu import attention_cases, elementwise_cases, expert_cases, linear_cases, sampling_cases
-from bench.gpu.case import Calls, relative_error
+from bench.gpu.cases.case import Calls, relative_error
 from tests.generator.interpreter import IS_GPU
 
 DEVICE = "cuda" if IS_GPU else "cpu"

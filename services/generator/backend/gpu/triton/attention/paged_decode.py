@@ -16,7 +16,7 @@ from services.generator.backend.gpu.triton.attention.checks import (
     check_tables,
 )
 from services.generator.backend.gpu.triton.attention.launch import Launch, head_tile
-from services.generator.backend.gpu.triton.attention.paged_slots import load_slots, paged_slots
+from services.generator.backend.gpu.triton.attention.paged_slots import paged_slots
 from services.generator.backend.gpu.triton.attention.softmax import (
     LOG2_E,
     LOWEST,
@@ -105,9 +105,11 @@ def paged_decode_split_kernel(
         m_nd = m_n[:, None] & m_d[None, :]
         # [BN]
         b_block, o_token = paged_slots(p_table + i_s * s_table, i_n, m_n, BN, BLOCK_SIZE)
-        # [BN, BD]
-        b_k = load_slots(p_k, b_block, o_token, o_d, m_nd, s_k_block, s_k_token).to(b_q.dtype)
-        b_v = load_slots(p_v, b_block, o_token, o_d, m_nd, s_v_block, s_v_token).to(b_q.dtype)
+        # [BN, BD], by pointers to the tokens: offsets of the whole tile would take more registers
+        p_key = p_k + (b_block * s_k_block + o_token * s_k_token)[:, None]
+        b_k = tl.load(p_key + o_d[None, :], mask=m_nd, other=0.0).to(b_q.dtype)
+        p_value = p_v + (b_block * s_v_block + o_token * s_v_token)[:, None]
+        b_v = tl.load(p_value + o_d[None, :], mask=m_nd, other=0.0).to(b_q.dtype)
         # [BM, BN]
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if HAS_SOFT_CAP:

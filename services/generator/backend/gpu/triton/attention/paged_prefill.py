@@ -16,7 +16,7 @@ from services.generator.backend.gpu.triton.attention.checks import (
     check_tables,
 )
 from services.generator.backend.gpu.triton.attention.launch import Launch, head_tile
-from services.generator.backend.gpu.triton.attention.paged_slots import load_slots, paged_slots
+from services.generator.backend.gpu.triton.attention.paged_slots import paged_slots
 from services.generator.backend.gpu.triton.attention.softmax import (
     LOG2_E,
     LOWEST,
@@ -85,8 +85,9 @@ def attend(
         m_nd = m_n[:, None] & (o_d < D)[None, :]
         # [BN]
         b_block, o_token = paged_slots(p_table, i_n, m_n, BN, BLOCK_SIZE)
-        # [BN, BD]
-        b_k = load_slots(p_k, b_block, o_token, o_d, m_nd, s_k_block, s_k_token).to(b_q.dtype)
+        # [BN, BD], by offsets of the whole tile: pointers to its tokens would spill registers
+        o_k = (b_block * s_k_block + o_token * s_k_token)[:, None] + o_d[None, :]
+        b_k = tl.load(p_k + o_k, mask=m_nd, other=0.0).to(b_q.dtype)
         # [BM, BN]
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if HAS_SOFT_CAP:
@@ -98,7 +99,8 @@ def attend(
             b_s = tl.where(m_s, b_s, float("-inf"))
         b_p, b_shrink, b_max, b_sum = online_softmax(b_s, b_max, b_sum, scale)
         # [BN, BD]
-        b_v = load_slots(p_v, b_block, o_token, o_d, m_nd, s_v_block, s_v_token).to(b_q.dtype)
+        o_v = (b_block * s_v_block + o_token * s_v_token)[:, None] + o_d[None, :]
+        b_v = tl.load(p_v + o_v, mask=m_nd, other=0.0).to(b_q.dtype)
         b_acc = b_acc * b_shrink[:, None]
         b_acc = tl.dot(b_p.to(b_q.dtype), b_v, b_acc, input_precision="ieee")
     return b_acc, b_max, b_sum

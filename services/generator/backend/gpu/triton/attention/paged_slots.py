@@ -1,4 +1,4 @@
-"""Tiles of keys or values, read from a paged KV cache (arXiv:2309.06180)."""
+"""Where a tile of tokens lies in a paged KV cache (arXiv:2309.06180)."""
 
 import triton
 import triton.language as tl
@@ -23,18 +23,3 @@ def paged_slots(
         o_token = (i_n + o_n) % BLOCK_SIZE
     b_block = tl.load(p_table + o_block, mask=m_n, other=0).to(tl.int64)
     return b_block, o_token.to(tl.int64)
-
-
-@triton.jit
-def load_slots(
-    p_cache,  # [num_blocks, BLOCK_SIZE, D], s_block and s_token apart
-    b_block,  # [BN]
-    o_token,  # [BN]
-    o_d,  # [BD]
-    m_nd,  # [BN, BD]
-    s_block: tl.constexpr,
-    s_token: tl.constexpr,
-):
-    """Return the tokens' keys or values [BN, BD], zeros where masked."""
-    o_nd = (b_block * s_block + o_token * s_token)[:, None] + o_d[None, :]
-    return tl.load(p_cache + o_nd, mask=m_nd, other=0.0)

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from services.generator.backend.gpu.triton.attention import checks
 from services.generator.backend.gpu.triton.attention import paged_decode as op
@@ -255,20 +257,28 @@ def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None
     check(queries(1, 2, 64, torch.float32, device), short._replace(block_table=table))
 
 
+@triton.jit
+def split_size_kernel(p_lengths, p_sizes, tile: tl.constexpr, min_tiles: tl.constexpr):
+    i_s = tl.program_id(0)
+    length = tl.load(p_lengths + i_s)
+    _, _, size = op.split_range(length, length, 64, 1, tile, min_tiles)
+    tl.store(p_sizes + i_s, size)
+
+
 def test_a_short_sequence_is_not_split_for_nothing(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a batch that keeps the GPU busy, and in a table for long ones: it is as if without."""
+    """In a batch that keeps the GPU busy, and in a table for long ones, which are split."""
     monkeypatch.setattr(op, "PROGRAMS_PER_SM", 0)
     tile, size = decode_launch(4, 64, 2).keys, 64
     cached = pages((5 * tile, (op.MIN_SPLIT_TILES + 2) * tile), 1, size, torch.float32, device)
     blocks = 4 * op.MAX_SPLIT_TILES * tile // 16
     table = torch.zeros(2, blocks, dtype=torch.int32, device=device)
     table[:, : cached.block_table.shape[1]] = cached.block_table
-    q = queries(2, 2, size, torch.float32, device)
-    out, split = check(q, cached), check(q, cached._replace(block_table=table))
-    assert torch.equal(split[0], out[0])
-    assert not torch.equal(split[1], out[1])
+    check(queries(2, 2, size, torch.float32, device), cached._replace(block_table=table))
+    sizes = torch.empty(2, dtype=torch.int32, device=device)
+    split_size_kernel[(2,)](cached.lengths, sizes, tile, op.MIN_SPLIT_TILES)
+    assert sizes.tolist() == [5 * tile, (op.MIN_SPLIT_TILES + 2) * tile // 2]
 
 
 def apart(tensor: torch.Tensor) -> torch.Tensor:

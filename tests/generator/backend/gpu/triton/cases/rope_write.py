@@ -9,8 +9,8 @@ from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, Comp
 
 # query heads, key heads, size of a head, half of what is rotated, with norms
 MODELS = {
-    "smollm": (9, 3, 64, 32, False),
     "llama": (32, 8, 128, 64, False),
+    "smollm": (9, 3, 64, 32, False),
     "qwen3": (40, 8, 128, 64, True),
     "gemma3": (8, 4, 256, 128, True),
     "phi3": (32, 32, 96, 48, False),
