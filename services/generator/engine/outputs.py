@@ -103,6 +103,8 @@ def collect_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) ->
 
 def _take(logprobs: list[TokenLogprobs], count: int | None = None) -> tuple[TokenLogprobs, ...]:
     """Return the first `count` and clear all: a token that is not delivered is not described."""
+    if not logprobs:
+        return ()
     taken = tuple(logprobs[:count])
     logprobs.clear()
     return taken

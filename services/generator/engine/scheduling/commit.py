@@ -75,7 +75,8 @@ class StepCommitter:
             if isinstance(request.beams, BeamGroup) and chunk.samples:
                 outputs += self._extend_beams(request, request.beams, result.candidates, now_s)
             if token_ids:
-                outputs += self._start_forks(request, result.forks, now_s)
+                if request.forks:
+                    outputs += self._start_forks(request, result.forks, now_s)
                 outputs.append(self._deliver(request, token_ids, now_s))
         return outputs
 

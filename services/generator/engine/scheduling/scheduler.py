@@ -209,9 +209,9 @@ class Scheduler:
 
     def _continue_running(self, budget: StepBudget) -> list[Chunk]:
         chunks: list[Chunk] = []
-        running = self.running
+        running, blocks = self.running, self.blocks
         index = 0
-        # preemption takes requests from its end
+        # preemption takes requests from the end of the queue
         while index < len(running):
             request = running[index]
             start, num_tokens = request.num_computed_tokens, request.num_uncomputed_tokens
@@ -221,7 +221,8 @@ class Scheduler:
             elif not is_decode:
                 num_tokens = budget.offer(start, num_tokens)
             if num_tokens > 0:
-                if not self.preemption.make_room(request, start + num_tokens):
+                end = start + num_tokens
+                if not blocks.ensure(request, end) and not self.preemption.make_room(request, end):
                     break
                 chunks.append(Chunk(request, start, num_tokens))
                 if not is_decode:

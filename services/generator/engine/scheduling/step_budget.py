@@ -20,7 +20,7 @@ _GOOD_STEPS = 256
 
 
 class StepBudget:
-    """Prompt chunks take from it in order; decodes were counted before it was made."""
+    """Prompt chunks take from it in order; decodes were counted before."""
 
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens = num_tokens

@@ -120,7 +120,7 @@ def test_those_who_wait_go_on_when_the_first_one_ends(
 
 
 def test_those_who_wait_go_on_when_the_first_one_is_preempted(make_request: MakeRequest) -> None:
-    """A preempted request's claims fall, and everyone ends with the right tokens."""
+    """A preempted request's claims are dropped, and every request ends with the right tokens."""
     loop = Loop(num_blocks=8, max_num_seqs=4, max_batched_tokens=6, output_quantile=0.0)
     loop.scheduler.add(make_request([9] * 12, priority=-1, params=SamplingParams(max_tokens=12)))
     loop.step()

@@ -46,7 +46,7 @@ def test_without_history_the_worst_is_expected() -> None:
 
 
 def test_the_expected_length_is_conditional() -> None:
-    """Only outputs longer than what a request has already tell about it; max_tokens bounds it."""
+    """Only outputs longer than what a request has already count for it; max_tokens bounds it."""
     lengths = OutputLengths(0.5)
     for length in (2, 4, 6, 8, 10):
         lengths.observe(length)

@@ -13,7 +13,7 @@ MakeRequest = Callable[..., Request]
 
 
 def test_the_youngest_is_preempted_and_loses_nothing(make_request: MakeRequest) -> None:
-    """Out of blocks, the last in order gives way and later ends with the same tokens."""
+    """Out of blocks, the last in order is preempted and later ends with the same tokens."""
     loop = Loop(num_blocks=6, output_quantile=0.0)
     params = SamplingParams(max_tokens=12)
     requests = [make_request([index] * 6, params=params) for index in range(3)]
@@ -29,7 +29,7 @@ def test_the_youngest_is_preempted_and_loses_nothing(make_request: MakeRequest) 
 def test_a_preemption_is_explained(
     make_request: MakeRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One log line says who gave way to whom and what it held, and the figures add it up."""
+    """One log line names both requests and what was held, and the figures add it up."""
     loop = Loop(num_blocks=4, output_quantile=0.0)
     for index in range(2):
         loop.scheduler.add(make_request([index] * 5, params=SamplingParams(max_tokens=11)))
@@ -42,7 +42,7 @@ def test_a_preemption_is_explained(
     assert loop.scheduler.preemption.num_preempted_tokens == 8
 
 
-def test_the_least_urgent_gives_way_before_the_latest(make_request: MakeRequest) -> None:
+def test_the_least_urgent_is_preempted_before_the_latest(make_request: MakeRequest) -> None:
     """Priority chooses the victim first, arrival second."""
     loop = Loop(num_blocks=6, output_quantile=0.0)
     params = SamplingParams(max_tokens=12)
@@ -73,3 +73,16 @@ def test_a_request_as_large_as_the_pool_ends(make_request: MakeRequest) -> None:
         loop.scheduler.add(make_request([index] * 8, params=SamplingParams(max_tokens=8)))
     ended = loop.finish_all()
     assert {output.finish_reason for output in ended.values()} == {FinishReason.LENGTH}
+
+
+def test_what_waits_for_a_prefix_is_counted_anew_in_each_step(make_request: MakeRequest) -> None:
+    """A step that preempts admits nothing, so that nothing is passed over in it."""
+    loop = Loop(num_blocks=6, output_quantile=0.0, max_batched_tokens=9)
+    params = SamplingParams(max_tokens=12)
+    for prompt in ([1] * 6, [2] * 6, [2] * 6):
+        loop.scheduler.add(make_request(prompt, params=params))
+    counts = []
+    while loop.scheduler.preemption.num_preemptions == 0:
+        loop.step()
+        counts.append(loop.scheduler.admission.num_waiting_for_prefix)
+    assert (max(counts), counts[-1]) == (1, 0)

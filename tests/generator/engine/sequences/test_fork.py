@@ -107,7 +107,7 @@ def test_a_request_whose_prompt_fails_leaves_its_followers(executor: FakeExecuto
 
 
 def test_prompt_logprobs_come_with_every_sequence(executor: FakeExecutor) -> None:
-    """Each sequence tells the whole prompt once, with its first token."""
+    """Each sequence describes the whole prompt once, with its first token."""
     engine = make_engine(executor)
     params = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True, n=3, prompt_logprobs=0)
     engine.add("a", range(20), params)
