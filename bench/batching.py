@@ -233,15 +233,15 @@ class Searches:
         def load(index: int) -> float:
             return float(MIN_LOAD * 2 ** (index / LOADS_PER_DOUBLING))
 
-        found = highest_index(
+        index = highest_index(
             lambda index: self.at(name, load(index)).normalised_p99_s <= bound_s, NUM_LOADS
         )
-        return self.at(name, load(found)) if found >= 0 else None
+        return self.at(name, load(index)) if index >= 0 else None
 
     def of(self, name: str) -> list[Figures]:
         """Return all that was measured of a policy, by load."""
-        found = [figures for (known, _), figures in self._known.items() if known == name]
-        return sorted(found, key=lambda figures: figures.load)
+        rows = [figures for (known, _), figures in self._known.items() if known == name]
+        return sorted(rows, key=lambda figures: figures.load)
 
 
 def main() -> None:
@@ -292,14 +292,14 @@ def _carried(
     searches: Searches, policies: Iterable[str], times: float, bound_s: float
 ) -> dict[str, Any]:
     """Describe what each policy carries within a bound, and how much more ours does."""
-    found = {name: searches.within(name, bound_s) for name in policies}
-    rates = {name: each.offered_per_s if each else 0.0 for name, each in found.items()}
-    told = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
-    print(f"within {times:g} x alone = {bound_s * 1e3:.1f} ms/token: {told} requests/s")
+    capacities = {name: searches.within(name, bound_s) for name in policies}
+    rates = {name: each.offered_per_s if each else 0.0 for name, each in capacities.items()}
+    text = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
+    print(f"within {times:g} x alone = {bound_s * 1e3:.1f} ms/token: {text} requests/s")
     return {
         "bound": times,
         "bound_s": bound_s,
-        **{name: asdict(each) if each else None for name, each in found.items()},
+        **{name: asdict(each) if each else None for name, each in capacities.items()},
         "ratios": {
             name: rates["continuous"] / rate
             for name, rate in rates.items()
@@ -337,14 +337,14 @@ def _report(
         "capacity_requests_per_s": capacity_per_s,
         "alone_normalised_p99_s": alone_s,
         "carried": carried,
-        "measured": {name: [asdict(each) for each in found] for name, found in measured.items()},
+        "measured": {name: [asdict(each) for each in rows] for name, rows in measured.items()},
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     lines: list[Line] = []
-    for name, found in measured.items():
-        high = [(each.load, each.normalised_p99_s * 1e3) for each in found]
-        middle = [(each.load, each.normalised_p50_s * 1e3) for each in found]
+    for name, rows in measured.items():
+        high = [(each.load, each.normalised_p99_s * 1e3) for each in rows]
+        middle = [(each.load, each.normalised_p50_s * 1e3) for each in rows]
         lines.append(Line(f"{name}, p99", COLOURS[name], False, high))
         lines.append(Line(f"{name}, p50", COLOURS[name], True, middle))
     CHART.write_text(

@@ -220,7 +220,7 @@ async def measure(model: str, rounds: int) -> list[Figures]:
                 for name, way in ways.items()
             ]
             assert all(text == texts[0] for text in texts), "the ways differ in their texts"
-    return [found.figures(*key) for key, found in sorted(samples.items(), key=lambda s: s[0][1])]
+    return [sample.figures(*key) for key, sample in sorted(samples.items(), key=lambda s: s[0][1])]
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def main() -> None:
                 pace = subject.measure(options.streams, options.prompt, random.Random(repeat))
                 paces[name].append(pace)
                 print(f"{name}, run {repeat + 1}: {pace}", flush=True)
-    best = {name: min(found, key=lambda pace: pace.ratio) for name, found in paces.items()}
+    best = {name: min(each, key=lambda pace: pace.ratio) for name, each in paces.items()}
     _report(options, best, paces)
 
 
@@ -130,7 +130,7 @@ def _report(
         **describe(),
         "options": vars(options),
         "best": {name: asdict(pace) for name, pace in best.items()},
-        "repeats": {name: [asdict(pace) for pace in found] for name, found in paces.items()},
+        "repeats": {name: [asdict(pace) for pace in each] for name, each in paces.items()},
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")

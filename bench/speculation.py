@@ -146,14 +146,14 @@ def _questions(model: Path) -> list[list[int]]:
 def _compare(engines: dict[int, Engine], asked: Asked, repeats: int) -> dict[str, Any]:
     """Run both engines in turn, so that a busy machine slows both alike; the first runs warm up."""
     sides = {tokens: Side() for tokens in engines}
-    told: dict[int, list[list[int]]] = {}
+    outputs: dict[int, list[list[int]]] = {}
     for repeat in range(repeats + 1):
         # who goes first has the colder caches
         turns = list(engines.items())[:: 1 if repeat % 2 else -1]
         for tokens, engine in turns:
-            told[tokens] = _run(engine, asked, sides[tokens] if repeat else Side())
+            outputs[tokens] = _run(engine, asked, sides[tokens] if repeat else Side())
     off, on = sides.values()
-    num_same = sum(one == other for one, other in zip(*told.values(), strict=True))
+    num_same = sum(one == other for one, other in zip(*outputs.values(), strict=True))
     return {
         "off": asdict(off) | {"tokens_per_s": off.tokens_per_s},
         "on": asdict(on) | {"tokens_per_s": on.tokens_per_s},

@@ -51,8 +51,8 @@ def main() -> None:
         names = ["engine"]
     with WorkerClient() as client:
         rows = run(client, plan, names, Record(options.output))
-    if found := aims(rows):
-        print(f"\n{table(found)}")
+    if reached := aims(rows):
+        print(f"\n{table(reached)}")
     print(f"\nwritten to {options.output.name}")
     failed = [str(row["name"]) for row in rows if "failed" in row]
     if failed:

@@ -32,28 +32,28 @@ class Aim:
         """Return one text per column of the table."""
         verdict = "met" if self.is_met else "missed"
         if self.value is None:
-            return [self.figure, "", self._told(self.aim), self.why]
-        return [self.figure, self._told(self.value), self._told(self.aim), verdict]
+            return [self.figure, "", self._text(self.aim), self.why]
+        return [self.figure, self._text(self.value), self._text(self.aim), verdict]
 
-    def _told(self, value: float) -> str:
-        told = f"{value:.2f}x" if self.unit == "x" else f"{value:.0%}"
-        return f"{told} {self.unit}".removesuffix(" x")
+    def _text(self, value: float) -> str:
+        text = f"{value:.2f}x" if self.unit == "x" else f"{value:.0%}"
+        return f"{text} {self.unit}".removesuffix(" x")
 
 
 def aims(rows: Iterable[Mapping[str, Any]]) -> list[Aim]:
     """Return every figure that has an aim, in the rows' order."""
     listed = list(rows)
-    found = [
+    reached = [
         aim
         for row in listed
         for aim in {"kernel": _kernel, "decode": _decode}.get(row["kind"], _nothing)(row)
     ]
-    return [*found, *_workload(listed)]
+    return [*reached, *_workload(listed)]
 
 
-def table(found: Iterable[Aim]) -> str:
+def table(reached: Iterable[Aim]) -> str:
     """Return aligned columns for a terminal."""
-    lines = [["figure", "is", "aim", ""], *(aim.cells() for aim in found)]
+    lines = [["figure", "is", "aim", ""], *(aim.cells() for aim in reached)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[-1] = 0
     return "\n".join(

@@ -66,20 +66,20 @@ def l2_bytes() -> int:
 def _of_torch(case: Case, sets: list[Calls], repeats: int) -> dict[str, Any]:
     """Return torch's times; what of it fails says so and leaves ours as it is."""
     others = [theirs for _, theirs in sets]
-    found: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     try:
-        found["torch_us"] = timed(others, repeats).seconds * 1e6
+        times["torch_us"] = timed(others, repeats).seconds * 1e6
     except Exception as error:
-        found["torch_failed"] = _reason(error)
+        times["torch_failed"] = _reason(error)
     if not case.compiles:
-        return found
+        return times
     try:
         compiled = torch.compile(others[0].func, dynamic=False)
         calls = [partial(compiled, *each.args, **each.keywords) for each in others]
-        found["compiled_us"] = timed(calls, repeats).seconds * 1e6
+        times["compiled_us"] = timed(calls, repeats).seconds * 1e6
     except Exception as error:
-        found["compiled_failed"] = _reason(error)
-    return found
+        times["compiled_failed"] = _reason(error)
+    return times
 
 
 def _reason(error: Exception) -> str:

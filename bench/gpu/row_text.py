@@ -13,8 +13,8 @@ def line(row: Mapping[str, Any]) -> str:
         return f"{name}FAILED: {row['failed']}"
     if "absent" in row:
         return f"{name}not measured: {row['absent']}"
-    told = {"kernel": _kernel, "gate": _gate, "decode": _decode, "workload": _workload}
-    return name + told[row["kind"]](row)
+    texts = {"kernel": _kernel, "gate": _gate, "decode": _decode, "workload": _workload}
+    return name + texts[row["kind"]](row)
 
 
 def _kernel(row: Mapping[str, Any]) -> str:
@@ -44,16 +44,16 @@ def _gate(row: Mapping[str, Any]) -> str:
 
 
 def _decode(row: Mapping[str, Any]) -> str:
-    told = (
+    text = (
         f"{row['tokens_per_s']:9.0f} tokens/s, {row['share']:.0%} of the floor's "
         f"{row['floor_tokens_per_s']:.0f}; a step {row['step_ms']:.2f} ms"
     )
     device = row["device"]
     if device is None:
-        return told
+        return text
     if "failed" in device:
-        return f"{told}, no profile: {device['failed']}"
-    return f"{told}, of which the device works {device['busy_ms']:.2f}"
+        return f"{text}, no profile: {device['failed']}"
+    return f"{text}, of which the device works {device['busy_ms']:.2f}"
 
 
 def _workload(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu.cases import cases
+from bench.gpu.cases.catalogue import cases
 from bench.gpu.engine.decode import DecodePlan, measure_decode
 from bench.gpu.engine.gate import gate
 from bench.gpu.engine.random_engine import MAX_BATCHED_TOKENS, load_random_engine

@@ -63,7 +63,7 @@ def gate(
     return {**row, "failed": reasons[0]} if reasons else row
 
 
-def judge(expected: Sequence[Answer], found: Sequence[Answer], bound: float) -> Verdict:
+def judge(expected: Sequence[Answer], actual: Sequence[Answer], bound: float) -> Verdict:
     """Hold answers against the CPU's: the same tokens, or at the first other one nearly a tie.
 
     Where the device told log-probabilities, those of the same tokens differ by less than the bound.
@@ -71,7 +71,7 @@ def judge(expected: Sequence[Answer], found: Sequence[Answer], bound: float) -> 
     tokens = others = 0
     worst_gap = worst_difference = 0.0
     failed = None
-    for index, (mine, theirs) in enumerate(zip(expected, found, strict=True)):
+    for index, (mine, theirs) in enumerate(zip(expected, actual, strict=True)):
         if len(theirs.token_ids) != len(mine.token_ids):
             failed = failed or f"prompt {index} gave {len(theirs.token_ids)} tokens"
         for place, (token, other) in enumerate(zip(mine.token_ids, theirs.token_ids, strict=False)):
@@ -84,18 +84,18 @@ def judge(expected: Sequence[Answer], found: Sequence[Answer], bound: float) -> 
                     failed = failed or f"prompt {index}, token {place}: {other} for {token}"
                 break
             if theirs.logprobs:
-                told = mine.logprobs[place].logprob, theirs.logprobs[place].logprob
-                difference = abs(told[0] - told[1])
+                due, logprob = mine.logprobs[place].logprob, theirs.logprobs[place].logprob
+                difference = abs(due - logprob)
                 worst_difference = max(worst_difference, difference)
                 if not difference <= bound:
-                    failed = failed or f"prompt {index}, token {place}: {told[1]} for {told[0]}"
+                    failed = failed or f"prompt {index}, token {place}: {logprob} for {due}"
     return Verdict(tokens, others, worst_gap, worst_difference, failed)
 
 
-def _gap(told: TokenLogprobs, other: int) -> float:
+def _gap(logprobs: TokenLogprobs, other: int) -> float:
     """Return how much less likely the other token is; infinite where it is not even told."""
-    alternatives = dict(zip(told.top_token_ids, told.top_logprobs, strict=True))
-    return told.logprob - alternatives.get(other, -math.inf)
+    alternatives = dict(zip(logprobs.top_token_ids, logprobs.top_logprobs, strict=True))
+    return logprobs.logprob - alternatives.get(other, -math.inf)
 
 
 def _engine(config: Mapping[str, Any], dtype: str, device: str, lengths: Sequence[int]) -> Engine:

@@ -101,8 +101,8 @@ def _served(manager: Any, requests: list[Ask]) -> tuple[list[list[int]], float]:
         manager.add_request(list(request.prompt), max_new_tokens=request.max_tokens)
         for request in requests
     ]
-    found: dict[str, list[int]] = {}
-    while len(found) < len(requests):
+    answers: dict[str, list[int]] = {}
+    while len(answers) < len(requests):
         result = manager.get_result(timeout=RESULT_LIMIT_S)
         if result is None:
             alive = "runs" if manager.is_running() else "has ended"
@@ -110,9 +110,9 @@ def _served(manager: Any, requests: list[Ask]) -> tuple[list[list[int]], float]:
         if result.error is not None:
             raise RuntimeError(f"a request failed: {result.error}")
         if result.is_finished():
-            found[result.request_id] = list(result.generated_tokens)
+            answers[result.request_id] = list(result.generated_tokens)
     wall_s = time.perf_counter() - started_s
-    return [found[each] for each in ids], wall_s
+    return [answers[each] for each in ids], wall_s
 
 
 def _chosen(model: Any, manager: Any) -> dict[str, Any]:

@@ -12,6 +12,6 @@ def test_a_machine_without_git_is_described(
 ) -> None:
     """Results are written all the same, without a commit."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = describe()
-    assert told["commit"] == ""
-    assert told["python"]
+    origin = describe()
+    assert origin["commit"] == ""
+    assert origin["python"]

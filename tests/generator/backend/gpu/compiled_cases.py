@@ -21,7 +21,7 @@ def main() -> None:
     assert "TRITON_INTERPRET" not in os.environ, "the interpreter cannot compile"
     from triton.runtime.driver import driver
 
-    from bench.gpu.cases import cases
+    from bench.gpu.cases.catalogue import cases
     from tests.generator.backend.gpu.offline_driver import OfflineDriver, zero_what_is_empty
 
     def zeros(*shape: Any, generator: Any = None, **options: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What kernels demand of their arguments, told by name before anything is launched."""
+"""What kernels demand of their arguments, checked by name before anything is launched."""
 
 from collections.abc import Collection
 

@@ -3,7 +3,7 @@
 ELEMENTS = 1024  # of a program
 NUM_WARPS = 4  # eight elements to a thread: 16 bytes of a 16-bit dtype
 COLUMNS = (1024, 512, 256, 128)
-FEWEST_COLUMNS = 64
+MIN_COLUMNS = 64
 
 
 def elementwise_tile(width: int) -> tuple[int, int]:
@@ -12,4 +12,9 @@ def elementwise_tile(width: int) -> tuple[int, int]:
         padded = -(-width // columns) * columns
         if 8 * padded <= 9 * width:
             return ELEMENTS // columns, columns
-    return ELEMENTS // FEWEST_COLUMNS, FEWEST_COLUMNS
+    return ELEMENTS // MIN_COLUMNS, MIN_COLUMNS
+
+
+def row_warps(tile: int) -> int:
+    """Return the warps for a whole row of this tile: sixteen elements to a thread, 1 to 16."""
+    return min(16, max(1, tile // 512))

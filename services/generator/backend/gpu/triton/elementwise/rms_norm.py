@@ -11,6 +11,7 @@ from services.generator.backend.gpu.triton.checks import (
     require_rows,
     require_shape,
 )
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import row_warps
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 MAX_WIDTH = 65536  # a row is one tile
@@ -38,18 +39,13 @@ def rms_norm_kernel(
     tl.store(p_out + i_t * N + o_n, b_out.to(p_out.dtype.element_ty), mask=m_n)
 
 
-def num_warps(tile: int) -> int:
-    """Return the warps for a row of this tile: sixteen elements to a thread, within 1 to 16."""
-    return min(16, max(1, tile // 512))
-
-
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0
 ) -> torch.Tensor:
     """Return `x / rms(x) * (weight + offset)`, summed in float32.
 
     `x` is [T, N] of float32, float16 or bfloat16, its rows may lie apart; `weight` is [N]. Gemma's
-    weights are told from 1: `offset` 1. Raises KernelError.
+    weights are stored less 1: `offset` 1. Raises KernelError.
     """
     require_shape("x", x, None, None)
     require_dtype("x", x, DTYPES)
@@ -65,6 +61,6 @@ def rms_norm(
         rms_norm_kernel[(rows,)](
             *(x, weight, out, x.stride(0), width, eps, offset),
             BN=tile,
-            num_warps=num_warps(tile),
+            num_warps=row_warps(tile),
         )
     return out

@@ -14,7 +14,7 @@ from services.generator.backend.gpu.triton.checks import (
     require_dtype,
     require_shape,
 )
-from services.generator.backend.gpu.triton.elementwise.rms_norm import num_warps
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import row_warps
 from services.generator.backend.gpu.triton.linear.split_k import (
     ANY,
     DTYPES,
@@ -183,7 +183,7 @@ def quantize_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if rows:
         tile = triton.next_power_of_2(width)
         quantize_fp8_kernel[(rows,)](
-            *(x, out, scales, x.stride(0), width), BN=tile, num_warps=num_warps(tile)
+            *(x, out, scales, x.stride(0), width), BN=tile, num_warps=row_warps(tile)
         )
     return out, scales
 

@@ -1,4 +1,4 @@
-"""Attention over a paged cache, in torch and float64: what the kernels are held against."""
+"""What the attention kernels compute, in torch and float64, for tests and for reading."""
 
 import torch
 
@@ -98,3 +98,31 @@ def attention(
     # what nobody sees may hold anything, and zero times NaN is NaN
     values = values.masked_fill(~sees.any(0)[:, None, None], 0.0)
     return torch.einsum("qhn,nhd->qhd", weights, values.repeat_interleave(group, 1))
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the first R of D dimensions of heads [T, heads, D]; angles are [T, R / 2]."""
+    half = cos.shape[1]
+    first, second, rest = x.double().split((half, half, x.shape[-1] - 2 * half), -1)
+    cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
+
+
+def rope_write(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return queries [T, H, D], keys and values [T, KVH, D] of `qkv`, normalised and rotated."""
+    heads = num_heads + 2 * num_kv_heads
+    x = qkv.double().unflatten(1, (heads, -1))
+    turning, values = x.split((heads - num_kv_heads, num_kv_heads), 1)
+    if norm_weight is not None:
+        scale = (turning.square().mean(-1, keepdim=True) + eps).rsqrt()
+        turning = turning * scale * norm_weight.double()
+    queries, keys = rotated(turning, cos, sin).split((num_heads, num_kv_heads), 1)
+    return queries, keys, values

@@ -9,7 +9,7 @@ import torch
 
 from services.generator.backend.gpu.triton.attention.rope_write import rope_write
 from services.generator.backend.gpu.triton.checks import KernelError
-from services.generator.backend.gpu.triton.reference import elementwise as reference
+from services.generator.backend.gpu.triton.reference import attention as reference
 from services.generator.model.checkpoint.rope_config import RopeConfig
 from services.generator.model.rope import Rope
 from tests.generator.backend.gpu.triton.compare import FLOATS, Guarded, assert_near

@@ -1,6 +1,6 @@
 """Eight-bit floats on sm_90; a bias where K is not split, for then the kernel itself adds it."""
 
-from services.generator.backend.gpu.triton.elementwise.rms_norm import num_warps
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import row_warps
 from services.generator.backend.gpu.triton.linear.linear_fp8 import (
     LEAST_CAPABILITY,
     TABLE,
@@ -57,7 +57,7 @@ CASES = [
                 "N": "i32",
             },
             {"BN": tile},
-            num_warps=num_warps(tile),
+            num_warps=row_warps(tile),
             least=LEAST_CAPABILITY,
             aligned=("p_x", "p_out", "p_scales", "s_x", "N"),
         )

@@ -1,6 +1,7 @@
 """RMS norms of SmolLM's, Qwen3's and Llama's widths."""
 
-from services.generator.backend.gpu.triton.elementwise.rms_norm import num_warps, rms_norm_kernel
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import row_warps
+from services.generator.backend.gpu.triton.elementwise.rms_norm import rms_norm_kernel
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 CASES = [
@@ -15,7 +16,7 @@ CASES = [
             "offset": "fp32",
         },
         {"BN": tile},
-        num_warps=num_warps(tile),
+        num_warps=row_warps(tile),
         aligned=("p_x", "p_weight", "p_out", "s_x", "N"),
     )
     for dtype in ("bfloat16", "float16")
