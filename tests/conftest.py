@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 
 from cli import servers
+from cli.plan import CHILD_DEFAULTS
 
 pytest_plugins = ["tests.sharding", "tests.suite_table"]
 
 START_LIMIT_S = 15.0
+
+# xdist's workers share the cores as the stack's services do: a thread that spins for long while
+# another process has its core takes most of the time. Read when torch is loaded, so set here.
+for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    os.environ.setdefault(name, CHILD_DEFAULTS[name])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
