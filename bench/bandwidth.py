@@ -5,8 +5,6 @@
 Prints it for huge pages, in which weights lie, and for ordinary ones; passes take turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -15,8 +15,6 @@ normalised latency stays within that many times what it is when each request has
 itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random
@@ -28,11 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import trace
-from bench.chart import Line, log_chart
-from bench.machine import describe
-from bench.pace import percentile
-from bench.trace import Visit
+from bench.common import trace
+from bench.common.chart import Line, log_chart
+from bench.common.figures import percentile
+from bench.common.machine import describe
+from bench.common.trace import Visit
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 

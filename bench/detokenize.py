@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from bench.machine import describe
+from bench.common.machine import describe
 from cli.servers import free_port
 from mesh import health, rpc
 from mesh.pb import tokenizer_pb2 as pb

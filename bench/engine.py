@@ -8,8 +8,6 @@ counted. First a gate in float32: no speed is shown unless our tokens agree with
 Peers install once into --peers-folder; one that cannot be had or fails is named with its reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -23,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.bandwidth import read_bytes_per_s
-from bench.checkpoints import QWEN3_0_6B, SMOLLM_135M, TINY, num_linear_weights, write_checkpoint
-from bench.figures import Figures, floor_share
-from bench.machine import describe
+from bench.common.checkpoints import (
+    QWEN3_0_6B,
+    SMOLLM_135M,
+    TINY,
+    num_linear_weights,
+    write_checkpoint,
+)
+from bench.common.figures import Figures, floor_share
+from bench.common.machine import describe
+from bench.common.report import Row, markdown, placed, text
+from bench.peers.cached_folder import cached_folder
 from bench.peers.catalogue import OURS, subjects
 from bench.peers.competitor import Competitor, Place
-from bench.peers.made import made
 from bench.peers.process import PeerError
-from bench.report import Row, markdown, placed, text
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "bench" / "results" / "engine.json"
@@ -94,7 +98,7 @@ class Comparison:
         config = SHAPES[shape]
         checkpoint = self._options.peers_folder / "checkpoints" / shape / "source"
         recipe = f"seed 0, {json.dumps(dict(config))}"
-        made(checkpoint, recipe, partial(write_checkpoint, checkpoint, config))
+        cached_folder(checkpoint, recipe, partial(write_checkpoint, checkpoint, config))
         place = Place(
             checkpoint,
             self._options.peers_folder,

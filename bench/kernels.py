@@ -7,8 +7,6 @@ caches, so that every call of few rows reads memory. Prints a table and writes
 bench/results/kernels.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -22,16 +20,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.checkpoints import QWEN3_0_6B, SMOLLM_135M
-from bench.machine import describe
-from services.generator.backend.cpu.attention import attention
-from services.generator.backend.cpu.bf16_linear import bf16_linear
+from bench.common.checkpoints import QWEN3_0_6B, SMOLLM_135M
+from bench.common.machine import describe
+from services.generator.backend.cpu.attention.paged_attention import attention
 from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.kv_cache import KVCache
-from services.generator.model.pages import Pages
 
 RESULT = Path(__file__).parent / "results" / "kernels.json"
 SHAPES = {"smollm-135m": SMOLLM_135M, "qwen3-0.6b": QWEN3_0_6B}
@@ -87,7 +85,7 @@ def linears() -> Iterator[tuple[str, Call, Call]]:
         if not ours:
             print("bfloat16 products are oneDNN's on this machine")
             return
-        others = [Linear(weight, batch_invariant=False) for weight in weights]
+        others = [OneDnnLinear(weight, batch_invariant=False) for weight in weights]
         for rows in (1, 8, 32, 128, 512):
             x = torch.randn(rows, inputs).bfloat16()
             yield f"linear {inputs} -> {outputs}, {rows} rows", turns(ours, x), turns(others, x)
@@ -129,18 +127,18 @@ def attentions() -> Iterator[tuple[str, Call, Call]]:
             blocks = -(-length // BLOCK_SIZE)
             cache = KVCache(config, batch * blocks, BLOCK_SIZE, torch.bfloat16)
             cache.layers[0].slots.normal_()
-            tables = [list(range(row * blocks, (row + 1) * blocks)) for row in range(batch)]
+            block_ids = [list(range(row * blocks, (row + 1) * blocks)) for row in range(batch)]
             slots = [
                 table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE
-                for table in tables
+                for table in block_ids
                 for p in range(length - new, length)
             ]
-            pages = Pages(torch.tensor(slots), [new] * batch, [length] * batch, tables)
+            tables = BlockTables(torch.tensor(slots), [new] * batch, [length] * batch, block_ids)
             qkv = torch.randn(batch * new, config.q_size + 2 * config.kv_size).bfloat16()
             what = f"{batch} decodes" if new == 1 else f"chunk of {new}"
             layer = cache.layers[0]
             calls = [
-                partial(each, qkv, layer, each.plan(pages, BLOCK_SIZE)) for each in (ours, other)
+                partial(each, qkv, layer, each.plan(tables, BLOCK_SIZE)) for each in (ours, other)
             ]
             yield f"attention {shape}, {what}, context {length}", calls[0], calls[1]
 

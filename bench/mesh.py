@@ -28,8 +28,8 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.machine import describe
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.machine import describe
 from cli import servers
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine

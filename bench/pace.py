@@ -9,20 +9,17 @@ repeat with the lowest ratio of busy to idle gaps counts. Time is the CPU time o
 that other work on the machine counts little.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
-import math
 import random
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.machine import describe
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.figures import percentile
+from bench.common.machine import describe
 from services.generator.engine import EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 
@@ -92,11 +89,6 @@ class Subject:
         told_s = self._step()
         gaps += [told_s[request_id] - last_s for request_id, last_s in before.items()]
         return told_s
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that this share of all do not exceed."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def main() -> None:

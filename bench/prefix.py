@@ -10,8 +10,6 @@ thread, so that other work on the machine counts little. Two such runs still dif
 from time to time, so the same is measured without a model as well, where nothing else takes time.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random
@@ -22,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.machine import describe
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.machine import describe
 from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.kv.block_pool import BlockPool
@@ -132,11 +130,9 @@ def measure_own_work(rounds: int) -> float:
 class NoModel:
     """Draws the same token whatever came before, at once."""
 
-    def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
-    ) -> list[ChunkResult]:
+    def execute(self, chunks: Sequence[Chunk], overlap: Callable[[], object]) -> list[ChunkResult]:
         """Return a token for each chunk that wants one."""
-        meanwhile()
+        overlap()
         return [ChunkResult((10,) if chunk.samples else ()) for chunk in chunks]
 
     def clear(self, block_ids: Sequence[int]) -> None:

@@ -6,8 +6,6 @@ Documents with names that training never uses. All tokens count once, and those 
 themselves. Prints a table and writes bench/results/quantization.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bench.machine import describe
+from bench.common.machine import describe
 from services.generator.engine import EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 from training.corpus.documents import Documents

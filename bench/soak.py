@@ -9,8 +9,6 @@ than GROWTH_LIMIT_BYTES since half of the requests had ended: torch keeps compil
 shapes it has seen, until about two thousand requests have brought them all.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import time

@@ -8,8 +8,6 @@ prompts at a high temperature, where nothing recurs; and `traps`, drawn almost e
 tokens, where every pair has occurred and nearly every guess is wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random
@@ -22,8 +20,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from bench.machine import describe
-from services.gateway import grounding
+from bench.common.machine import describe
+from services.gateway.pipeline import grounding
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 

@@ -8,8 +8,6 @@ takes time. The best and the median step without either are printed beside, and 
 no step is planned in the one before. Writes bench/results/step.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import cProfile
 import json
@@ -21,12 +19,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
-from bench.machine import describe
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.machine import describe
+from services.generator.backend.cpu.loading import load_runner
 from services.generator.backend.cpu.program import KernelCall, Program
 from services.generator.engine import Engine, EngineConfig, SamplingParams
-from services.generator.loading import load_engine
+from services.generator.engine.chunk import Chunk, ChunkResult
+from services.generator.engine.executor import Executor, Overlap
+from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.safetensors import Checkpoint
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 PROMPT_TOKENS = 128
@@ -35,10 +39,10 @@ KV_CACHE_BYTES = 2**30
 # whole calls by the end of their file's name and their own
 PARTS = {
     "layers": ("compiled_layers.py", ("__call__",)),
-    "final norm and head": ("decoder.py", ("_logits",)),
+    "final norm and head": ("decoder.py", ("logits",)),
     "batch layout": ("runner.py", ("_prepare",)),
-    "sampling": ("runner.py", ("_draw",)),
-    "scheduler": ("scheduler.py", ("expire", "schedule", "foresee", "commit", "observe_step")),
+    "sampling": ("runner.py", ("_choose",)),
+    "scheduler": ("scheduler.py", ("expire", "schedule", "plan_ahead", "commit", "observe_step")),
 }
 
 
@@ -54,7 +58,7 @@ def main() -> None:
         config = EngineConfig(
             folder, kv_cache_bytes=KV_CACHE_BYTES, quantization=options.quantization
         )
-        rows = [measure(load_engine(config), count, options.steps) for count in options.sequences]
+        rows = [measure(config, count, options.steps) for count in options.sequences]
     for row in rows:
         print(f"\n{row['sequences']} sequences", end=", ")
         print(
@@ -73,15 +77,36 @@ def main() -> None:
     print(f"written to {RESULT.name}")
 
 
-def measure(engine: Engine, count: int, steps: int) -> dict[str, Any]:
+class SwitchedOverlap:
+    """An executor whose runner plans the next step while it computes, or does not."""
+
+    def __init__(self, runner: Executor) -> None:
+        self.is_on = True
+        self._runner = runner
+        self.clear = runner.clear
+        self.copy = runner.copy
+        self.release_memory = runner.release_memory
+
+    def execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
+        """Return the runner's results; switched off, it is told of no next step."""
+        return self._runner.execute(chunks, overlap if self.is_on else tuple)
+
+
+def measure(config: EngineConfig, count: int, steps: int) -> dict[str, Any]:
     """Return a step's milliseconds with `count` sequences, whole and in parts."""
+    shape = ModelConfig.read(config.model)
+    runner, num_blocks = load_runner(config, shape, Checkpoint(config.model))
+    executor = SwitchedOverlap(runner)
+    engine = Engine(config, shape, executor, BlockPool(num_blocks, config.block_size))
     params = SamplingParams(max_tokens=6 * steps + 200, temperature=0.0, ignore_eos=True)
-    for index in range(count):
-        engine.add(str(index), range(5 + index, 5 + index + PROMPT_TOKENS), params)
-    while any(request.num_output_tokens < 2 for request in engine._requests.values()):
-        engine.step()
+    num_tokens = {str(index): 0 for index in range(count)}
+    for index, request_id in enumerate(num_tokens):
+        engine.add(request_id, range(5 + index, 5 + index + PROMPT_TOKENS), params)
+    while min(num_tokens.values()) < 2:
+        for output in engine.step():
+            num_tokens[output.request_id] += len(output.token_ids)
     assert engine.stats().num_running == count, "some sequences wait"
-    planned_ms, unplanned_ms = steps_ms(engine, steps)
+    planned_ms, unplanned_ms = steps_ms(engine, executor, steps)
     return {
         "sequences": count,
         "best_ms": min(planned_ms),
@@ -93,46 +118,50 @@ def measure(engine: Engine, count: int, steps: int) -> dict[str, Any]:
     }
 
 
-def steps_ms(engine: Engine, steps: int) -> tuple[list[float], list[float]]:
-    """Return the time of each step with the next one planned meanwhile, and without, turn about."""
-    scheduler = engine._scheduler
-    foresee = scheduler.foresee
-    taken: tuple[list[float], list[float]] = ([], [])
+def steps_ms(
+    engine: Engine, executor: SwitchedOverlap, steps: int
+) -> tuple[list[float], list[float]]:
+    """Return the time of each step with the next one planned during it, and without, turn about."""
+    times_ms: tuple[list[float], list[float]] = ([], [])
     for index in range(2 * steps):
         # in runs of ten, of which the first step still computes what the run before planned
         without = index // 10 % 2
-        scheduler.foresee = (lambda chunks: ()) if without else foresee  # type: ignore[method-assign]
+        executor.is_on = not without
         started_s = time.perf_counter()
         engine.step()
         if index % 10:
-            taken[without].append((time.perf_counter() - started_s) * 1e3)
-    scheduler.foresee = foresee  # type: ignore[method-assign]
-    return taken
+            times_ms[without].append((time.perf_counter() - started_s) * 1e3)
+    executor.is_on = True
+    return times_ms
 
 
 def kernels_ms(engine: Engine, steps: int) -> dict[str, float]:
     """Return the best time of each kernel's calls in one pass through the layers."""
-    model = engine._runner._model  # type: ignore[attr-defined]
-    layers: Callable[..., Any] = model._layers
     best: dict[str, float] = defaultdict(lambda: float("inf"))
+    run = Program.run
 
-    def timed(*args: Any) -> Any:
-        out = layers(*args)
-        groups: dict[str, list[KernelCall]] = defaultdict(list)
-        for call in layers._recording.program.calls:  # type: ignore[attr-defined]
-            groups[call.kernel.name].append(call)
-        for name, calls in groups.items():
-            program = Program(calls)
-            started_s = time.perf_counter()
-            program.run()
-            best[name] = min(best[name], (time.perf_counter() - started_s) * 1e3)
-        return out
+    def run_and_time(program: Program, overlap: Callable[[], None] | None = None) -> None:
+        run(program, overlap)
+        # the layers' program alone has an overlap
+        if overlap is not None:
+            for name, calls in calls_by_kernel(program).items():
+                part = Program(calls)
+                started_s = time.perf_counter()
+                run(part)
+                best[name] = min(best[name], (time.perf_counter() - started_s) * 1e3)
 
-    model._layers = timed
-    for _ in range(steps):
-        engine.step()
-    model._layers = layers
+    with mock.patch.object(Program, "run", run_and_time):
+        for _ in range(steps):
+            engine.step()
     return dict(best)
+
+
+def calls_by_kernel(program: Program) -> dict[str, list[KernelCall]]:
+    """Return a program's calls by the names of their kernels."""
+    groups: dict[str, list[KernelCall]] = defaultdict(list)
+    for call in program.calls:
+        groups[call.kernel.name].append(call)
+    return groups
 
 
 def parts_ms(engine: Engine, steps: int) -> dict[str, float]:
@@ -146,16 +175,19 @@ def parts_ms(engine: Engine, steps: int) -> dict[str, float]:
     calls = pstats.Stats(profile).stats  # type: ignore[attr-defined]
 
     def spent_ms(file: str, functions: Sequence[str]) -> float:
-        return sum(
-            times[3] * 1e3 / steps
+        times_ms = {
+            function: times[3] * 1e3 / steps
             for (path, _, function), times in calls.items()
-            if path.endswith(file) and function in functions
-        )
+            if path.endswith(f"/{file}") and function in functions
+        }
+        # a name that has changed would count as no time at all
+        assert times_ms.keys() == set(functions), f"{file} runs {sorted(times_ms)} of {functions}"
+        return sum(times_ms.values())
 
     parts = {name: spent_ms(*place) for name, place in PARTS.items()}
     # both are called from the layers
-    foreseen = spent_ms("scheduler.py", ("foresee",)) + parts["batch layout"]
-    parts["layers"] -= foreseen
+    planned = spent_ms("scheduler.py", ("plan_ahead",)) + parts["batch layout"]
+    parts["layers"] -= planned
     whole = spent_ms("engine.py", ("step",))
     parts["the rest"] = whole - sum(parts.values())
     return {**parts, "all": whole}

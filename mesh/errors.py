@@ -1,31 +1,30 @@
-"""One error type and one table from its codes to gRPC, HTTP and OpenAI's error types."""
+"""One error type and one table from its codes to gRPC and HTTP."""
 
 import enum
 from typing import NamedTuple
 
 
 class Wire(NamedTuple):
-    """How one code looks on each wire: gRPC's status number, HTTP's status, OpenAI's type."""
+    """How one code looks on each wire: gRPC's status number, HTTP's status."""
 
     grpc: int
     http: int
-    openai: str
 
 
 class Code(enum.Enum):
     """What went wrong, named as gRPC names it."""
 
-    CANCELLED = Wire(1, 499, "request_cancelled")
-    INVALID_ARGUMENT = Wire(3, 400, "invalid_request_error")
-    DEADLINE_EXCEEDED = Wire(4, 504, "timeout_error")
-    NOT_FOUND = Wire(5, 404, "not_found_error")
-    PERMISSION_DENIED = Wire(7, 403, "permission_error")
-    RESOURCE_EXHAUSTED = Wire(8, 429, "rate_limit_error")
-    FAILED_PRECONDITION = Wire(9, 409, "invalid_request_error")
-    UNIMPLEMENTED = Wire(12, 501, "invalid_request_error")
-    INTERNAL = Wire(13, 500, "server_error")
-    UNAVAILABLE = Wire(14, 503, "service_unavailable")
-    UNAUTHENTICATED = Wire(16, 401, "authentication_error")
+    CANCELLED = Wire(1, 499)
+    INVALID_ARGUMENT = Wire(3, 400)
+    DEADLINE_EXCEEDED = Wire(4, 504)
+    NOT_FOUND = Wire(5, 404)
+    PERMISSION_DENIED = Wire(7, 403)
+    RESOURCE_EXHAUSTED = Wire(8, 429)
+    FAILED_PRECONDITION = Wire(9, 409)
+    UNIMPLEMENTED = Wire(12, 501)
+    INTERNAL = Wire(13, 500)
+    UNAVAILABLE = Wire(14, 503)
+    UNAUTHENTICATED = Wire(16, 401)
 
     @classmethod
     def from_grpc(cls, status: int) -> "Code":

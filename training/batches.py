@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from services.gateway.grounding import REFUSAL
+from services.gateway.pipeline.grounding import REFUSAL
 from training.corpus.documents import Document, Documents
 from training.tokenizer import END, ROLES, text_of, token_id
 

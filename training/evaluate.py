@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.gateway.grounding import REFUSAL, render
+from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.documents import Document, Documents, Exchange
 
 FREE_QUESTIONS = Path(__file__).with_name("free_questions.jsonl")

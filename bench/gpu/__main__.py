@@ -13,8 +13,6 @@ failure. Writes bench/results/gpu.json with every row; gpu-partial.json with --q
 --device cpu.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys
@@ -25,13 +23,13 @@ from typing import Any
 
 import torch
 
+from bench.common.machine import describe
 from bench.gpu.aims import aims, table
-from bench.gpu.asking import Ask, Asking
-from bench.gpu.lines import line
+from bench.gpu.engine.shapes import SHAPES
 from bench.gpu.parts import Plan, Row, engine_rows, kernel_rows
 from bench.gpu.record import Record
-from bench.gpu.shapes import SHAPES
-from bench.machine import describe
+from bench.gpu.row_text import line
+from bench.gpu.worker_client import Ask, WorkerClient
 
 RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
 CEILINGS_LIMIT_S = 300.0
@@ -51,8 +49,8 @@ def main() -> None:
     if plan.device == "cpu":
         # the kernels are not for it
         names = ["engine"]
-    with Asking() as asking:
-        rows = run(asking, plan, names, Record(options.output))
+    with WorkerClient() as client:
+        rows = run(client, plan, names, Record(options.output))
     if found := aims(rows):
         print(f"\n{table(found)}")
     print(f"\nwritten to {options.output.name}")
@@ -61,10 +59,10 @@ def main() -> None:
         sys.exit(f"failed: {'; '.join(failed)}")
 
 
-def run(asking: Asking, plan: Plan, names: list[str], record: Record) -> list[Row]:
+def run(client: WorkerClient, plan: Plan, names: list[str], record: Record) -> list[Row]:
     """Measure the parts, print and keep each row as it comes, and return all."""
     question = {"do": "ceilings", "device": plan.device, "repeats": plan.repeats}
-    ceilings = asking.ask(question, CEILINGS_LIMIT_S)
+    ceilings = client.ask(question, CEILINGS_LIMIT_S)
     origin = {**describe(), "plan": plan.fields(), **ceilings}
     if "failed" in ceilings:
         row = {"kind": "ceilings", "name": "ceilings", **ceilings}
@@ -79,12 +77,12 @@ def run(asking: Asking, plan: Plan, names: list[str], record: Record) -> list[Ro
     )
     rows: list[Row] = []
     for name in names:
-        for row in PARTS[name](asking.ask, plan, ceilings):
+        for row in PARTS[name](client.ask, plan, ceilings):
             rows.append(row)
             record.add(name, row)
             print(line(row), flush=True)
         # the next part has the whole device
-        asking.restart()
+        client.restart()
     return rows
 
 

@@ -1,13 +1,11 @@
 """Each figure beside what it should be."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.gpu.engine.shapes import DECODE_AIMS
 from bench.gpu.parts import OURS, PEER
-from bench.gpu.shapes import DECODE_AIMS
 
 WORKLOAD_AIM = 5.0
 

@@ -1,14 +1,12 @@
 """One case measured: its result held against torch's, then both timed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from bench.gpu.case import Calls, Case
+from bench.gpu.cases.case import Calls, Case
 from bench.gpu.timing import timed
 
 MAX_SETS = 256

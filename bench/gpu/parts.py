@@ -1,12 +1,10 @@
 """What is asked of the device, part by part; each yields its rows as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.gpu.asking import Ask
+from bench.gpu.worker_client import Ask
 
 Row = dict[str, Any]
 CASE_LIMIT_S, GATE_LIMIT_S, DECODE_LIMIT_S, WORKLOAD_LIMIT_S = 300.0, 600.0, 600.0, 1800.0
@@ -28,7 +26,7 @@ class Plan:
     workload: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def quick(cls) -> Plan:
+    def quick(cls) -> "Plan":
         """Return one that shows whether everything works."""
         return cls(
             batches=(1, 8),

@@ -1,7 +1,5 @@
 """The results file, written anew with every row, so that an end in between loses nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The device's time of a call, without the host's, and the ceilings that the device has."""
 
-from __future__ import annotations
-
 import gc
 import math
 import statistics
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.gpu.case import BF16, Call
+from bench.gpu.cases.case import BF16, Call
 
 # launches between two events, so that their own time is nothing
 MIN_LAUNCHES = 32

@@ -3,8 +3,6 @@
 It keeps the engine of one shape between questions.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import json
@@ -18,13 +16,13 @@ from typing import Any
 import torch
 
 from bench.gpu.cases import cases
-from bench.gpu.decode import DecodePlan, measure_decode
-from bench.gpu.engines import MAX_BATCHED_TOKENS, load_random_engine
-from bench.gpu.gate import gate
+from bench.gpu.engine.decode import DecodePlan, measure_decode
+from bench.gpu.engine.gate import gate
+from bench.gpu.engine.random_engine import MAX_BATCHED_TOKENS, load_random_engine
+from bench.gpu.engine.shapes import GATE_SHAPES, SHAPES
+from bench.gpu.engine.workload import Workload, num_kv_tokens, serve
 from bench.gpu.kernel_row import Ceilings, measured
-from bench.gpu.shapes import GATE_SHAPES, SHAPES
 from bench.gpu.timing import copied_bytes_per_s, multiplied_flops_per_s
-from bench.gpu.workload import Workload, num_kv_tokens, serve
 from services.generator.engine import Engine
 
 TRACE_LINES, REASON_LENGTH = 40, 300
@@ -121,7 +119,7 @@ class Worker:
         if question["engine"] == "transformers":
             if importlib.util.find_spec("transformers") is None:
                 return {"absent": "transformers is not installed"}
-            from bench.gpu import transformers_peer as peer
+            from bench.gpu.engine import transformers_peer as peer
 
             model = peer.load_model(config, device, torch.bfloat16)
             return peer.compare(model, warm_up, requests, num_tokens if device == "cpu" else None)

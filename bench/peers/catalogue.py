@@ -1,7 +1,5 @@
 """Which engines are compared, with what worker, environment and options each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

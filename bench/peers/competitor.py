@@ -1,7 +1,5 @@
 """One subject made ready for one checkpoint, and what is asked of it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile
@@ -10,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.peers import environment
+from bench.peers.cached_folder import STAMP, cached_folder
 from bench.peers.catalogue import Subject
-from bench.peers.made import STAMP, made
 from bench.peers.process import WorkerProcess
 from bench.peers.protocol import Prompts, Timeline
 
@@ -73,7 +71,7 @@ class Competitor:
         self.worker.close()
         self._scratch.cleanup()
 
-    def __enter__(self) -> Competitor:
+    def __enter__(self) -> "Competitor":
         return self
 
     def __exit__(
@@ -111,7 +109,7 @@ class Competitor:
         pins = environment.requirements(self.subject.environment or "")
         source = (self._place.checkpoint / STAMP).read_text()
         recipe = "\n".join([worker.read_text(), pins, source, str(self._options)])
-        return made(folder, recipe, lambda: self._convert(folder))
+        return cached_folder(folder, recipe, lambda: self._convert(folder))
 
     def _convert(self, folder: Path) -> None:
         print(f"converting the checkpoint for {self.name}", flush=True)

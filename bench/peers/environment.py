@@ -1,7 +1,5 @@
 """A virtual environment per peer, made once from pinned requirements and kept."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -9,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from bench.peers.made import made
+from bench.peers.cached_folder import cached_folder
 from bench.peers.process import PeerError
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -28,7 +26,7 @@ def ensure(name: str, folder: Path) -> Path:
     none; TORCH_INDEX in the environment names where to find it. Raises PeerError.
     """
     home, torch_pin = folder / name, f"torch=={metadata.version('torch')}\n"
-    made(home, requirements(name) + torch_pin, lambda: _install(name, home, torch_pin))
+    cached_folder(home, requirements(name) + torch_pin, lambda: _install(name, home, torch_pin))
     return home / "bin" / "python"
 
 

@@ -1,7 +1,5 @@
 """transformers' static `generate`: no admission, equal lengths, all start and end together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """transformers' continuous batching, `generate_batch`."""
 
-from __future__ import annotations
-
 from bench.peers.generate import load_model, transformers
 from bench.peers.protocol import MAX_BATCHED_TOKENS, Prompts, Run, Setup, Timeline, serve
 

@@ -1,7 +1,5 @@
 """A random checkpoint of Llama or Qwen 3 as a GGUF file without a vocabulary."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Our engine, stepped in this thread as its bridge does."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench.peers.protocol import Prompts, Run, Setup, Timeline, serve

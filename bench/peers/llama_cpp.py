@@ -1,7 +1,5 @@
 """llama.cpp through llama-cpp-python's low-level API: all sequences share each decode."""
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

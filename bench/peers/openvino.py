@@ -1,7 +1,5 @@
 """OpenVINO GenAI's ContinuousBatchingPipeline, with weights, activations and cache of 16 bits."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A worker process as the bench sees it: asked one thing at a time, stopped in between."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

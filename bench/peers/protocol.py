@@ -4,8 +4,6 @@
 prompts. Knows nothing but the standard library, for it runs in every peer's environment.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -50,7 +48,7 @@ class Timeline:
     token_ids: list[list[int]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, num_requests: int) -> Timeline:
+    def begin(cls, num_requests: int) -> "Timeline":
         """Start the clock; call it when the prompts are about to be handed over."""
         empty = range(num_requests)
         return cls(time.perf_counter(), [[] for _ in empty], [[] for _ in empty])

@@ -1,7 +1,5 @@
 """vLLM's CPU build, its engine stepped in this process."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import vllm as typed_vllm

@@ -60,8 +60,10 @@ class Lease:
         self._revision = 0
 
     async def acquire(self) -> None:
-        """Hold the lease from now on; raise LeaseHeldError, LeaseContendedError or
-        BusUnavailableError."""
+        """Hold the lease from now on.
+
+        Raises LeaseHeldError, LeaseContendedError or BusUnavailableError.
+        """
         with translated():
             keys = await self._keys()
             try:

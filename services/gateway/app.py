@@ -1,4 +1,4 @@
-"""Routes and the HTTP server. Handlers live in modules named by what they answer."""
+"""Puts the rooms together: routes and the HTTP server."""
 
 import time
 from dataclasses import dataclass
@@ -6,18 +6,24 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from mesh.lifecycle import Lifecycle
-from services.gateway.answers import AnswerCache, Answers
-from services.gateway.auth import Authenticator
-from services.gateway.clients import GrpcRetriever
-from services.gateway.completions import Completions, Pace
+from services.gateway.access.admission import Admission
+from services.gateway.access.keys import Authenticator
+from services.gateway.api.documents import Documents
+from services.gateway.api.openai.chat import ChatCompletions
+from services.gateway.api.openai.completions import Completions
+from services.gateway.api.openai.embeddings import Embeddings
+from services.gateway.api.openai.errors import error_body, error_event
+from services.gateway.api.openai.models import Models
+from services.gateway.api.responder import Responder
+from services.gateway.clients.retriever import GrpcRetriever
 from services.gateway.config import GatewaySettings
-from services.gateway.documents import Documents
-from services.gateway.edge import Edge, add_request_id
-from services.gateway.fitting import Tokenizer
-from services.gateway.generation import TextGenerator
-from services.gateway.models import Models
-from services.gateway.pipeline import Limits, Pipeline
-from services.gateway.probes import Helper, Probes
+from services.gateway.domain.ports import AdmissionQueue, AnswerCache, TextGenerator, Tokenizer
+from services.gateway.http.limits import HttpLimits
+from services.gateway.http.middleware import Middleware, add_request_id
+from services.gateway.http.probes import OptionalService, Probes
+from services.gateway.pipeline.pipeline import Pipeline
+from services.gateway.pipeline.response_cache import ResponseCache
+from services.gateway.pipeline.token_text import TokenText
 
 # what a drain left over gets no more time
 SHUTDOWN_S = 1.0
@@ -26,50 +32,44 @@ IDLE_CONNECTION_S = 75.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The rest of the mesh; `helpers` are the services that requests can do without."""
+    """The rest of the mesh; requests can do without the `optional` services.
+
+    `queue` is where the generator's sequences wait.
+    """
 
     tokenizer: Tokenizer
     retriever: GrpcRetriever
     cache: AnswerCache
     generator: TextGenerator
-    helpers: dict[str, Helper]
+    queue: AdmissionQueue
+    optional: dict[str, OptionalService]
 
 
 def build_app(
     settings: GatewaySettings, lifecycle: Lifecycle, services: Services
 ) -> web.Application:
-    """The application; its drain and its background work belong to the life cycle."""
-    answers = Answers(services.cache, settings.cache_timeout_s)
-    limits = Limits(
-        settings.default_max_tokens,
-        settings.default_completion_tokens,
-        settings.min_answer_tokens,
-    )
-    pipeline = Pipeline(services.tokenizer, services.retriever, answers, services.generator, limits)
-    edge = Edge(lifecycle, Authenticator(_keys(settings)), settings.request_timeout_s)
-    app = web.Application(middlewares=[edge.middleware()])
+    """Return the application; its drain and its background work belong to the life cycle."""
+    cache = ResponseCache(services.cache, settings.cache_timeout_s)
+    authenticate = Authenticator(_keys(settings)).authenticate
+    middleware = Middleware(lifecycle, authenticate, error_body, settings.request_timeout_s)
+    app = web.Application(middlewares=[middleware.wrap()])
     app.on_response_prepare.append(add_request_id)
-    pace = Pace(settings.max_body_bytes, settings.keep_alive_s, settings.write_timeout_s)
-    _add_generation(app, Completions(pipeline, pace))
+    _add_generation(app, settings, services, cache)
     _add_models(app, Models(services.generator, settings.encoder_id, int(time.time())))
-    documents = Documents(
-        services.retriever,
-        encoder_id=settings.encoder_id,
-        max_document_bytes=settings.max_document_bytes,
-        max_body_bytes=settings.max_body_bytes,
-    )
-    _add_documents(app, documents)
-    _add_probes(app, Probes(lifecycle.checks, services.helpers))
-    for name, helper in services.helpers.items():
-        lifecycle.checks.add(name, helper.ping)
-    lifecycle.on_drain(edge.drain)
-    lifecycle.on_drain(answers.drain)
-    lifecycle.stack.push_async_callback(answers.close)
+    embeddings = Embeddings(services.retriever, settings.encoder_id, settings.max_body_bytes)
+    app.router.add_post("/v1/embeddings", embeddings.post)
+    _add_documents(app, Documents(services.retriever, settings.max_document_bytes))
+    _add_probes(app, Probes(lifecycle.checks, services.optional))
+    for name, service in services.optional.items():
+        lifecycle.checks.add(name, service.ping)
+    lifecycle.on_drain(middleware.drain)
+    lifecycle.on_drain(cache.drain)
+    lifecycle.stack.push_async_callback(cache.close)
     return app
 
 
 async def serve(lifecycle: Lifecycle, app: web.Application, host: str, port: int) -> int:
-    """Starts the server, which the life cycle stops; returns its port."""
+    """Start the server, which the life cycle stops; return its port."""
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -93,9 +93,24 @@ def _keys(settings: GatewaySettings) -> dict[str, str]:
     }
 
 
-def _add_generation(app: web.Application, completions: Completions) -> None:
-    app.router.add_post("/v1/chat/completions", completions.chat)
-    app.router.add_post("/v1/completions", completions.text)
+def _add_generation(
+    app: web.Application, settings: GatewaySettings, services: Services, cache: ResponseCache
+) -> None:
+    pipeline = Pipeline(
+        Admission(services.queue),
+        services.tokenizer,
+        services.retriever,
+        cache,
+        services.generator,
+        settings.min_answer_tokens,
+    )
+    limits = HttpLimits(settings.max_body_bytes, settings.keep_alive_s, settings.write_timeout_s)
+    responder = Responder(pipeline, limits, error_event)
+    token_text = TokenText(services.tokenizer)
+    chat = ChatCompletions(responder, token_text, settings.default_max_tokens)
+    text = Completions(responder, token_text, settings.default_completion_tokens)
+    app.router.add_post("/v1/chat/completions", chat.post)
+    app.router.add_post("/v1/completions", text.post)
 
 
 def _add_models(app: web.Application, models: Models) -> None:
@@ -107,7 +122,6 @@ def _add_documents(app: web.Application, documents: Documents) -> None:
     app.router.add_post("/v1/collections/{collection}/documents", documents.add)
     app.router.add_get("/v1/ingestions/{ingestion_id}", documents.ingestion)
     app.router.add_get("/v1/collections", documents.collections)
-    app.router.add_post("/v1/embeddings", documents.embeddings)
 
 
 def _add_probes(app: web.Application, probes: Probes) -> None:

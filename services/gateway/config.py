@@ -1,4 +1,4 @@
-"""What the gateway is told at start; see the module of each field for what it does."""
+"""Settings of the gateway; see the module of each field for what it does."""
 
 from typing import ClassVar, Literal, Self
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mesh.config import Settings, variables
+from services.generator.backend.mock.config import MockConfig
 from services.generator.engine import EngineConfig
 
 # where the engine's name for an option is not the setting's
@@ -27,6 +28,9 @@ class GeneratorSettings(Settings):
     service: ClassVar[str] = "generator"
 
     port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    engine: str = Field(
+        "native", pattern="^(native|mock)$", description="mock computes without a model or weights"
+    )
     device: str = Field("cpu", pattern="^(cpu|cuda)$", description="cuda takes the first GPU")
     dtype: str = Field(
         "", pattern="^(|float32|bfloat16|float16)$", description="default: the checkpoint's"
@@ -57,9 +61,16 @@ class GeneratorSettings(Settings):
     graphs: bool = Field(True, description="a GPU's decodes are recorded once and replayed")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
     wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
+    mock_first_token_ms: float = Field(
+        0, ge=0, description="mock: time of a whole prompt's prefill; cached tokens take none"
+    )
+    mock_token_ms: float = Field(0, ge=0, description="mock: time of a decode step")
+    mock_output_tokens: int = Field(
+        0, ge=0, description="mock: tokens until a sequence stops; 0: it runs to max_tokens"
+    )
 
-    def engine(self) -> EngineConfig:
-        """What the engine is told; 0 and an empty text stand for its own choice."""
+    def engine_config(self) -> EngineConfig:
+        """Return the engine's options; 0 and an empty text stand for its own choice."""
         max_num_seqs, max_batched_tokens = _SIZES[self.device]
         return EngineConfig(
             model=Path(self.model),
@@ -79,9 +90,19 @@ class GeneratorSettings(Settings):
             max_queued_tokens=self.max_waiting_tokens or None,
         )
 
+    def mock_config(self) -> MockConfig | None:
+        """Return the mock model's options; None where a checkpoint's model computes."""
+        if self.engine != "mock":
+            return None
+        return MockConfig(
+            first_token_s=self.mock_first_token_ms / 1000,
+            token_s=self.mock_token_ms / 1000,
+            output_tokens=self.mock_output_tokens,
+        )
+
 
 def variable(option: str) -> str:
-    """The variable behind an option of the engine, for messages to operators."""
+    """Return the variable behind an option of the engine, for messages to operators."""
     field = _FIELDS.get(option, option)
     named = {own: name for name, own in variables(GeneratorSettings).items()}
     return named.get(field, option)

@@ -3,18 +3,20 @@
 With `__main__` the only module that knows the backends; each is imported where it is chosen.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from services.generator.backend.mock.config import MockConfig
 from services.generator.engine import Engine, EngineConfig, EngineConfigError
 from services.generator.engine.errors import OutOfMemoryError
 from services.generator.engine.executor import Executor
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.model.checkpoint.config import ModelConfig
-from services.generator.model.checkpoint.safetensors import Checkpoint, Weights
+
+if TYPE_CHECKING:
+    from services.generator.model.checkpoint.safetensors import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +24,22 @@ logger = logging.getLogger(__name__)
 def load_engine(
     config: EngineConfig,
     clock: Callable[[], float] = time.monotonic,
-    weights: Weights | None = None,
+    weights: "Weights | None" = None,
+    mock: MockConfig | None = None,
 ) -> Engine:
     """Read the model and allocate the cache, once it is known that both fit into the memory.
 
-    Deadlines and step times are told by `clock`; `weights` take the place of the folder's.
+    Deadlines and step times are by `clock`; `weights` take the place of the folder's. With
+    `mock` nothing is read but `config.json`, and torch is not imported.
 
     Raises ModelError for the folder's faults and EngineConfigError for the options'.
     """
     started_s = time.monotonic()
     shape = ModelConfig.read(config.model)
-    executor, num_blocks = _load_runner(config, shape, weights or Checkpoint(config.model))
+    if mock is None:
+        executor, num_blocks = _load_runner(config, shape, weights)
+    else:
+        executor, num_blocks = _mock(config, shape, mock)
     pool = BlockPool(num_blocks, config.block_size)
     engine = Engine(config, shape, executor, pool, clock)
     logger.info("loaded %s in %.2f s: %r", config.model, time.monotonic() - started_s, engine)
@@ -40,11 +47,14 @@ def load_engine(
 
 
 def _load_runner(
-    config: EngineConfig, shape: ModelConfig, weights: Weights
+    config: EngineConfig, shape: ModelConfig, weights: "Weights | None"
 ) -> tuple[Executor, int]:
     """Return what computes, and how many blocks its cache has."""
+    from services.generator.model.checkpoint.safetensors import Checkpoint
+
+    load = _on_cuda if config.device == "cuda" else _on_cpu
     try:
-        return (_on_cuda if config.device == "cuda" else _on_cpu)(config, shape, weights)
+        return load(config, shape, weights or Checkpoint(config.model))
     except OutOfMemoryError as error:
         raise EngineConfigError(
             "model",
@@ -53,13 +63,19 @@ def _load_runner(
         ) from error
 
 
-def _on_cpu(config: EngineConfig, shape: ModelConfig, weights: Weights) -> tuple[Executor, int]:
+def _mock(config: EngineConfig, shape: ModelConfig, mock: MockConfig) -> tuple[Executor, int]:
+    from services.generator.backend.mock.loading import load_executor
+
+    return load_executor(config, shape, mock)
+
+
+def _on_cpu(config: EngineConfig, shape: ModelConfig, weights: "Weights") -> tuple[Executor, int]:
     from services.generator.backend.cpu.loading import load_runner
 
     return load_runner(config, shape, weights)
 
 
-def _on_cuda(config: EngineConfig, shape: ModelConfig, weights: Weights) -> tuple[Executor, int]:
+def _on_cuda(config: EngineConfig, shape: ModelConfig, weights: "Weights") -> tuple[Executor, int]:
     import torch
 
     if not torch.cuda.is_available():

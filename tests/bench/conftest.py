@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoints import TINY, write_checkpoint
+from bench.common.checkpoints import TINY, write_checkpoint
 
 
 @pytest.fixture(scope="session")

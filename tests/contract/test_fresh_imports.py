@@ -18,6 +18,13 @@ ROWS = {
         ("mesh.context", "mesh.errors", "mesh.fair_queue", "mesh.mailbox"),
         TRANSPORTS,
     ),
+    "gateway's domain": (("services.gateway.domain",), TRANSPORTS),
+    "gateway's pipeline": (("services.gateway.pipeline",), TRANSPORTS),
+    "gateway's access": (("services.gateway.access",), TRANSPORTS),
+    "gateway's dispatch": (
+        ("services.gateway.generation.dispatcher", "services.gateway.generation.frame_order"),
+        (*TRANSPORTS, "google.protobuf"),
+    ),
     "retriever": (
         (
             "services.retriever.chunk",
@@ -45,6 +52,53 @@ ROWS = {
             "services.tokenizer.workers",
         ),
         TRANSPORTS,
+    ),
+    "engine": (
+        ("services.generator.engine",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
+    "model": (
+        ("services.generator.model",),
+        (*TRANSPORTS, "services.generator.backend", "services.generator.engine"),
+    ),
+    "cpu backend": (
+        ("services.generator.backend.cpu",),
+        (*TRANSPORTS, "services.generator.backend.gpu", "services.generator.serving"),
+    ),
+    "gpu backend": (
+        ("services.generator.backend.gpu",),
+        (*TRANSPORTS, "services.generator.backend.cpu", "services.generator.serving"),
+    ),
+    "kernels": (
+        ("services.generator.backend.gpu.triton",),
+        (
+            *TRANSPORTS,
+            "services.generator.backend.batch",
+            "services.generator.backend.memory",
+            "services.generator.backend.sampling",
+            "services.generator.backend.gpu.device",
+            "services.generator.backend.gpu.layers",
+            "services.generator.backend.gpu.sampling",
+            "services.generator.engine",
+            "services.generator.model",
+        ),
+    ),
+    "generator's mock model": (
+        ("services.generator.backend.mock",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
+    "generator's serving": (
+        (
+            "services.generator.serving.bridge",
+            "services.generator.serving.engine_thread",
+            "services.generator.serving.histogram",
+            "services.generator.serving.metric_definitions",
+            "services.generator.serving.metrics",
+            "services.generator.serving.outbox",
+            "services.generator.serving.submission",
+            "services.generator.serving.watchdog",
+        ),
+        (*TRANSPORTS, "prometheus_client", "torch"),
     ),
 }
 PROGRAM = """

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.fair_queue import QUANTUM
-from services.gateway.dispatch import Dispatcher, Job, Report
-from services.gateway.generation import Model
+from services.gateway.domain.generation import Model
+from services.gateway.generation.dispatcher import Dispatcher
+from services.gateway.generation.job import Job
+from services.gateway.generation.routing import Report
 from services.generator.engine.chunk import ChunkResult
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.engine.kv.prefix_cache import root_hash

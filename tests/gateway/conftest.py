@@ -22,16 +22,22 @@ from mesh.pb import (
     tokenizer_pb2_grpc,
 )
 from services.gateway.app import Services, build_app, serve
-from services.gateway.clients import GrpcCache, GrpcRetriever, GrpcTokenizer, ServicePing
+from services.gateway.clients.cache import GrpcCache
+from services.gateway.clients.health import ServicePing
+from services.gateway.clients.retriever import GrpcRetriever
+from services.gateway.clients.tokenizer import GrpcTokenizer
 from services.gateway.config import GatewaySettings
-from services.gateway.generation import (
+from services.gateway.domain.generation import (
     GenerationRequest,
     Model,
+    Reservation,
     TextDelta,
     TokenLogprobs,
     Usage,
 )
-from services.gateway.probes import Helper
+from services.gateway.generation.dispatcher import Dispatcher
+from services.gateway.generation.routing import Report
+from services.gateway.http.probes import OptionalService
 
 KEY = "a-key-for-development"
 MODEL = Model("tiny", "0123456789abcdef", context_length=512, vocab_size=256, eos_token_ids=(0,))
@@ -57,7 +63,10 @@ class ScriptedGenerator:
         return self.served
 
     async def stream(
-        self, request: GenerationRequest, context: RequestContext
+        self,
+        request: GenerationRequest,
+        context: RequestContext,
+        reservation: Reservation | None = None,
     ) -> AsyncIterator[TextDelta]:
         self.requests.append(request)
         self.running += 1
@@ -103,17 +112,21 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     def __init__(self) -> None:
         self.chats: list[str] = []
         self.decoded = 0
+        self.calls = 0
 
     async def Encode(self, request: Any, context: Any) -> Any:
+        self.calls += 1
         ids = [tokenizer_pb2.TokenIds(ids=text.encode()) for text in request.texts]
         return tokenizer_pb2.EncodeResponse(sequences=ids)
 
     async def Decode(self, request: Any, context: Any) -> Any:
         texts = [bytes(sequence.ids).decode(errors="replace") for sequence in request.sequences]
         self.decoded += len(texts)
+        self.calls += 1
         return tokenizer_pb2.DecodeResponse(texts=texts)
 
     async def EncodeChat(self, request: Any, context: Any) -> Any:
+        self.calls += 1
         if request.messages[-1].content == "fail":
             raise RuntimeError("secret: /etc/passwd")
         text = "".join(f"<{m.role}>{m.content}" for m in request.messages) + "<assistant>"
@@ -216,6 +229,7 @@ class Stack:
     http: aiohttp.ClientSession
     client: openai.AsyncOpenAI
     generator: ScriptedGenerator
+    queue: Dispatcher
     tokenizer: TokenizerServicer
     cache: CacheServicer
     retriever: RetrieverServicer
@@ -273,13 +287,18 @@ async def stack(settings: GatewaySettings) -> AsyncIterator[Stack]:
         ),
     }
     generator = ScriptedGenerator()
+    queue = Dispatcher(settings.max_waiting, settings.max_waiting_tokens)
+    queue.report(Report("r1", MODEL, 0, 0, 0, False, frozenset()), 0.0)
     lifecycle = Lifecycle()
     services = Services(
         tokenizer=GrpcTokenizer(remotes["tokenizer"].channel),
         retriever=GrpcRetriever(remotes["retriever"].channel),
         cache=GrpcCache(remotes["cache"].channel),
         generator=generator,
-        helpers={n: Helper(ServicePing(remotes[n].channel)) for n in ("retriever", "cache")},
+        queue=queue,
+        optional={
+            n: OptionalService(ServicePing(remotes[n].channel)) for n in ("retriever", "cache")
+        },
     )
     lifecycle.checks.add("tokenizer", ServicePing(remotes["tokenizer"].channel))
     app = build_app(settings, lifecycle, services)
@@ -290,9 +309,21 @@ async def stack(settings: GatewaySettings) -> AsyncIterator[Stack]:
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
     async with http, client:
         yield Stack(
-            url, port, lifecycle, http, client, generator, tokenizer, cache, retriever, remotes
+            url=url,
+            port=port,
+            lifecycle=lifecycle,
+            http=http,
+            client=client,
+            generator=generator,
+            queue=queue,
+            tokenizer=tokenizer,
+            cache=cache,
+            retriever=retriever,
+            remotes=remotes,
         )
     await lifecycle.close()
+    queue.check()
+    assert queue.num_reserved() == 0, "a permit outlived its request"
     for service in remotes.values():
         await service.channel.close()
         if service.life.state is not State.STOPPED:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +195,30 @@ async def test_a_crash_before_the_task_is_queued_loses_nothing(
         lost = await ended(collections, "i2")
     assert lost.state is State.FAILED
     assert "ingest it again" in lost.error
+
+
+async def test_a_bus_that_goes_away_while_resuming_is_waited_for(
+    bus: Bus,
+    collections: CollectionsStore,
+    ingest_queue: IngestQueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was recorded is queued once the bus is back."""
+    enqueue, calls = WorkQueue.enqueue, 0
+
+    async def away_once(self: WorkQueue, *args: Any, **kwargs: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise BusUnavailableError
+        return await enqueue(self, *args, **kwargs)
+
+    monkeypatch.setattr(WorkQueue, "enqueue", away_once)
+    await (await _contents(bus)).put("i1", CONTENT)
+    await collections.queue(a_document("i1"))
+    async with running(ingest_queue):
+        assert (await ended(collections, "i1")).state is State.INDEXED
+    assert calls == 2
 
 
 async def test_a_task_delivered_too_often_fails(

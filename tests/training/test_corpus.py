@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from services.gateway.grounding import REFUSAL, render
+from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.documents import Document, Documents
 from training.corpus.facts import attributes_of, book, close
 from training.corpus.names import Names, is_held_out

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from services.gateway.grounding import REFUSAL, render
+from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.chat import NO_PASSAGE, Chat
 from training.corpus.facts import Ask, close
 from training.corpus.names import Names

@@ -1,6 +1,4 @@
-"""The seam between scheduler and runner: which tokens of which request to compute now."""
-
-from __future__ import annotations
+"""Chunks, the seam between scheduler and executor: which tokens of which request to compute."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +6,7 @@ from typing import NamedTuple
 
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from services.generator.engine.sequences.beam_search import Candidate
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 _NOTHING = range(0)
 
@@ -19,7 +16,8 @@ def num_pairs(start: int, num_tokens: int) -> int:
     return num_tokens * start + num_tokens * (num_tokens + 1) // 2
 
 
-@dataclass(frozen=True, slots=True)
+# compared and hashed by identity: a planned chunk is the very one that is computed
+@dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """Compute `num_tokens` tokens of `request`, beginning at position `start`.
 
@@ -73,12 +71,12 @@ class Chunk:
 
     @property
     def forks(self) -> Sequence[Request]:
-        """Those that go on from the request's prompt and draw from the same last row."""
+        """Requests that go on from this one's prompt and draw from the same last row."""
         return self.request.forks if self.samples and self.request.beams is None else ()
 
     @property
     def scored(self) -> range:
-        """Positions of the chunk whose logits tell the next prompt token's wanted probability."""
+        """Positions of the chunk at which the next prompt token's logprob is wanted."""
         if self.request.params.prompt_logprobs is None:
             return _NOTHING
         first = self.request.num_scored_tokens
@@ -90,7 +88,7 @@ class Chunk:
 class ChunkResult(NamedTuple):
     """What became of a chunk: drawn tokens, nothing (more chunks follow), or a failure.
 
-    One that is `deferred` was not computed: there was no memory for it, even alone.
+    One that is `out_of_memory` was not computed: there was no memory for it, even alone.
     `token_ids` are the drafts that were drawn too and one token more. `logprobs`, where asked for,
     describes each; `prompt_logprobs` the tokens after the scored positions. `forks` has what each
     fork of the request drew from the same row; `candidates` are a beam's, best first.
@@ -100,6 +98,6 @@ class ChunkResult(NamedTuple):
     failed: bool = False
     logprobs: Sequence[TokenLogprobs] = ()
     prompt_logprobs: Sequence[TokenLogprobs] = ()
-    forks: Sequence[ChunkResult] = ()
+    forks: "Sequence[ChunkResult]" = ()
     candidates: Sequence[Candidate] = ()
-    deferred: bool = False
+    out_of_memory: bool = False

@@ -1,22 +1,20 @@
-"""The seam between the engine and what computes."""
-
-from __future__ import annotations
+"""Executor, the seam between the engine and the backend that computes its chunks."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from services.generator.engine.chunk import Chunk, ChunkResult
 
-Meanwhile = Callable[[], Sequence[Chunk]]
+Overlap = Callable[[], Sequence[Chunk]]
 
 
 class Executor(Protocol):
-    """What the engine needs of a runner; tests bring one without a model."""
+    """Computes chunks and keeps the KV cache's memory; tests bring one without a model."""
 
-    def execute(self, chunks: Sequence[Chunk], meanwhile: Meanwhile) -> list[ChunkResult]:
-        """Return one result per chunk, in order; call `meanwhile` once while they are computed.
+    def execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
+        """Return one result per chunk, in order; call `overlap` once while they are computed.
 
-        It tells the chunks that are likely to come next, whose tokens are not known yet.
+        It returns the chunks planned for the next step, whose tokens are not known yet.
         """
         ...
 

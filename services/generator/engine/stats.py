@@ -1,6 +1,4 @@
-"""A reading of the engine's counters at one moment."""
-
-from __future__ import annotations
+"""Engine statistics: the gauges and counters at one moment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +10,17 @@ from services.generator.engine.request import FinishReason
 class EngineStats:
     """Gauges first, then totals since the start. Times are in seconds.
 
-    `num_deferred` of those that wait were passed over for a prefix that is being computed.
-    `num_preempted_tokens` were computed and will be computed again. `kv_waste` is the share of the
-    token slots in used blocks that hold nothing. `num_drafts` counts the runs of guessed tokens
-    that were tried, `num_draft_tokens` their tokens, and `num_accepted_tokens_per_pos` for each
-    place in a run how often the guess was right.
+    `num_waiting_for_prefix` of those that wait were passed over for a prefix that is being
+    computed. `num_preempted_tokens` were computed and will be computed again. `kv_waste` is the
+    share of the token slots in used blocks that hold nothing. `num_drafts` counts the runs of
+    guessed tokens that were tried, `num_draft_tokens` their tokens, and
+    `num_accepted_tokens_per_pos` for each place in a run how often the guess was right.
     """
 
     num_running: int
     num_waiting: int
     num_waiting_tokens: int
-    num_deferred: int
+    num_waiting_for_prefix: int
     drain_tokens_per_s: float
     expected_wait_s: float
     num_blocks_total: int

@@ -1,6 +1,4 @@
-"""How likely the model held one token, and what it would rather have said. Plain values."""
-
-from __future__ import annotations
+"""Logprobs of a token and its alternatives, and candidates of a beam search. Plain values."""
 
 from typing import NamedTuple
 
@@ -16,3 +14,10 @@ class TokenLogprobs(NamedTuple):
     rank: int
     top_token_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
+
+
+class Candidate(NamedTuple):
+    """A token that may come next, and its natural log-probability."""
+
+    token_id: int
+    logprob: float

@@ -1,10 +1,8 @@
-"""Activations whose every element has the same bits wherever in a tensor it lies.
+"""Activation functions whose every element has the same bits wherever in a tensor it lies.
 
 torch's own take another formula for what is left over after whole vectors, so that an element's
 last bit depends on the number of rows. `exp`, `erf` and `tanh` do not, nor does plain arithmetic.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -18,6 +16,11 @@ Activation = Callable[[torch.Tensor], torch.Tensor]
 def activation(name: str, batch_invariant: bool = True) -> Activation:
     """Return silu, gelu or gelu_tanh, for any shape; torch's own unless `batch_invariant`."""
     return (_INVARIANT if batch_invariant else _FAST)[name]
+
+
+def soft_cap_(x: torch.Tensor, cap: float) -> torch.Tensor:
+    """Squeeze `x` smoothly into (-cap, cap), in place (Gemma 2, arXiv:2408.00118)."""
+    return x.div_(cap).tanh_().mul_(cap)
 
 
 def _silu(x: torch.Tensor) -> torch.Tensor:

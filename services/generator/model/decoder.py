@@ -1,28 +1,26 @@
-"""A decoder of any family, as calls over packed weights; the loader has decided every variation."""
-
-from __future__ import annotations
+"""Decoder-only transformer of any family: calls over parts; the loader has decided variations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from services.generator.model.activation import soft_cap_
+from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.head_attention import Planner
 from services.generator.model.kv_cache import KVCache
 from services.generator.model.layer import LayerStack
+from services.generator.model.linear import Linear
 from services.generator.model.norm import Norm
-from services.generator.model.pages import Pages
-from services.generator.model.projection import Projection
-from services.generator.model.soft_cap import soft_cap_
 
-Rows = Callable[[torch.Tensor], torch.Tensor]
+Lookup = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Embedding:
     """Token rows, plus position rows if any; both [ids] to [ids, hidden]."""
 
-    def __init__(self, tokens: Rows, positions: Rows | None) -> None:
+    def __init__(self, tokens: Lookup, positions: Lookup | None) -> None:
         self._tokens = tokens
         self._positions = positions
 
@@ -32,7 +30,7 @@ class Embedding:
         return hidden if self._positions is None else hidden + self._positions(positions)
 
 
-class Pass(NamedTuple):
+class ForwardPass(NamedTuple):
     """A batch without its tokens, as all layers see it."""
 
     positions: torch.Tensor  # [T] int64
@@ -53,7 +51,7 @@ class Decoder:
         planners: Sequence[Planner],
         layers: LayerStack,
         norm: Norm,
-        head: Projection,
+        head: Linear,
     ) -> None:
         self.config = config
         self.dtype = dtype
@@ -68,7 +66,7 @@ class Decoder:
         self,
         token_ids: torch.Tensor,
         positions: torch.Tensor,
-        pages: Pages,
+        tables: BlockTables,
         cache: KVCache,
         rows: torch.Tensor,
     ) -> torch.Tensor:
@@ -77,36 +75,36 @@ class Decoder:
         `token_ids` and `positions` are int64 [T], `rows` int64 indices into them. Every token's
         keys and values are written to the cache, whether or not its row is chosen.
         """
-        return self.run(token_ids, self.prepare(positions, pages, cache, rows), cache)
+        return self.run(token_ids, self.prepare(positions, tables, cache, rows), cache)
 
     def prepare(
-        self, positions: torch.Tensor, pages: Any, cache: KVCache, rows: torch.Tensor
-    ) -> Pass:
-        """Return all that a pass needs but its tokens; `pages` are those of the model's device."""
-        plans = [plan(pages, cache.block_size) for plan in self._planners]
-        return Pass(positions, rows, plans, [rope(positions) for rope in self._ropes])
+        self, positions: torch.Tensor, tables: Any, cache: KVCache, rows: torch.Tensor
+    ) -> ForwardPass:
+        """Return all that a forward pass needs but its tokens; `tables` are those of its device."""
+        plans = [plan(tables, cache.block_size) for plan in self._planners]
+        return ForwardPass(positions, rows, plans, [rope(positions) for rope in self._ropes])
 
     def run(
         self,
         token_ids: torch.Tensor,
-        prepared: Pass,
+        prepared: ForwardPass,
         cache: KVCache,
-        meanwhile: Callable[[], None] = lambda: None,
+        overlap: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """Return what `forward` does; call `meanwhile` once, while layers compute if they can."""
-        hidden = self.hidden_states(token_ids, prepared, cache, meanwhile)
+        """Return what `forward` does; call `overlap` once, while layers compute if they can."""
+        hidden = self.hidden_states(token_ids, prepared, cache, overlap)
         return self.logits(hidden[prepared.rows])
 
     def hidden_states(
         self,
         token_ids: torch.Tensor,
-        prepared: Pass,
+        prepared: ForwardPass,
         cache: KVCache,
-        meanwhile: Callable[[], None] = lambda: None,
+        overlap: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Return [T, hidden] after all layers, good until the next call."""
         hidden = self._embedding(token_ids, prepared.positions)
-        return self._layers(hidden, cache, prepared.plans, prepared.rotations, meanwhile)
+        return self._layers(hidden, cache, prepared.plans, prepared.rotations, overlap)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map [S, hidden] after all layers to logits [S, vocab]."""

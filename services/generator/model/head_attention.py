@@ -1,7 +1,5 @@
 """Head attention: all that a layer does between its stacked projection and its output's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,7 +7,7 @@ import torch
 
 from services.generator.model.kv_cache import LayerCache
 
-# Returns, of a step's pages and the size of blocks, what layers with one window share in a pass.
+# Returns, of a step's block tables and the size of blocks, what layers with one window share.
 Planner = Callable[[Any, int], Any]
 
 

@@ -1,9 +1,7 @@
-"""One layer of a decoder, and layers run one after the other.
+"""Layer of a decoder, and layers run one after the other.
 
 As in "Attention is all you need" (arXiv:1706.03762), norms first, and what came after it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ import torch
 
 from services.generator.model.head_attention import HeadAttention
 from services.generator.model.kv_cache import KVCache, LayerCache
-from services.generator.model.mlp import Branch
+from services.generator.model.linear import Linear
+from services.generator.model.mlp import ResidualBranch
 from services.generator.model.norm import Norm
-from services.generator.model.projection import Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +21,12 @@ class Layer:
     """One decoder layer; q, k, v are stacked so that they are one product."""
 
     attention_norm: Norm
-    qkv: Projection  # hidden -> q_size + 2 kv_size
+    qkv: Linear  # hidden -> q_size + 2 kv_size
     attention: HeadAttention
     plan_index: int  # of its window's in a pass
-    out: Branch  # q_size -> hidden
+    out: ResidualBranch  # q_size -> hidden
     mlp_norm: Norm
-    mlp: Branch  # hidden -> hidden
+    mlp: ResidualBranch  # hidden -> hidden
 
     def __call__(
         self,
@@ -56,9 +54,9 @@ class LayerStack(Protocol):
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Any],
-        meanwhile: Callable[[], None],
+        overlap: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden], good until the next call; call `meanwhile` once."""
+        """Map [T, hidden] to [T, hidden], good until the next call; call `overlap` once."""
         ...
 
 
@@ -74,10 +72,10 @@ class LayerByLayer:
         cache: KVCache,
         plans: Sequence[Any],
         rotations: Sequence[Any],
-        meanwhile: Callable[[], None],
+        overlap: Callable[[], None],
     ) -> torch.Tensor:
-        """Map [T, hidden] to [T, hidden]; `meanwhile` is called before."""
-        meanwhile()
+        """Map [T, hidden] to [T, hidden]; `overlap` is called before."""
+        overlap()
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             hidden = layer(hidden, layer_cache, plans, rotations)
         return hidden

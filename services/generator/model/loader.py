@@ -1,6 +1,4 @@
-"""Builds a decoder from a Hugging Face folder: names, stacking, dtype, choice of parts."""
-
-from __future__ import annotations
+"""Loader of a decoder from a Hugging Face folder: names, stacking, dtype, choice of parts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +13,10 @@ from services.generator.model.decoder import Decoder, Embedding
 from services.generator.model.errors import ModelConfigError
 from services.generator.model.head_attention import HeadAttention
 from services.generator.model.layer import Layer
-from services.generator.model.mlp import MLP, Branch, NormedLinear
+from services.generator.model.linear import Linear
+from services.generator.model.mlp import MLP, NormedLinear, ResidualBranch
 from services.generator.model.norm import LayerNorm, Norm
-from services.generator.model.parts import Kernels
-from services.generator.model.projection import Projection
+from services.generator.model.parts import Parts
 
 # float16 has no fast path on CPUs and a narrower range than its float32 image, which is exact.
 _COMPUTE_DTYPES = {
@@ -29,10 +27,10 @@ _COMPUTE_DTYPES = {
 
 
 def build_decoder(
-    config: ModelConfig, weights: Weights, dtype: torch.dtype, kernels: Kernels
+    config: ModelConfig, weights: Weights, dtype: torch.dtype, parts: Parts
 ) -> Decoder:
-    """Return the model of these weights for the kernels' device; raises WeightError."""
-    return _Loader(config, weights, dtype, kernels).decoder()
+    """Return the model of these weights for the device of its parts; raises WeightError."""
+    return _Loader(config, weights, dtype, parts).decoder()
 
 
 def compute_dtype(config: ModelConfig, dtype: str | None, widens_half: bool = True) -> torch.dtype:
@@ -49,12 +47,12 @@ class _Loader:
         config: ModelConfig,
         weights: Weights,
         dtype: torch.dtype,
-        kernels: Kernels,
+        parts: Parts,
     ) -> None:
         self._config = config
-        self._kernels = kernels
-        self._planners = [kernels.planner(window) for window in config.windows]
-        self._activation = kernels.activation()
+        self._parts = parts
+        self._planners = [parts.planner(window) for window in config.windows]
+        self._activation = parts.activation()
         self._names = config.family.weights
         self._weights = weights
         self._dtype = dtype
@@ -72,16 +70,16 @@ class _Loader:
             config,
             self._dtype,
             self._embedding(tokens),
-            [self._kernels.rope(rope) for rope in config.ropes],
+            [self._parts.rope(rope) for rope in config.ropes],
             self._planners,
-            self._kernels.stack(
+            self._parts.stack(
                 [
                     self._layer(f"{self._root}{names.layer.format(index)}", layer)
                     for index, layer in enumerate(config.layers)
                 ]
             ),
             self._norm(f"{self._root}{names.norm}"),
-            self._kernels.product(head),
+            self._parts.linear(head),
         )
 
     def _embedding(self, tokens: torch.Tensor) -> Embedding:
@@ -94,8 +92,8 @@ class _Loader:
         if self._names.positions is not None:
             name = f"{self._root}{self._names.positions}.weight"
             table = self._tensor(name, config.context_length, config.hidden_size)
-            positions = self._kernels.lookup(table, None)
-        return Embedding(self._kernels.lookup(tokens, scale), positions)
+            positions = self._parts.lookup(table, None)
+        return Embedding(self._parts.lookup(tokens, scale), positions)
 
     def _layer(self, prefix: str, layer: LayerConfig) -> Layer:
         config, names = self._config, self._names
@@ -108,7 +106,7 @@ class _Loader:
         return Layer(
             attention_norm=self._norm(prefix + names.attention_norm),
             qkv=self._linear(qkv_names, config.hidden_size, qkv_sizes, config.qkv_bias),
-            attention=self._heads(prefix, layer),
+            attention=self._head_attention(prefix, layer),
             plan_index=config.windows.index(layer.window),
             out=self._branch(out, prefix, names.post_attention_norm),
             mlp_norm=self._norm(prefix + names.mlp_norm),
@@ -117,9 +115,9 @@ class _Loader:
             else self._mixture(prefix, layer.experts),
         )
 
-    def _heads(self, prefix: str, layer: LayerConfig) -> HeadAttention:
+    def _head_attention(self, prefix: str, layer: LayerConfig) -> HeadAttention:
         rope_index = None if layer.rope is None else self._config.ropes.index(layer.rope)
-        return self._kernels.heads(layer.window, self._head_norm_weight(prefix), rope_index)
+        return self._parts.head_attention(layer.window, self._head_norm_weight(prefix), rope_index)
 
     def _head_norm_weight(self, prefix: str) -> torch.Tensor | None:
         """Return float32 [query and key heads, head_dim], or None where heads have no norms."""
@@ -131,10 +129,10 @@ class _Loader:
             for name in self._names.head_norms
         )
         offset = 1.0 if config.family.norm == "rms_offset" else 0.0
-        parts = (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
-        return torch.cat(parts) + offset
+        weights = (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
+        return torch.cat(weights) + offset
 
-    def _mlp(self, prefix: str) -> Branch:
+    def _mlp(self, prefix: str) -> ResidualBranch:
         config, names = self._config, self._names
         hidden, inner = config.hidden_size, config.intermediate_size
         up_names = [prefix + name for name in names.gate_up]
@@ -147,7 +145,7 @@ class _Loader:
         branch = self._branch(down, prefix, names.post_mlp_norm)
         return MLP(up, branch, self._activation)
 
-    def _mixture(self, prefix: str, experts: ExpertsConfig) -> Branch:
+    def _mixture(self, prefix: str, experts: ExpertsConfig) -> ResidualBranch:
         names = self._names.experts
         assert names is not None, "experts without names. This is a bug."
         hidden, inner = self._config.hidden_size, experts.intermediate_size
@@ -160,9 +158,9 @@ class _Loader:
                 up = self._expert(up_names, hidden, (inner, inner))
                 yield up, self._expert(down_names, inner, (hidden,))
 
-        return self._kernels.mixture(experts, router, weights())
+        return self._parts.mixture(experts, router, weights())
 
-    def _branch(self, linear: Projection, prefix: str, norm_name: str | None) -> Branch:
+    def _branch(self, linear: Linear, prefix: str, norm_name: str | None) -> ResidualBranch:
         return linear if norm_name is None else NormedLinear(linear, self._norm(prefix + norm_name))
 
     def _norm(self, name: str) -> Norm:
@@ -170,9 +168,9 @@ class _Loader:
         weight = self._tensor(f"{name}.weight", hidden)
         if self._config.family.norm == "layer":
             return LayerNorm(weight, self._tensor(f"{name}.bias", hidden), eps)
-        # Gemma's weights tell how far they are from 1; near zero they keep their digits
+        # Gemma's weights are distances from 1; near zero they keep their digits
         is_offset = self._config.family.norm == "rms_offset"
-        return self._kernels.rms_norm(1.0 + weight.float() if is_offset else weight)
+        return self._parts.rms_norm(1.0 + weight.float() if is_offset else weight)
 
     def _linear(
         self,
@@ -181,7 +179,7 @@ class _Loader:
         out_sizes: Sequence[int],
         has_bias: bool,
         adds: bool = False,
-    ) -> Projection:
+    ) -> Linear:
         """Return one product for projections of the same input, however the file stacks them."""
         if len(names) == 1:
             out_sizes = (sum(out_sizes),)
@@ -191,8 +189,8 @@ class _Loader:
             bias = torch.cat([self._tensor(f"{name}.bias", rows) for name, rows in sizes])
         weight = self._stacked(names, in_size, out_sizes)
         if isinstance(weight, PackedWeight):
-            return self._kernels.packed_product(weight, bias, adds)
-        return self._kernels.product(weight, bias, adds)
+            return self._parts.packed_linear(weight, bias, adds)
+        return self._parts.linear(weight, bias, adds)
 
     def _expert(self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]) -> torch.Tensor:
         weight = self._stacked(names, in_size, out_sizes)
@@ -205,7 +203,7 @@ class _Loader:
         weight_format = self._config.weight_format
         if weight_format is not None and f"{names[0]}.qweight" in self._weights:
             packed = read_packed(self._weights, weight_format, names, in_size, out_sizes)
-            return packed.to(self._kernels.device)
+            return packed.to(self._parts.device)
         sizes = zip(names, out_sizes, strict=True)
         return torch.cat([self._matrix(f"{name}.weight", rows, in_size) for name, rows in sizes])
 
@@ -216,4 +214,4 @@ class _Loader:
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         tensor = self._weights.tensor(name, *shape)
-        return tensor.to(self._kernels.device, self._dtype)
+        return tensor.to(self._parts.device, self._dtype)

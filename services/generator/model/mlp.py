@@ -1,6 +1,4 @@
-"""The second half of a layer: one network for all tokens, or experts of which each takes a few."""
-
-from __future__ import annotations
+"""MLP of a layer: one network for all tokens, or a mixture of experts of which each takes a few."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,11 +6,11 @@ from typing import Protocol
 import torch
 
 from services.generator.model.activation import Activation
+from services.generator.model.linear import Linear
 from services.generator.model.norm import Norm
-from services.generator.model.projection import Projection
 
 
-class Branch(Protocol):
+class ResidualBranch(Protocol):
     """Something that ends by adding to the residual stream."""
 
     def add_to(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -21,9 +19,9 @@ class Branch(Protocol):
 
 
 class NormedLinear:
-    """A product whose result is normalised before it is added (Gemma)."""
+    """A linear layer whose result is normalised before it is added (Gemma)."""
 
-    def __init__(self, linear: Projection, norm: Norm) -> None:
+    def __init__(self, linear: Linear, norm: Norm) -> None:
         self.linear = linear
         self.norm = norm
 
@@ -35,7 +33,7 @@ class NormedLinear:
 class MLP:
     """`down(activation(up(x)))`; where gated, `up` is gate and up in one product."""
 
-    def __init__(self, up: Projection, down: Branch, activation: Activation) -> None:
+    def __init__(self, up: Linear, down: ResidualBranch, activation: Activation) -> None:
         self.up = up
         self.down = down
         self.activation = activation
@@ -48,7 +46,7 @@ class MLP:
 class Expert:
     """A gated network of a mixture; its result is weighted before it is added."""
 
-    def __init__(self, gate_up: Projection, down: Projection, activation: Activation) -> None:
+    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
         self._gate_up = gate_up
         self._down = down
         self._activation = activation
@@ -64,7 +62,7 @@ class Mixture:
     """
 
     def __init__(
-        self, router: Projection, experts: Sequence[Expert], num_chosen: int, normalizes: bool
+        self, router: Linear, experts: Sequence[Expert], num_chosen: int, normalizes: bool
     ) -> None:
         self._router = router
         self._experts = experts

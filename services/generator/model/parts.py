@@ -1,6 +1,4 @@
-"""What models are made of, as one device computes it best: the seam between models and devices."""
-
-from __future__ import annotations
+"""Parts of a model as one backend computes them best: the seam between model and backend."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -13,12 +11,12 @@ from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.checkpoint.rope_config import RopeConfig
 from services.generator.model.head_attention import HeadAttention, Planner
 from services.generator.model.layer import Layer, LayerStack
-from services.generator.model.mlp import Branch
+from services.generator.model.linear import Linear
+from services.generator.model.mlp import ResidualBranch
 from services.generator.model.norm import Norm
-from services.generator.model.projection import Projection
 
 
-class Kernels(Protocol):
+class Parts(Protocol):
     """Makes the parts of a model of one configuration and dtype; weights come in that dtype."""
 
     device: torch.device  # where weights go and everything is computed
@@ -30,14 +28,14 @@ class Kernels(Protocol):
         ...
 
     def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Any]:
-        """Return what maps int64 positions [T] to the angles that `heads` of this device take."""
+        """Return what maps int64 positions [T] to the angles that head attention takes."""
         ...
 
     def planner(self, window: int | None) -> Planner:
-        """Return what makes of a step's pages the plan of all layers with this window."""
+        """Return what makes of a step's block tables the plan of all layers with this window."""
         ...
 
-    def heads(
+    def head_attention(
         self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
     ) -> HeadAttention:
         """Return one layer's attention, after what happens to query and key heads first.
@@ -58,16 +56,16 @@ class Kernels(Protocol):
         """Return what stands between up and down; where gated, of gate and up side by side."""
         ...
 
-    def product(
+    def linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
-    ) -> Projection:
-        """Return the product with [out, in] weights; `adds` if it ends a branch."""
+    ) -> Linear:
+        """Return the linear layer of [out, in] weights; `adds` if it ends a residual branch."""
         ...
 
-    def packed_product(
+    def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
-    ) -> Projection:
-        """Return the product with a matrix that the checkpoint has in four bits."""
+    ) -> Linear:
+        """Return the linear layer of a matrix that the checkpoint has in four bits."""
         ...
 
     def mixture(
@@ -75,7 +73,7 @@ class Kernels(Protocol):
         config: ExpertsConfig,
         router: torch.Tensor,
         experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    ) -> Branch:
+    ) -> ResidualBranch:
         """Return a mixture of experts.
 
         `router`, never quantised, is [experts, hidden]; each expert is gate and up, [2 inner,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from services.generator.backend.batch import build_batch
-from services.generator.backend.cpu.torch_attention import TorchPlan
+from services.generator.backend.cpu.attention.torch_plan import TorchPlan
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
@@ -30,13 +30,13 @@ def test_decodes_come_first_longest_first(make_request: MakeRequest) -> None:
     assert batch.token_ids.tolist() == [8, 4, 0, 1, 2, 4, 5]
     assert batch.positions.tolist() == [8, 4, 0, 1, 2, 4, 5]
     assert batch.sample_rows.tolist() == [0, 1, 4]
-    assert batch.pages.slots.tolist() == [32 * 4, 21 * 4, 0, 1, 2, 11 * 4, 11 * 4 + 1]
+    assert batch.tables.slots.tolist() == [32 * 4, 21 * 4, 0, 1, 2, 11 * 4, 11 * 4 + 1]
 
 
 def test_short_contexts_are_padded_and_masked(make_request: MakeRequest) -> None:
     """A shorter context of a group is filled with a valid block that no query sees."""
     short, long = chunk(make_request, 4, 1, 5, 20), chunk(make_request, 8, 1, 9, 30)
-    [group] = TorchPlan.of(build_batch([short, long], 4).pages, 4).groups
+    [group] = TorchPlan.of(build_batch([short, long], 4).tables, 4).groups
     assert group.block_ids.tolist() == [30, 31, 32, 20, 21, 0]
     assert group.context_length == 9
     assert group.mask is not None
@@ -46,21 +46,21 @@ def test_short_contexts_are_padded_and_masked(make_request: MakeRequest) -> None
 def test_equal_contexts_need_no_mask(make_request: MakeRequest) -> None:
     """Nothing is masked where nothing is padded."""
     pair = [chunk(make_request, 4, 1, 5, first) for first in (0, 10)]
-    [group] = TorchPlan.of(build_batch(pair, 4).pages, 4).groups
+    [group] = TorchPlan.of(build_batch(pair, 4).tables, 4).groups
     assert group.mask is None
 
 
 def test_very_different_contexts_are_not_padded_together(make_request: MakeRequest) -> None:
     """A group's shortest context is at least half its longest, or nearly as long."""
     decodes = [chunk(make_request, n - 1, 1, n, 0) for n in (400, 210, 190, 5)]
-    groups = TorchPlan.of(build_batch(decodes, 4).pages, 4).groups
+    groups = TorchPlan.of(build_batch(decodes, 4).tables, 4).groups
     assert [group.num_rows for group in groups] == [2, 1, 1]
 
 
 def test_a_first_chunk_gathers_nothing(make_request: MakeRequest) -> None:
     """A chunk from position 0 attends to itself; a later one gathers its blocks so far."""
     first, later = chunk(make_request, 0, 6, 9, 0), chunk(make_request, 6, 2, 40, 10)
-    plan = TorchPlan.of(build_batch([first, later], 4).pages, 4)
+    plan = TorchPlan.of(build_batch([first, later], 4).tables, 4)
     assert plan.chunks[0].block_ids is None
     assert plan.chunks[1].block_ids is not None
     assert plan.chunks[1].block_ids.tolist() == [10, 11]

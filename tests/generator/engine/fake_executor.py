@@ -10,8 +10,8 @@ from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import kept_tokens
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.sequences.beam_search import BeamSearch, Candidate, Row
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.sequences.beam_search import BeamSearch, Row
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 VOCAB_SIZE = 50
 
@@ -20,7 +20,7 @@ class FakeExecutor:
     """Draws each token as a function of all tokens before it, as a greedy model would.
 
     It also remembers what was written to which block slot, and so proves that the blocks a chunk
-    reads hold exactly its request's tokens. One that `goes_ahead` computes what is foreseen at
+    reads hold exactly its request's tokens. One that `launches_ahead` computes what is planned at
     once, on the tokens just drawn, as a runner does that need not wait for results to be known.
     """
 
@@ -32,38 +32,36 @@ class FakeExecutor:
         self.copied: list[tuple[int, int]] = []
         self.fails: Callable[[Chunk], bool] = lambda chunk: False
         self.raises: Callable[[Chunk], bool] = lambda chunk: False
-        self.goes_ahead = False
-        self._ahead: dict[int, tuple[Chunk, ChunkResult]] = {}
+        self.launches_ahead = False
+        self._ahead: dict[Chunk, ChunkResult] = {}
 
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Any] = lambda: ()
+        self, chunks: Sequence[Chunk], overlap: Callable[[], Any] = lambda: ()
     ) -> list[ChunkResult]:
         ahead, self._ahead = self._ahead, {}
         if any(self.raises(chunk) for chunk in chunks):
-            raise RuntimeError("the fake executor was told to raise")
+            raise RuntimeError("the fake executor raises")
         for chunk in chunks:
-            if id(chunk) not in ahead:
+            if chunk not in ahead:
                 self._write(chunk)
-        results = [
-            ahead[id(chunk)][1] if id(chunk) in ahead else self._result(chunk) for chunk in chunks
-        ]
-        foreseen = meanwhile() or ()
-        if self.goes_ahead:
+        results = [ahead[chunk] if chunk in ahead else self._result(chunk) for chunk in chunks]
+        planned = overlap() or ()
+        if self.launches_ahead:
             drawn = {c.request: r.token_ids for c, r in zip(chunks, results, strict=True)}
-            self._ahead = {id(c): (c, self._go_ahead(c, drawn)) for c in foreseen}
+            self._ahead = {c: self._launch_ahead(c, drawn) for c in planned}
         return results
 
-    def _go_ahead(self, chunk: Chunk, drawn: dict[Request, tuple[int, ...]]) -> ChunkResult:
+    def _launch_ahead(self, chunk: Chunk, drawn: dict[Request, tuple[int, ...]]) -> ChunkResult:
         """Compute a chunk as if its request had what was just drawn for it."""
         request = chunk.request
-        told = list(request.token_ids)
+        known = list(request.token_ids)
         # a request whose token failed is not asked for again
-        request.token_ids += (drawn.get(request) or (0,))[: chunk.end - len(told)]
-        foreseen, request.num_foreseen_tokens = request.num_foreseen_tokens, 0
+        request.token_ids += (drawn.get(request) or (0,))[: chunk.end - len(known)]
+        planned, request.num_lookahead_tokens = request.num_lookahead_tokens, 0
         self._write(chunk)
         result = self._result(chunk)
-        request.token_ids[:] = told
-        request.num_foreseen_tokens = foreseen
+        request.token_ids[:] = known
+        request.num_lookahead_tokens = planned
         return result
 
     def clear(self, block_ids: Sequence[int]) -> None:

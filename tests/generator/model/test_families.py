@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from services.generator.backend.batch import build_batch
-from services.generator.backend.cpu.loading import load_model
 from services.generator.engine import EngineConfig
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.kv.prefix_cache import root_hash
@@ -17,6 +16,7 @@ from services.generator.loading import load_engine
 from services.generator.model.decoder import Decoder
 from services.generator.model.kv_cache import KVCache, block_bytes
 from tests.generator.model.conftest import save
+from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_parity import generate, make_prompts, reference
 
@@ -88,7 +88,7 @@ def last_logits(model: Decoder, token_ids: list[int], cuts: tuple[int, ...]) -> 
         batch = build_batch([Chunk(request, start, size)], 16)
         with torch.inference_mode():
             logits = model.forward(
-                batch.token_ids, batch.positions, batch.pages, cache, batch.sample_rows
+                batch.token_ids, batch.positions, batch.tables, cache, batch.sample_rows
             )
         start += size
     return logits[0]

@@ -35,7 +35,7 @@ def collect(engine: Engine, told: dict[str, list[int]]) -> None:
 
 @pytest.fixture
 def alone(make_llama: Callable, tmp_path: Path) -> dict[str, list[int]]:
-    """What each sequence says as a request of its own, without company."""
+    """Return what each sequence yields as a request of its own, without company."""
     make_llama(head_dim=16)  # which the batch-invariant attention serves
     engine = load(tmp_path)
     told: dict[str, list[int]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 from tests.generator.model.conftest import save
@@ -53,7 +53,7 @@ Alone = Callable[[Numbers], list[object]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of all these tests but the families'."""
+    """Return the checkpoint of all these tests but the families'."""
     return write_checkpoint(tmp_path_factory.mktemp("invariance"), SHAPE)
 
 

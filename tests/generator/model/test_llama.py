@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from services.generator.backend.batch import build_batch
-from services.generator.backend.cpu.loading import load_model
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.model.kv_cache import KVCache
+from tests.generator.model.cpu_model import load_model
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_logits_agree(
             request.block_ids = list(range(13))
             batch = build_batch([Chunk(request, start, size)], 16)
             logits = model.forward(
-                batch.token_ids, batch.positions, batch.pages, cache, batch.sample_rows
+                batch.token_ids, batch.positions, batch.tables, cache, batch.sample_rows
             )
             start += size
     scale = expected.abs().max().clamp(min=1.0) if dtype == "bfloat16" else 1.0

@@ -1,7 +1,7 @@
 """Numbered frames that can be sent again."""
 
 from mesh.pb import common_pb2, events_pb2
-from services.gateway.frames import FrameLine
+from services.gateway.generation.frame_order import FrameOrder
 from services.generator.serving.outbox import FULL_FRAME_BYTES, MAX_KEPT_FRAMES, Outbox
 
 
@@ -67,7 +67,7 @@ def test_old_frames_are_forgotten() -> None:
 def test_both_ends_agree() -> None:
     """A reader that loses any frame gets it from the sender and ends in the same order."""
     outbox: Outbox = Outbox("r1")
-    line: FrameLine[int] = FrameLine()
+    line: FrameOrder[int] = FrameOrder()
     got: list[int] = []
     for number in range(1, 50):
         frame = outbox.frame([delta()])

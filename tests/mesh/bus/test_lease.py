@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from nats.js.errors import KeyNotFoundError
 
-from mesh.bus import Bus, LeaseHeldError, LeaseLostError
+from mesh.bus import Bus, LeaseError, LeaseHeldError, LeaseLostError
 from mesh.bus.lease import KEY, Lease
 
 New = Callable[..., Lease]
@@ -39,6 +39,14 @@ async def test_another_owner_is_refused_until_release(lease: New) -> None:
         await other.acquire()
     await first.release()
     await other.acquire()
+
+
+async def test_of_owners_at_once_one_gets_it(lease: New) -> None:
+    """However they overlap, all but one are refused."""
+    owners = [lease(str(number)) for number in range(5)]
+    results = await asyncio.gather(*(o.acquire() for o in owners), return_exceptions=True)
+    assert results.count(None) == 1
+    assert sum(isinstance(result, LeaseError) for result in results) == 4
 
 
 async def test_the_same_owner_takes_over_at_once(lease: New) -> None:

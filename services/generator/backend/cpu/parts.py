@@ -1,26 +1,24 @@
-"""A model's parts on a CPU: compiled kernels where there is a compiler, else torch's operations."""
-
-from __future__ import annotations
+"""Parts of a model on a CPU: compiled kernels where there is a compiler, else torch."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.attention import Attention, attention
-from services.generator.backend.cpu.bf16_linear import bf16_linear
-from services.generator.backend.cpu.compiled_layers import CompiledLayers
-from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.head_steps import (
+from services.generator.backend.cpu.attention.head_steps import (
     HeadNorm,
     HeadRotation,
     HeadStep,
+    NativeHeadSteps,
     SteppedAttention,
 )
+from services.generator.backend.cpu.attention.paged_attention import Attention, attention
+from services.generator.backend.cpu.compiled_layers import CompiledLayers
+from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.huge_pages import HugePages
-from services.generator.backend.cpu.int8_linear import int8_linear
-from services.generator.backend.cpu.native_head_steps import NativeHeadSteps
-from services.generator.backend.cpu.onednn_linear import Linear
+from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.int8_linear import int8_linear
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig
@@ -29,14 +27,14 @@ from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.checkpoint.rope_config import RopeConfig
 from services.generator.model.head_attention import HeadAttention, Planner
 from services.generator.model.layer import Layer, LayerByLayer, LayerStack
-from services.generator.model.mlp import Branch, Expert, Mixture
+from services.generator.model.linear import Linear
+from services.generator.model.mlp import Expert, Mixture, ResidualBranch
 from services.generator.model.norm import Norm
-from services.generator.model.projection import Projection
 from services.generator.model.rope import Rope, Rotation
 
 
-class CpuKernels:
-    """The `Kernels` of a CPU; a compiled kernel serves where it takes the shape.
+class CpuParts:
+    """The `Parts` of a CPU; a compiled kernel serves where it takes the shape.
 
     `backend` torch keeps to torch's operations. `quantization` int8 rounds all matrices but
     embeddings and routers.
@@ -65,70 +63,70 @@ class CpuKernels:
     def lookup(
         self, table: torch.Tensor, scale: float | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """See `Kernels`."""
+        """See `Parts`."""
 
         def rows(ids: torch.Tensor) -> torch.Tensor:
-            found = functional.embedding(ids, table)
-            return found if scale is None else found * scale
+            vectors = functional.embedding(ids, table)
+            return vectors if scale is None else vectors * scale
 
         return rows
 
     def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Rotation]:
-        """See `Kernels`."""
+        """See `Parts`."""
         return Rope(config)
 
     def planner(self, window: int | None) -> Planner:
-        """See `Kernels`."""
+        """See `Parts`."""
         return self._attention(window).plan
 
-    def heads(
+    def head_attention(
         self, window: int | None, norm_weight: torch.Tensor | None, rope_index: int | None
     ) -> HeadAttention:
-        """See `Kernels`."""
+        """See `Parts`."""
         steps = self._steps(norm_weight, rope_index)
         return SteppedAttention(tuple(steps), self._attention(window))
 
     def stack(self, layers: Sequence[Layer]) -> LayerStack:
-        """See `Kernels`; one program where every part is a compiled kernel."""
+        """See `Parts`; one program where every part is a compiled kernel."""
         return CompiledLayers.of(layers) or LayerByLayer(layers)
 
     def rms_norm(self, weight: torch.Tensor) -> Norm:
-        """See `Kernels`."""
+        """See `Parts`."""
         return RMSNorm(weight, self._config.norm_eps)
 
     def activation(self) -> Activation:
-        """See `Kernels`."""
+        """See `Parts`."""
         name = self._config.activation
         if not self._config.family.is_gated:
             return activation(name, self._batch_invariant)
         return gated_activation(name, self._dtype, self._batch_invariant, self._backend)
 
-    def product(
+    def linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
-    ) -> Projection:
-        """See `Kernels`."""
+    ) -> Linear:
+        """See `Parts`."""
         if self._quantization == "int8":
             return int8_linear(weight, bias, memory=self._memory)
         ours = bf16_linear(weight, bias, self._memory)
-        return ours or Linear(weight, bias, self._batch_invariant, adds)
+        return ours or OneDnnLinear(weight, bias, self._batch_invariant, adds)
 
-    def packed_product(
+    def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
-    ) -> Projection:
-        """See `Kernels`; the weights become those of a float checkpoint."""
-        return self.product(weight.dequantized(self._dtype), bias, adds)
+    ) -> Linear:
+        """See `Parts`; the weights become those of a float checkpoint."""
+        return self.linear(weight.dequantized(self._dtype), bias, adds)
 
     def mixture(
         self,
         config: ExpertsConfig,
         router: torch.Tensor,
         experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    ) -> Branch:
-        """See `Kernels`."""
+    ) -> ResidualBranch:
+        """See `Parts`."""
         gate = self.activation()
-        members = [Expert(self.product(up), self.product(down), gate) for up, down in experts]
-        router_product = Linear(router, batch_invariant=self._batch_invariant)
-        return Mixture(router_product, members, config.num_chosen, config.normalizes)
+        members = [Expert(self.linear(up), self.linear(down), gate) for up, down in experts]
+        router_linear = OneDnnLinear(router, batch_invariant=self._batch_invariant)
+        return Mixture(router_linear, members, config.num_chosen, config.normalizes)
 
     def _attention(self, window: int | None) -> Attention:
         if window not in self._attentions:

@@ -1,10 +1,8 @@
-"""Calls of compiled kernels, made once and run in one go.
+"""Program of kernel calls: made once and run in one go.
 
 A decode step of a small model is hundreds of calls of microseconds. Made one by one from Python,
 each pays for its arguments, for the interpreter's lock and for a team of threads to gather.
 """
-
-from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -60,22 +58,22 @@ class Program:
             *(_Call(k.items, k.run, ctypes.addressof(arguments)) for k, arguments in calls)
         )
 
-    def run(self, meanwhile: Callable[[], None] | None = None) -> None:
+    def run(self, overlap: Callable[[], None] | None = None) -> None:
         """Run all calls on torch's number of threads.
 
-        This one calls `meanwhile` before it joins the others, and raises what that raised after
+        This one calls `overlap` before it joins the others, and raises what that raised after
         all calls are done.
         """
         faults: list[BaseException] = []
 
         def call() -> None:
             try:
-                if meanwhile is not None:
-                    meanwhile()
+                if overlap is not None:
+                    overlap()
             except BaseException as fault:
                 faults.append(fault)
 
-        callback = _NOTHING if meanwhile is None else _Callback(call)
+        callback = _NOTHING if overlap is None else _Callback(call)
         self._run(self._array, len(self._array), torch.get_num_threads(), callback)
         if faults:
             raise faults[0]

@@ -1,6 +1,4 @@
-"""A step's batch on its way to the device: laid out in host memory, sent in one copy."""
-
-from __future__ import annotations
+"""Inputs of a step on their way to the device: laid out in host memory, sent in one copy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from services.generator.backend.batch import Batch
+from services.generator.backend.gpu.block_tables import DeviceBlockTables
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.pages import TablePages
 
 # so that a part's address never changes which kernel is compiled for it
 _ALIGNMENT = 256
@@ -22,22 +20,22 @@ class Inputs:
     token_ids: torch.Tensor  # int64 [T]
     positions: torch.Tensor  # int64 [T]
     slots: torch.Tensor  # int64 [T]
-    sources: torch.Tensor  # int64 [T], which of the tokens just drawn is a row's; -1 for none
+    sources: torch.Tensor  # int64 [T], which of the tokens just sampled is a row's; -1 for none
     lengths: torch.Tensor  # int32 [S]
     rows: torch.Tensor  # int64 [N], whose logits are wanted
     chunk_starts: torch.Tensor  # int32 [chunks + 1]
     block_table: torch.Tensor  # int32 [S, blocks of the longest sequence]
 
-    def pages(self, num_decodes: int) -> TablePages:
-        """Return the pages of a step with so many decodes."""
-        return TablePages(
+    def block_tables(self, num_decodes: int) -> DeviceBlockTables:
+        """Return the block tables of a step with so many decodes."""
+        return DeviceBlockTables(
             self.slots, self.lengths, self.block_table, num_decodes, self.chunk_starts
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many of everything there are. The first parts' places follow from T and S alone."""
+    """How many of everything there are. Where the first parts are follows from T and S alone."""
 
     num_tokens: int
     num_sequences: int
@@ -46,16 +44,16 @@ class Layout:
     num_blocks: int
 
     @classmethod
-    def of(cls, batch: Batch, num_padded: int | None = None) -> Layout:
+    def of(cls, batch: Batch, num_padded: int | None = None) -> "Layout":
         """Return the layout of a batch, or of one of decodes padded to `num_padded` rows."""
-        pages = batch.pages
-        num_sequences = len(pages.num_queries)
+        tables = batch.tables
+        num_sequences = len(tables.num_queries)
         return cls(
             num_tokens=num_padded or len(batch.positions),
             num_sequences=num_padded or num_sequences,
             num_chunks=num_sequences - len(batch.singles),
             num_rows=len(batch.sample_rows) + len(batch.score_rows),
-            num_blocks=max(map(len, pages.block_ids)),
+            num_blocks=max(map(len, tables.block_ids)),
         )
 
     def shapes(self) -> list[tuple[torch.dtype, tuple[int, ...]]]:
@@ -108,8 +106,8 @@ class StepInputs:
         self._turn = (self._turn + 1) % len(self._hosts)
         layout = Layout.of(batch, num_padded)
         host = layout.views(self._hosts[self._turn])
-        count, pages = len(batch.positions), batch.pages
-        num_sequences = len(pages.num_queries)
+        count, tables = len(batch.positions), batch.tables
+        num_sequences = len(tables.num_queries)
         # padding is at position 0, sees nothing and leaves nothing
         for padded in (host.token_ids, host.positions):
             padded[count:] = 0
@@ -117,14 +115,14 @@ class StepInputs:
         host.lengths[num_sequences:] = 0
         host.sources.fill_(-1)
         host.positions[:count] = batch.positions
-        host.slots[:count] = pages.slots
-        host.lengths[:num_sequences] = torch.tensor(pages.context_lengths)
+        host.slots[:count] = tables.slots
+        host.lengths[:num_sequences] = torch.tensor(tables.context_lengths)
         torch.cat((batch.sample_rows, batch.score_rows), out=host.rows)
         starts = [0]
-        for num_queries in pages.num_queries[len(batch.singles) :]:
+        for num_queries in tables.num_queries[len(batch.singles) :]:
             starts.append(starts[-1] + num_queries)
         host.chunk_starts[:] = torch.tensor(starts)
-        _fill(host.block_table, pages.block_ids)
+        _fill(host.block_table, tables.block_ids)
         return layout, host
 
     def send(
@@ -136,7 +134,7 @@ class StepInputs:
     ) -> Inputs:
         """Start the copy of what was laid out last, with its tokens; return it on the device.
 
-        `sources` tells, by row, which of the tokens just drawn takes the place of `token_ids`'.
+        `sources` has, by row, which of the tokens just sampled takes the place of `token_ids`'.
         """
         host.token_ids[: len(token_ids)] = token_ids
         if sources:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from services.generator.backend.cpu.compiled_layers import CompiledLayers
-from services.generator.backend.cpu.loading import load_model
 from services.generator.backend.cpu.native import compiler
 from services.generator.backend.cpu.program import Program
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.layer import LayerByLayer
 from tests.generator.model.backends import needs
 from tests.generator.model.conftest import save
+from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES, Sample
 from tests.generator.model.test_families import last_logits
 from tests.generator.model.test_parity import make_prompts
@@ -118,7 +118,7 @@ def test_every_call_sees_what_those_before_it_wrote(num_threads: int) -> None:
 
 
 @needs("program")
-def test_what_is_done_meanwhile_is_done_once_and_its_fault_is_told() -> None:
+def test_the_overlap_is_called_once_and_its_fault_is_raised() -> None:
     """The calls are all done even so."""
     norm = RMSNorm(torch.ones(64), 1e-5)
     x = torch.randn(3, 64)

@@ -36,12 +36,12 @@ def main() -> None:
         ours, _ = case.make()
         ours()
         spilled = [loaded.name for loaded in absent.loaded if loaded.spilled]
-        told = {
+        row = {
             "name": case.name,
             "launches": absent.num_launches - before,
             "spilled": spilled,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(row), flush=True)
         del ours, _
         gc.collect()
 

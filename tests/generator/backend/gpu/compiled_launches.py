@@ -2,12 +2,13 @@
 
     python -m tests.generator.backend.gpu.compiled_launches
 
-Every launch is compiled as it would be there, for its own types, alignments and tiles. A process of
-its own, because the interpreter's switch is read when a kernel is defined.
+Every launch is compiled as it would be there, for its own types, alignments and tiles. Processes of
+their own, because the interpreter's switch is read when a kernel is defined.
 """
 
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import LLAMA_3_8B, QWEN3_0_6B
-from bench.random_weights import RandomWeights
+from bench.common.checkpoints import LLAMA_3_8B, QWEN3_0_6B
+from bench.common.random_weights import RandomWeights
 from services.generator.backend.gpu.device import Call, HostDevice
 from services.generator.backend.gpu.loading import load_runner
 from services.generator.engine import Engine, EngineConfig, SamplingParams
@@ -64,13 +65,13 @@ PARAMS: list[dict[str, Any]] = [
 
 
 class AbsentDevice(HostDevice):
-    """Records as a GPU does: what is recorded was run before. Steps are rehearsed."""
+    """Captures as a GPU does: what is captured was run before. Steps are warmed up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.compiles = True
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         for work in works:
             work()
         return list(works)
@@ -84,8 +85,16 @@ class ZeroWeights(RandomWeights):
 
 
 def main() -> None:
-    """Serve each shape; what is compiled after loading kept somebody waiting."""
+    """Serve each shape in a process of its own, on as many as there are processors."""
     assert "TRITON_INTERPRET" not in os.environ, "the interpreter cannot compile"
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(len(os.sched_getaffinity(0)), maxtasksperchild=1) as pool:
+        for row in pool.imap(launches, SHAPES):
+            print(json.dumps(row), flush=True)
+
+
+def launches(name: str) -> dict[str, Any]:
+    """Return what serving a shape compiles; what it does after loading kept somebody waiting."""
     from triton.runtime.driver import driver
 
     from bench.gpu.worker import Faults
@@ -95,20 +104,18 @@ def main() -> None:
     faults = Faults()
     logging.getLogger().addHandler(faults)
     zero_what_is_empty()
-    for name, (shape, options) in SHAPES.items():
-        absent = OfflineDriver(CAPABILITY)
-        driver.set_active(absent)
-        engine = load(shape, options)
-        num_at_load = len(absent.loaded)
-        serve(engine)
-        assert not faults.lines, "\n".join(faults.lines)
-        told = {
-            "shape": name,
-            "launches": absent.num_launches,
-            "at_load": [loaded._asdict() for loaded in absent.loaded[:num_at_load]],
-            "serving": [loaded._asdict() for loaded in absent.loaded[num_at_load:]],
-        }
-        print(json.dumps(told), flush=True)
+    absent = OfflineDriver(CAPABILITY)
+    driver.set_active(absent)
+    engine = load(*SHAPES[name])
+    num_at_load = len(absent.loaded)
+    serve(engine)
+    assert not faults.lines, "\n".join(faults.lines)
+    return {
+        "shape": name,
+        "launches": absent.num_launches,
+        "at_load": [loaded._asdict() for loaded in absent.loaded[:num_at_load]],
+        "serving": [loaded._asdict() for loaded in absent.loaded[num_at_load:]],
+    }
 
 
 def load(shape: dict[str, Any], options: dict[str, Any]) -> Engine:

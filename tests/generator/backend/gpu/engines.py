@@ -11,6 +11,7 @@ from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.loading import load_engine
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.checkpoint.safetensors import Checkpoint
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 
 OPTIONS: dict[str, Any] = {
     "max_num_seqs": 4,
@@ -21,12 +22,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def on_cpu(folder: Path, **options: Any) -> Engine:
-    """The engine as it is without a GPU."""
+    """Return the engine as it is without a GPU."""
     return load_engine(EngineConfig(folder, num_threads=1, **{**OPTIONS, **options}))
 
 
 def on_device(folder: Path, device: Device, **options: Any) -> Engine:
-    """The engine with the runner of a GPU."""
+    """Return the engine with the runner of a GPU."""
     config = EngineConfig(folder, device="cuda", **{**OPTIONS, **options})
     shape = ModelConfig.read(folder)
     runner, num_blocks = load_runner(config, shape, Checkpoint(folder), device)
@@ -34,6 +35,14 @@ def on_device(folder: Path, device: Device, **options: Any) -> Engine:
 
 
 Told = dict[str, tuple[list[int], list[TokenLogprobs]]]
+
+
+def assert_same_told(actual: Told, expected: Told) -> None:
+    """Tokens are equal, and what is told of them is near."""
+    assert actual.keys() == expected.keys()
+    for name, (token_ids, logprobs) in expected.items():
+        assert actual[name][0] == token_ids
+        assert_same_logprobs(actual[name][1], logprobs)
 
 
 def run(

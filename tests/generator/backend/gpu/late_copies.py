@@ -1,7 +1,5 @@
 """A device whose copies may be as late as their wait: host memory must keep still so long."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ from services.generator.backend.gpu.device import Call, HostDevice
 
 
 class LateDevice(HostDevice):
-    """Remembers what was under way; told at each wait whether the host touched it meanwhile."""
+    """Remembers what was under way; told at each wait whether the host touched it in between."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """A GPU that is not here: Triton compiles what is launched for it, and nothing is run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import SMOLLM_135M, write_checkpoint
+from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
 from services.generator.backend.gpu.decode_graphs import ladder
 from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.engine import EngineConfig, EngineConfigError, SamplingParams
 from services.generator.loading import load_engine
 from services.generator.model.errors import ModelConfigError
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
-from tests.generator.backend.gpu.engines import on_cpu, on_device, run
+from tests.generator.backend.gpu.engines import assert_same_told, on_cpu, on_device, run
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
 SHAPE: dict[str, Any] = {
@@ -27,7 +26,7 @@ PROMPTS = {"a": [5, 6, 7], "b": [9, 3, 80, 14, 15, 9, 2, 6, 53], "c": list(range
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 
@@ -39,14 +38,11 @@ def assert_equal(
     **options: Any,
 ) -> None:
     """Serve the same on both; tokens are equal and what is told of them is near."""
-    told = [
+    expected, actual = (
         run(engine, prompts or PROMPTS, params)
         for engine in (on_cpu(folder, **options), on_device(folder, device, **options))
-    ]
-    assert told[0].keys() == told[1].keys()
-    for name in told[0]:
-        assert told[1][name][0] == told[0][name][0]
-        assert_same_logprobs(told[1][name][1], told[0][name][1])
+    )
+    assert_same_told(actual, expected)
 
 
 @pytest.mark.parametrize("graphs", [True, False])

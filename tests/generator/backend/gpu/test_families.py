@@ -9,7 +9,7 @@ import torch
 
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 from tests.generator.backend.gpu.engines import on_cpu, on_device, run
 from tests.generator.model.family_models import GEMMA3, SAMPLES
 

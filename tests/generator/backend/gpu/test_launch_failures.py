@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import HostDevice
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import on_device, run
@@ -21,7 +21,7 @@ PROMPTS = {"a": [5, 6, 7], "b": list(range(20, 40))}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.checkpoints import write_checkpoint
+from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
 from tests.generator.backend.gpu.engines import on_device
@@ -56,7 +56,7 @@ def _is_mask(index: torch.Tensor | None) -> bool:
 def test_a_step_is_launched_without_a_wait(
     tmp_path: Path, device: Device, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts, decodes, and the choice of tokens in every way."""
+    """Prompts, decodes, and sampling in every way."""
     engine: Any = on_device(write_checkpoint(tmp_path, SHAPE), device)
     runner = engine._runner
     watch, launch = Watch(), runner._launch

@@ -1,4 +1,4 @@
-"""What comes next is planned while a step is computed, and holds unless a result says otherwise."""
+"""Lookahead: the next step is planned while one is computed, and holds unless a result differs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,24 +16,24 @@ MODEL = shape(vocab_size=50, max_position_embeddings=200)
 
 
 class Recorder(FakeExecutor):
-    """Remembers what was asked for in each step, and what was foreseen in the one before."""
+    """Remembers what was asked for in each step, and what was planned in the one before."""
 
     def __init__(self) -> None:
         super().__init__(4)
         self.asked: list[list[Chunk]] = []
-        self.foreseen: list[Sequence[Chunk]] = []
+        self.planned: list[Sequence[Chunk]] = []
 
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Any] = lambda: ()
+        self, chunks: Sequence[Chunk], overlap: Callable[[], Any] = lambda: ()
     ) -> list[ChunkResult]:
         self.asked.append(list(chunks))
-        return super().execute(chunks, lambda: self.foreseen.append(meanwhile()))
+        return super().execute(chunks, lambda: self.planned.append(overlap()))
 
     @property
     def kept(self) -> list[bool]:
-        """Whether each step but the first computed the very chunks that were foreseen."""
-        pairs = zip(self.foreseen, self.asked[1:], strict=False)
-        return [[*map(id, foreseen)] == [*map(id, asked)] for foreseen, asked in pairs]
+        """Whether each step but the first computed the very chunks that were planned."""
+        pairs = zip(self.planned, self.asked[1:], strict=False)
+        return [list(planned) == asked for planned, asked in pairs]
 
 
 def make_engine(num_blocks: int = 100, **options: Any) -> tuple[Engine, Recorder]:
@@ -71,10 +71,10 @@ def test_every_step_of_streams_is_planned_in_the_one_before() -> None:
     assert tokens(outputs["b"]) == continuation([2] * 3, 30)
     # b was admitted beside a's last chunk, which is decided when the step begins
     assert executor.kept.count(False) == 1
-    assert executor.foreseen[-1] == []
+    assert executor.planned[-1] == []
 
 
-def test_a_stop_is_not_foreseen_and_leaves_nothing_behind() -> None:
+def test_a_stop_is_not_planned_and_leaves_nothing_behind() -> None:
     """The planned chunk of a request that ended is not computed, and its blocks are free."""
     engine, executor = make_engine()
     stop = continuation([1, 2, 3], 6)[5]
@@ -103,8 +103,8 @@ def test_an_abort_between_steps_drops_what_was_planned() -> None:
     assert {each[-1].finish_reason for each in outputs.values()} == {FinishReason.LENGTH}
 
 
-def test_who_arrives_while_a_step_runs_is_admitted_with_the_next() -> None:
-    """A plan delays nobody: admission is decided when the step begins."""
+def test_a_request_that_arrives_while_a_step_runs_is_admitted_with_the_next() -> None:
+    """A plan delays no request: admission is decided when the step begins."""
     engine, executor = make_engine()
     engine.add("a", [1] * 5, params(12))
     engine.step()
@@ -126,5 +126,5 @@ def test_nothing_is_planned_where_results_decide_more(
     engine, executor = make_engine(num_blocks)
     engine.add("a", [1] * 18, params(4, **options))
     engine.step()
-    assert executor.foreseen == [()]
+    assert executor.planned == [()]
     assert tokens(run(engine)["a"]) == continuation([1] * 18, 4)

@@ -53,7 +53,7 @@ class Schedules(RuleBasedStateMachine):
         target_step_s=st.sampled_from([None, 0.0, 0.5, 1.5, 4.0]),
         speculative_tokens=st.sampled_from([0, 1, 3, 7]),
         repeats=st.booleans(),
-        goes_ahead=st.booleans(),
+        launches_ahead=st.booleans(),
     )
     def start(
         self,
@@ -61,13 +61,13 @@ class Schedules(RuleBasedStateMachine):
         max_num_seqs: int,
         spare_budget: int,
         repeats: bool,
-        goes_ahead: bool,
+        launches_ahead: bool,
         **options: Any,
     ) -> None:
         self.now_s = 0.0
         self.next_token = repeating_token if repeats else hashed_token
         self.executor = FakeExecutor(4, self.next_token)
-        self.executor.goes_ahead = goes_ahead
+        self.executor.launches_ahead = launches_ahead
         config = EngineConfig(
             Path("unused"),
             max_num_seqs=max_num_seqs,
@@ -92,9 +92,7 @@ class Schedules(RuleBasedStateMachine):
         self.last_event = 0
         self.pins: list[list[bytes]] = []
 
-    def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object]
-    ) -> list[ChunkResult]:
+    def execute(self, chunks: Sequence[Chunk], overlap: Callable[[], object]) -> list[ChunkResult]:
         """Compute as the fake executor does, in time that grows with the tokens."""
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         assert num_tokens <= self.engine.config.max_batched_tokens
@@ -104,7 +102,7 @@ class Schedules(RuleBasedStateMachine):
         if num_tokens > self.num_roomy_tokens:
             raise OutOfMemoryError("no room")
         try:
-            return self.executor.execute(chunks, meanwhile)
+            return self.executor.execute(chunks, overlap)
         except (AssertionError, LookupError) as error:
             # the engine takes it for a fault of the machine's, and goes on
             self.misread.append(error)

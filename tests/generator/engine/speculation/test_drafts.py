@@ -30,10 +30,10 @@ class Recorder(FakeExecutor):
         self.steps: list[dict[str, int]] = []
 
     def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+        self, chunks: Sequence[Chunk], overlap: Callable[[], object] = lambda: None
     ) -> list[ChunkResult]:
         self.steps.append({c.request.request_id: len(c.drafts) for c in chunks})
-        return super().execute(chunks, meanwhile)
+        return super().execute(chunks, overlap)
 
 
 def make_engine(
@@ -155,7 +155,7 @@ def test_nobody_gives_way_to_a_draft() -> None:
 
 
 def test_blocks_of_rejected_drafts_are_given_back() -> None:
-    """Between steps a request holds no more than without drafts, where one step is foreseen."""
+    """Between steps a request holds no more than without drafts, where one step is planned."""
     held = []
     for speculative_tokens in (0, 7):
         executor = Recorder(next_token=repeating_token)
@@ -171,7 +171,7 @@ def test_blocks_of_rejected_drafts_are_given_back() -> None:
 
 
 def test_drafts_in_flight_do_not_cost_a_step() -> None:
-    """How far they bring their request is not foreseen, so every step has work."""
+    """How far they bring their request is not planned, so every step has work."""
     executor = Recorder(next_token=cycling_token)
     engine = make_engine(executor)
     engine.add("a", CYCLE * 2, greedy(40))
@@ -242,11 +242,11 @@ def test_a_target_step_time_holds_for_drafts() -> None:
 
     class Timed(Recorder):
         def execute(
-            self, chunks: Sequence[Chunk], meanwhile: Callable[[], object] = lambda: None
+            self, chunks: Sequence[Chunk], overlap: Callable[[], object] = lambda: None
         ) -> list[ChunkResult]:
             nonlocal now_s
             now_s += 1.0 + 0.1 * sum(chunk.num_tokens for chunk in chunks)
-            return super().execute(chunks, meanwhile)
+            return super().execute(chunks, overlap)
 
     executor = Timed(next_token=cycling_token)
     config = EngineConfig(

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.generator.backend.cpu.loading import load_model
 from services.generator.model.checkpoint.packed_checkpoint import read_packed
 from services.generator.model.checkpoint.safetensors import Checkpoint
 from services.generator.model.checkpoint.weight_format import WeightFormat
 from services.generator.model.errors import ModelError, WeightError
 from tests.generator.backend.gpu.triton.packing import quantised
 from tests.generator.model.conftest import save
+from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_families import last_logits
 from tests.generator.tiny import write_checkpoint

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.generator.backend.cpu.loading import load_model
 from services.generator.model.checkpoint.safetensors import Checkpoint
 from services.generator.model.errors import ModelConfigError, WeightError
 from tests.generator.model.conftest import save
+from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_families import last_logits
 

@@ -92,15 +92,15 @@ void work(const Call* calls, int64_t count, Counter* counters, int thread, int t
 
 }  // namespace
 
-// Calls `meanwhile`, if it is not null, on this thread before it joins the others.
-extern "C" void program_run(const Call* calls, int64_t count, int threads, void (*meanwhile)()) {
+// Calls `overlap`, if it is not null, on this thread before it joins the others.
+extern "C" void program_run(const Call* calls, int64_t count, int threads, void (*overlap)()) {
     thread_local Counters counters;
     Counter* zeroed = counters.zeroed(count * (threads + 1));
     int next = 0;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp master
-        if (meanwhile) meanwhile();
+        if (overlap) overlap();
         work(calls, count, zeroed, __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), threads);
     }
 }

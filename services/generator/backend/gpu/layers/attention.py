@@ -1,18 +1,16 @@
-"""A layer's attention by the Triton kernels: one launch turns and caches, one or two attend."""
-
-from __future__ import annotations
+"""Paged attention by the Triton kernels: one launch for RoPE and the cache, one or two attend."""
 
 from collections.abc import Sequence
 
 import torch
 
+from services.generator.backend.gpu.block_tables import DeviceBlockTables
 from services.generator.backend.gpu.layers.rope import Angles, no_turn
-from services.generator.backend.gpu.pages import TablePages
 from services.generator.backend.gpu.triton.attention.checks import MAX_GROUP
 from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
 from services.generator.backend.gpu.triton.attention.paged_prefill import (
-    HEAD_SIZES,
-    paged_attention,
+    HEAD_DIMS,
+    paged_prefill,
 )
 from services.generator.backend.gpu.triton.attention.rope_write import rope_write
 from services.generator.model.checkpoint.config import ModelConfig
@@ -20,7 +18,7 @@ from services.generator.model.errors import ModelConfigError
 from services.generator.model.kv_cache import LayerCache
 
 
-class PagedHeads:
+class PagedHeadAttention:
     """A `HeadAttention` over a cache with a token to a row.
 
     Decodes are split along their contexts and chunks are not, so in a mixed batch each have a
@@ -50,7 +48,11 @@ class PagedHeads:
         self._units = torch.ones(config.num_kv_heads, device=device)
 
     def __call__(
-        self, qkv: torch.Tensor, cache: LayerCache, plan: TablePages, rotations: Sequence[Angles]
+        self,
+        qkv: torch.Tensor,
+        cache: LayerCache,
+        plan: DeviceBlockTables,
+        rotations: Sequence[Angles],
     ) -> torch.Tensor:
         """Map [T, q_size + 2 kv_size] to [T, q_size], writing keys and values to the cache."""
         k_cache, v_cache = self._views(cache)
@@ -83,7 +85,7 @@ class PagedHeads:
             )
         if count < len(q):
             parts.append(
-                paged_attention(
+                paged_prefill(
                     *(q[count:], k_cache, v_cache, plan.block_table[count:], plan.chunk_starts),
                     *(plan.lengths[count:], self._scale),
                     window=self._window,
@@ -104,8 +106,8 @@ class PagedHeads:
 
 def check_heads(config: ModelConfig) -> None:
     """Raise ModelConfigError, naming the field, for heads that the kernels do not take."""
-    if config.head_dim not in HEAD_SIZES:
-        sizes = ", ".join(map(str, HEAD_SIZES))
+    if config.head_dim not in HEAD_DIMS:
+        sizes = ", ".join(map(str, HEAD_DIMS))
         raise ModelConfigError("head_dim", f"{config.head_dim} is not one of: {sizes} (on a GPU)")
     if config.num_heads // config.num_kv_heads > MAX_GROUP:
         raise ModelConfigError(

@@ -1,19 +1,13 @@
-"""Mixtures of experts on a GPU: all experts' products in two launches, whoever is chosen."""
-
-from __future__ import annotations
+"""Mixture of experts on a GPU: all experts' products in two launches, whichever are chosen."""
 
 from collections.abc import Iterable
 
 import torch
 
-from services.generator.backend.gpu.triton.moe.grouped_gemm import (
-    combine,
-    grouped_gemm,
-    row_tile,
-    sort_by_expert,
-)
+from services.generator.backend.gpu.triton.moe.grouped_gemm import combine, grouped_gemm, row_tile
+from services.generator.backend.gpu.triton.moe.moe_sort import sort_by_expert
 from services.generator.model.activation import Activation
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 
 
 class GroupedMixture:
@@ -25,7 +19,7 @@ class GroupedMixture:
 
     def __init__(
         self,
-        router: Projection,
+        router: Linear,
         gate_up: torch.Tensor,
         down: torch.Tensor,
         activation: Activation,

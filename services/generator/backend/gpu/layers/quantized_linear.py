@@ -1,13 +1,11 @@
-"""Matrix products of weights in eight and in four bits; nothing waits for the device."""
-
-from __future__ import annotations
+"""Linear layers of weights in eight and in four bits; nothing waits for the device."""
 
 import abc
 
 import torch
 
 from services.generator.backend.gpu.triton.checks import require_capability
-from services.generator.backend.gpu.triton.linear.int4_packing import pack
+from services.generator.backend.gpu.triton.linear.int4_packing import pack_int4
 from services.generator.backend.gpu.triton.linear.linear_fp8 import (
     LEAST_CAPABILITY,
     linear_fp8,
@@ -70,7 +68,7 @@ class PackedLinear(_QuantizedLinear):
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:
         super().__init__(weight.shape, bias)
-        self._words, self._units = pack(*weight.unpacked(), weight.scales)
+        self._words, self._units = pack_int4(*weight.unpacked(), weight.scales)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [T, in] of float32, float16 or bfloat16 to [T, out] of the same."""

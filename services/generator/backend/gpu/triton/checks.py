@@ -1,7 +1,5 @@
 """What kernels demand of their arguments, told by name before anything is launched."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import torch

@@ -15,7 +15,7 @@ from services.generator.backend.gpu.layers.quantized_linear import (
 from services.generator.backend.gpu.triton.linear.linear_fp8 import LEAST_CAPABILITY
 from services.generator.backend.gpu.triton.reference import linear as reference_linear
 from services.generator.model.checkpoint.packed_weight import PackedWeight
-from services.generator.model.projection import Projection
+from services.generator.model.linear import Linear
 from tests.generator.backend.gpu.triton.compare import assert_near
 from tests.generator.backend.gpu.triton.packing import quantised
 
@@ -33,7 +33,7 @@ BIASES = pytest.mark.parametrize("has_bias", [False, True])
 class Case(NamedTuple):
     """A product, and what it computes of [T, in] rows, in float64."""
 
-    linear: Projection
+    linear: Linear
     expected: Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -137,7 +137,7 @@ def test_packed_weights_are_stacked_by_output(layout: str, device: Device) -> No
 
 
 @CASES
-def test_a_recorded_product_is_the_same(make: Maker, device: Device) -> None:
+def test_a_captured_product_is_the_same(make: Maker, device: Device) -> None:
     """Nothing waits for the device, and new rows are read."""
     linear = make(None, device.device).linear
     x = torch.randn(5, IN, device=device.device).half()
@@ -146,7 +146,7 @@ def test_a_recorded_product_is_the_same(make: Maker, device: Device) -> None:
     def work() -> None:
         out.copy_(linear(x))
 
-    [replay] = device.record(work)
+    [replay] = device.capture(work)
     x.copy_(torch.randn_like(x))
     replay()
-    assert torch.equal(out, linear(x))
+    assert_near("out", out, linear(x))

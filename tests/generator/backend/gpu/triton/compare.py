@@ -15,6 +15,17 @@ FLOATS = [
 GUARD = 64
 
 
+def summable(*shape: int, device: torch.device) -> torch.Tensor:
+    """Return random float32 numbers whose products have the same sum in any order.
+
+    For tests of equal bits: in the interpreter a product is numpy's, whose order of summing differs
+    by processor, shape and address, so it gets small integers. On a GPU the order is the kernel's.
+    """
+    if device.type == "cuda":
+        return torch.randn(*shape, device=device)
+    return torch.randint(-2, 3, shape, device=device).float()
+
+
 def assert_near(name: str, actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Assert that each element is within the dtype's tolerance of the float64 reference."""
     assert actual.shape == expected.shape, f"{name}: {actual.shape}, not {expected.shape}"

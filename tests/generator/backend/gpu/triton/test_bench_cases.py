@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from bench.gpu import attention_cases, elementwise_cases, expert_cases, linear_cases, sampling_cases
-from bench.gpu.case import Calls, relative_error
+from bench.gpu.cases.case import Calls, relative_error
 from tests.generator.interpreter import IS_GPU
 
 DEVICE = "cuda" if IS_GPU else "cpu"
 MAKERS: dict[str, Callable[[], Calls]] = {
     "norm": lambda: elementwise_cases.norm(3, 64, torch.float32),
-    "sum and norm": lambda: elementwise_cases.add_norm(3, 64, torch.float32),
     "gate": lambda: elementwise_cases.gate(3, 64, torch.float32),
     "embedding": lambda: elementwise_cases.embed(5, 64, 100, torch.float32),
     "rope": lambda: elementwise_cases.rope(5, 4, 2, 32, False, torch.float32),

@@ -1,65 +1,59 @@
-"""Decode attention over a paged cache, split along its tokens: flash-decoding.
+"""Paged attention for decode (arXiv:2309.06180), split along the tokens: flash-decoding.
 
-Pages are those of arXiv:2309.06180, the online softmax that of arXiv:1805.02867, the splits those
-of https://pytorch.org/blog/flash-decoding.
+The splits are those of https://pytorch.org/blog/flash-decoding; a program takes the query heads
+that share a KV head.
 """
 
-from __future__ import annotations
-
-import math
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
 from services.generator.backend.gpu.triton.attention.checks import (
-    check_cache,
+    check_queries,
     check_scores,
     check_tables,
 )
-from services.generator.backend.gpu.triton.attention.paged_decode_launch import (
-    FEWEST_TILES,
-    busy_splits,
-    multiprocessors_of,
-    reduce_warps,
-    splits_of,
-    tile_of,
+from services.generator.backend.gpu.triton.attention.launch import Launch, head_tile
+from services.generator.backend.gpu.triton.attention.paged_slots import paged_slots
+from services.generator.backend.gpu.triton.attention.softmax import (
+    LOG2_E,
+    LOWEST,
+    online_softmax,
+    score_scales,
+    soft_capped,
 )
-from services.generator.backend.gpu.triton.attention.paged_slots import places
 
-LOG2_E = tl.constexpr(math.log2(math.e))
-NOTHING = tl.constexpr(-1e30)  # log2 of no weight, finite lest infinities be subtracted
+TILE_BYTES = 16384  # of keys, and as many of values
+MAX_SPLITS = 64  # the reduction holds them in one tile
+PROGRAMS_PER_SM = 4
+MAX_SPLIT_TILES = 64  # with more to a split, a batch would wait for its one long sequence
+MIN_SPLIT_TILES = 16  # where fewer splits do: a split's sums are a hundredth of what it reads
 
 
 @triton.jit
-def split_range(length, window, splits, busy, BN: tl.constexpr, FEWEST: tl.constexpr):
+def split_range(length, window, splits, busy, BN: tl.constexpr, MIN_TILES: tl.constexpr):
     """Return the first token seen, where the first split starts, and the tokens of a split."""
     first = tl.maximum(length - window, 0)
     start = first // BN * BN
     tiles = tl.cdiv(length - start, BN)
-    used = tl.minimum(splits, tl.maximum(busy, tl.cdiv(tiles, FEWEST)))
+    used = tl.minimum(splits, tl.maximum(busy, tl.cdiv(tiles, MIN_TILES)))
     return first, start, tl.cdiv(tiles, used) * BN
-
-
-@triton.jit
-def capped(b_s, soft_cap):
-    """Return soft_cap * tanh(b_s / 2 ln 2), by an exponential that cannot overflow."""
-    b_e = tl.exp2(-tl.abs(b_s))
-    return tl.where(b_s < 0, -soft_cap, soft_cap) * ((1 - b_e) / (1 + b_e))
 
 
 @triton.jit(do_not_specialize=["s_table", "window", "busy"])
 def paged_decode_split_kernel(
-    p_q,  # [S, H, D]
-    p_k,  # [num_blocks, BLOCK_SIZE, KVH, D]
-    p_v,  # [num_blocks, BLOCK_SIZE, KVH, D]
-    p_table,  # [S, max_blocks]
+    p_q,  # [S, H, D], s_q_token and s_q_head apart
+    p_k,  # [num_blocks, BLOCK_SIZE, KVH, D], s_k_block, s_k_token and s_k_head apart
+    p_v,  # [num_blocks, BLOCK_SIZE, KVH, D], s_v_block, s_v_token and s_v_head apart
+    p_table,  # [S, max_blocks], rows s_table apart
     p_lengths,  # [S]
     p_k_scale,  # [KVH], or q where nothing is quantised
     p_v_scale,  # [KVH], or q where nothing is quantised
     p_partial,  # [S, H, splits, D] contiguous
     p_lse,  # [S, H, splits] contiguous, log2 of a split's sum
-    s_q_seq,
+    s_q_token,
     s_q_head,
     s_table,
     busy,
@@ -73,67 +67,64 @@ def paged_decode_split_kernel(
     s_v_block: tl.constexpr,
     s_v_token: tl.constexpr,
     s_v_head: tl.constexpr,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    HAS_SOFT_CAP: tl.constexpr,
     HAS_SCALES: tl.constexpr,
-    BH: tl.constexpr,
-    BD: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    BM: tl.constexpr,
     BN: tl.constexpr,
-    FEWEST: tl.constexpr,
+    BD: tl.constexpr,
+    MIN_TILES: tl.constexpr,
 ):
     i_kv, i_s = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     length = tl.load(p_lengths + i_s)
-    first, start, size = split_range(length, window, tl.num_programs(1), busy, BN, FEWEST)
-    begin = start + tl.program_id(1) * size
-    end = tl.minimum(begin + size, length)
-    if begin >= end:
+    first, start, size = split_range(length, window, tl.num_programs(1), busy, BN, MIN_TILES)
+    i_from = start + tl.program_id(1) * size
+    i_to = tl.minimum(i_from + size, length)
+    if i_from >= i_to:
         return
-    dtype: tl.constexpr = p_q.dtype.element_ty
-    o_h, o_d = tl.arange(0, BH), tl.arange(0, BD)[None, :]
-    m_h, m_d = o_h < GROUP, o_d < D
-    o_head = i_kv * GROUP + o_h
-    # [BH, BD]
-    p_query = p_q + (i_s * s_q_seq + o_head * s_q_head)[:, None]
-    b_q = tl.load(p_query + o_d, mask=m_h[:, None] & m_d, other=0.0)
+    o_m, o_d = tl.arange(0, BM), tl.arange(0, BD)
+    m_m, m_d = o_m < GROUP, o_d < D
+    m_md = m_m[:, None] & m_d[None, :]
+    o_h = i_kv * GROUP + o_m
+    # [BM, BD]
+    o_q = (i_s * s_q_token + o_h * s_q_head)[:, None] + o_d[None, :]
+    b_q = tl.load(p_q + o_q, mask=m_md, other=0.0)
     p_k, p_v = p_k + i_kv * s_k_head, p_v + i_kv * s_v_head
     if HAS_SCALES:
         scale *= tl.load(p_k_scale + i_kv)
-    b_max = tl.full((BH,), float("-inf"), tl.float32)
-    b_sum = tl.zeros((BH,), tl.float32)
-    b_acc = tl.zeros((BH, BD), tl.float32)
-    for i_n in range(begin, end, BN):
+    scale, cap_scale = score_scales(scale, soft_cap, HAS_SOFT_CAP)
+    b_max = tl.full([BM], LOWEST, tl.float32)
+    b_sum = tl.zeros([BM], tl.float32)
+    b_acc = tl.zeros([BM, BD], tl.float32)
+    for i_n in range(i_from, i_to, BN):
         o_n = i_n + tl.arange(0, BN)
-        m_n = (o_n >= first) & (o_n < end)
-        o_block, o_token = places(i_n, BN, BLOCK_SIZE)
-        p_block = p_table + i_s * s_table + o_block
-        b_block = tl.load(p_block, mask=m_n, other=0).to(tl.int64)  # [BN]
-        o_token = o_token.to(tl.int64)
-        # [BN, BD], masked lest what was never written meet a weight of zero
-        m_kv = m_n[:, None] & m_d
+        # masked lest what was never written meet a weight of zero
+        m_n = (o_n >= first) & (o_n < i_to)
+        m_nd = m_n[:, None] & m_d[None, :]
+        # [BN]
+        b_block, o_token = paged_slots(p_table + i_s * s_table, i_n, m_n, BN, BLOCK_SIZE)
+        # [BN, BD], by pointers to the tokens: offsets of the whole tile would take more registers
         p_key = p_k + (b_block * s_k_block + o_token * s_k_token)[:, None]
-        b_k = tl.load(p_key + o_d, mask=m_kv, other=0.0).to(dtype)
+        b_k = tl.load(p_key + o_d[None, :], mask=m_nd, other=0.0).to(b_q.dtype)
         p_value = p_v + (b_block * s_v_block + o_token * s_v_token)[:, None]
-        b_v = tl.load(p_value + o_d, mask=m_kv, other=0.0).to(dtype)
-        # [BH, BN], of base two
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
+        b_v = tl.load(p_value + o_d[None, :], mask=m_nd, other=0.0).to(b_q.dtype)
+        # [BM, BN]
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if HAS_SOFT_CAP:
-            b_s = capped(b_s, soft_cap)
+            b_s = soft_capped(b_s, cap_scale)
         b_s = tl.where(m_n[None, :], b_s, float("-inf"))
-        b_larger = tl.maximum(b_max, tl.max(b_s, 1))
-        b_p = tl.exp2(b_s - b_larger[:, None])
-        b_shrink = tl.exp2(b_max - b_larger)
-        b_sum = b_sum * b_shrink + tl.sum(b_p, 1)
-        b_acc = tl.dot(b_p.to(dtype), b_v, b_acc * b_shrink[:, None], input_precision="ieee")
-        b_max = b_larger
+        b_p, b_shrink, b_max, b_sum = online_softmax(b_s, b_max, b_sum, scale)
+        b_acc = b_acc * b_shrink[:, None]
+        b_acc = tl.dot(b_p.to(b_q.dtype), b_v, b_acc, input_precision="ieee")
     b_acc /= b_sum[:, None]
     if HAS_SCALES:
         b_acc *= tl.load(p_v_scale + i_kv)
-    o_row = i_s * tl.num_programs(0) * GROUP + o_head
+    o_row = i_s * tl.num_programs(0) * GROUP + o_h
     o_row = o_row * tl.num_programs(1) + tl.program_id(1)
-    tl.store(p_partial + o_row[:, None] * D + o_d, b_acc, mask=m_h[:, None] & m_d)
-    tl.store(p_lse + o_row, b_max + tl.log2(b_sum), mask=m_h)
+    tl.store(p_partial + o_row[:, None] * D + o_d[None, :], b_acc, mask=m_md)
+    tl.store(p_lse + o_row, b_max + tl.log2(b_sum), mask=m_m)
 
 
 @triton.jit(do_not_specialize=["window", "busy"])
@@ -146,24 +137,25 @@ def paged_decode_reduce_kernel(
     busy,
     window,
     HAS_SINKS: tl.constexpr,
-    D: tl.constexpr,
     SPLITS: tl.constexpr,
-    BD: tl.constexpr,
+    D: tl.constexpr,
     BN: tl.constexpr,
-    FEWEST: tl.constexpr,
+    BD: tl.constexpr,
+    MIN_TILES: tl.constexpr,
 ):
     i_h, i_s = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_s * tl.num_programs(0) + i_h
     length = tl.load(p_lengths + i_s)
-    _, start, size = split_range(length, window, SPLITS, busy, BN, FEWEST)
-    o_n, o_d = tl.arange(0, SPLITS), tl.arange(0, BD)
+    _, start, size = split_range(length, window, SPLITS, busy, BN, MIN_TILES)
+    o_split, o_d = tl.arange(0, SPLITS), tl.arange(0, BD)
     # splits without a token wrote nothing
-    m_n, m_d = start + o_n * size < length, o_d < D
+    m_split, m_d = start + o_split * size < length, o_d < D
     # [SPLITS]
-    b_lse = tl.load(p_lse + i_row * SPLITS + o_n, mask=m_n, other=NOTHING)
+    b_lse = tl.load(p_lse + i_row * SPLITS + o_split, mask=m_split, other=LOWEST)
     # [SPLITS, BD]
-    p_row = p_partial + ((i_row * SPLITS + o_n) * D)[:, None]
-    b_partial = tl.load(p_row + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
+    p_row = p_partial + ((i_row * SPLITS + o_split) * D)[:, None]
+    m_partial = m_split[:, None] & m_d[None, :]
+    b_partial = tl.load(p_row + o_d[None, :], mask=m_partial, other=0.0)
     b_max = tl.max(b_lse, 0)
     if HAS_SINKS:
         b_sink = tl.load(p_sinks + i_h) * LOG2_E
@@ -174,6 +166,46 @@ def paged_decode_reduce_kernel(
         b_sum += tl.exp2(b_sink - b_max)
     b_out = tl.sum(b_weight[:, None] * b_partial, 0) / b_sum
     tl.store(p_out + i_row * D + o_d, b_out.to(p_out.dtype.element_ty), mask=m_d)
+
+
+def decode_launch(query_bytes: int, head_dim: int, group: int) -> Launch:
+    """Return the launch for queries this wide, where `group` of them share a KV head."""
+    rows = max(16, triton.next_power_of_2(group))
+    width = head_tile(head_dim)
+    keys = min(64, TILE_BYTES // (width * query_bytes))
+    is_large = rows * width > 4096
+    if query_bytes == 4:
+        # no tensor cores: operands lie whole in registers, and loads ahead would spill them
+        return Launch(rows, keys, 16 if is_large else 8, 1)
+    return Launch(rows, keys, 8 if is_large else 4, 3)
+
+
+def reduce_warps(elements: int) -> int:
+    """Return the warps for a reduction's tile: 32 elements to a thread, within 1 to 16."""
+    return min(16, max(1, elements // 1024))
+
+
+def busy_splits(sequences: int, kv_heads: int, multiprocessors: int) -> int:
+    """Return how many splits of each sequence keep the multiprocessors busy."""
+    return max(PROGRAMS_PER_SM * multiprocessors // (sequences * kv_heads), 1)
+
+
+def num_splits(busy: int, tiles: int) -> int:
+    """Return how many splits the tokens have at most, a power of two.
+
+    As many as `busy`, or more of `tiles`, those of the longest sequence that the block table can
+    hold: the host does not know the lengths, by which programs use as many as they need.
+    """
+    wanted = max(busy, tiles // MAX_SPLIT_TILES)
+    return min(MAX_SPLITS, 1 << (wanted.bit_length() - 1), 1 << max(tiles - 1, 0).bit_length())
+
+
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Return those of a GPU; the interpreter splits as an H100 does."""
+    if device.type != "cuda":
+        return 132
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _launch(
@@ -190,28 +222,32 @@ def _launch(
     (sequences, heads, size), (_, block_size, kv_heads, _) = q.shape, caches[0].shape
     capacity = block_table.shape[1] * block_size
     window = min(window or capacity, capacity)
-    tile = tile_of(q.element_size(), size, heads // kv_heads)
-    tiles = triton.cdiv(window, tile.tokens) + (window < capacity)
-    busy = busy_splits(sequences, kv_heads, multiprocessors_of(q.device))
-    splits = splits_of(busy, tiles)
+    launch = decode_launch(q.element_size(), size, heads // kv_heads)
+    tiles = triton.cdiv(window, launch.keys) + (window < capacity)
+    busy = busy_splits(sequences, kv_heads, num_multiprocessors(q.device))
+    splits = num_splits(busy, tiles)
     partial = q.new_empty((sequences, heads, splits, size), dtype=torch.float32)
     lse = q.new_empty((sequences, heads, splits), dtype=torch.float32)
     out = q.new_empty(q.shape)
+    tile = {"D": size, "BN": launch.keys, "BD": head_tile(size), "MIN_TILES": MIN_SPLIT_TILES}
     paged_decode_split_kernel[(kv_heads, splits, sequences)](
         *(q, *caches, block_table, lengths, *(scales or (q, q)), partial, lse),
-        *(*q.stride()[:2], block_table.stride(0), busy, window),
-        # scores of base two; a tanh takes twice its argument
-        *(scale * LOG2_E.value * (2 / soft_cap if soft_cap else 1), (soft_cap or 0) * LOG2_E.value),
+        *(*q.stride()[:2], block_table.stride(0), busy, window, scale, soft_cap or 0.0),
         *(*caches[0].stride()[:3], *caches[1].stride()[:3]),
-        *(heads // kv_heads, size, block_size, soft_cap is not None, scales is not None),
-        *(tile.heads, tile.width, tile.tokens, FEWEST_TILES),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        HAS_SCALES=scales is not None,
+        HAS_SOFT_CAP=soft_cap is not None,
+        GROUP=heads // kv_heads,
+        BLOCK_SIZE=block_size,
+        BM=launch.rows,
+        **tile,
+        **launch.options,
     )
     paged_decode_reduce_kernel[(heads, sequences)](
         *(partial, lse, lengths, lse if sinks is None else sinks, out, busy, window),
-        *(sinks is not None, size, splits, tile.width, tile.tokens, FEWEST_TILES),
-        num_warps=reduce_warps(splits * tile.width),
+        HAS_SINKS=sinks is not None,
+        SPLITS=splits,
+        **tile,
+        num_warps=reduce_warps(splits * tile["BD"]),
     )
     return out
 
@@ -242,11 +278,10 @@ def paged_decode(
     splits, and with them the rounding, follow from the number of sequences and their lengths.
     Raises KernelError.
     """
-    check_cache(q, k_cache, v_cache, k_scale, v_scale)
+    scales = check_queries(q, k_cache, v_cache, k_scale, v_scale)
     check_tables(block_table, lengths, len(q))
     check_scores(q.shape[1], scale, window, soft_cap, sinks)
     if not q.numel():
         return q.new_empty(q.shape)
-    scales = None if k_scale is None or v_scale is None else (k_scale, v_scale)
     caches = (k_cache, v_cache)
     return _launch(q, caches, block_table, lengths, scale, window, soft_cap, sinks, scales)

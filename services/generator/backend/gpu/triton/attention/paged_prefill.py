@@ -1,24 +1,29 @@
-"""Causal attention over the paged cache, for prompt chunks of any length beside decodes.
+"""Paged attention (arXiv:2309.06180) for prefill: prompt chunks of any length beside decodes.
 
-Online softmax as in FlashAttention-2 (arXiv:2307.08691) over paged keys (arXiv:2309.06180); a
-tile's rows are tokens times the query heads that share keys (arXiv:2511.11581).
+Tiles as in FlashAttention-2 (arXiv:2307.08691); a tile's rows are tokens times the query heads that
+share keys (arXiv:2511.11581).
 """
 
-from __future__ import annotations
-
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
 from services.generator.backend.gpu.triton.attention.checks import (
-    check_cache,
+    check_queries,
     check_scores,
     check_tables,
 )
-from services.generator.backend.gpu.triton.attention.paged_slots import places
+from services.generator.backend.gpu.triton.attention.launch import Launch, head_tile
+from services.generator.backend.gpu.triton.attention.paged_slots import paged_slots
+from services.generator.backend.gpu.triton.attention.softmax import (
+    LOG2_E,
+    LOWEST,
+    online_softmax,
+    score_scales,
+    soft_capped,
+)
 from services.generator.backend.gpu.triton.checks import (
     KernelError,
     require_contiguous,
@@ -26,15 +31,12 @@ from services.generator.backend.gpu.triton.checks import (
     require_shape,
 )
 
-HEAD_SIZES = (64, 80, 96, 128, 256)
-
-LOG2E = tl.constexpr(1.4426950408889634)
-LEAST = tl.constexpr(-1.0e30)  # below every score, and exp2(-inf - LEAST) is 0, not NaN
+HEAD_DIMS = (64, 80, 96, 128, 256)
 
 
 @triton.jit
 def find_sequence(i_tile, p_starts, S, BQ: tl.constexpr):
-    # the last sequence whose tiles begin at or before this one; S is the padding behind them all
+    """Return the last sequence whose tiles begin at or before this one, S for the padding."""
     i_low = 0
     i_high = S + 1
     while i_low + 1 < i_high:
@@ -54,8 +56,8 @@ def attend(
     b_q,  # [BM, BD]
     o_position,  # [BM]
     p_table,  # [blocks of the sequence]
-    p_k,  # [blocks, BLOCK, D], blocks s_kb and tokens s_kn apart
-    p_v,  # [blocks, BLOCK, D], blocks s_vb and tokens s_vn apart
+    p_k,  # [num_blocks, BLOCK_SIZE, D], s_k_block and s_k_token apart
+    p_v,  # [num_blocks, BLOCK_SIZE, D], s_v_block and s_v_token apart
     i_from,
     i_to,
     first,
@@ -66,11 +68,11 @@ def attend(
     IS_MASKED: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
-    s_kb: tl.constexpr,
-    s_kn: tl.constexpr,
-    s_vb: tl.constexpr,
-    s_vn: tl.constexpr,
-    BLOCK: tl.constexpr,
+    s_k_block: tl.constexpr,
+    s_k_token: tl.constexpr,
+    s_v_block: tl.constexpr,
+    s_v_token: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     D: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
@@ -82,30 +84,22 @@ def attend(
         m_n = ((o_n >= first) & (o_n < end)) | (not IS_MASKED)
         m_nd = m_n[:, None] & (o_d < D)[None, :]
         # [BN]
-        o_block, o_slot = places(i_n, BN, BLOCK)
-        b_block = tl.load(p_table + o_block, mask=m_n, other=0).to(tl.int64)
-        o_slot = o_slot.to(tl.int64)
-        # [BN, BD]
-        o_k = (b_block * s_kb + o_slot * s_kn)[:, None] + o_d[None, :]
+        b_block, o_token = paged_slots(p_table, i_n, m_n, BN, BLOCK_SIZE)
+        # [BN, BD], by offsets of the whole tile: pointers to its tokens would spill registers
+        o_k = (b_block * s_k_block + o_token * s_k_token)[:, None] + o_d[None, :]
         b_k = tl.load(p_k + o_k, mask=m_nd, other=0.0).to(b_q.dtype)
         # [BM, BN]
-        b_score = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if HAS_SOFT_CAP:
-            # tanh(x) is 1 - 2 / (exp(2x) + 1), right for an infinite exponential too
-            b_score = 1.0 - 2.0 / (tl.exp2(b_score * cap_scale) + 1.0)
+            b_s = soft_capped(b_s, cap_scale)
         if IS_MASKED:
-            m_score = o_n[None, :] <= o_position[:, None]
+            m_s = o_n[None, :] <= o_position[:, None]
             if HAS_WINDOW:
-                m_score = m_score & (o_n[None, :] > o_position[:, None] - window)
-            b_score = tl.where(m_score, b_score, float("-inf"))
-        # a positive scale keeps the order, and is free in the exponent's subtraction
-        b_top = tl.maximum(b_max, tl.max(b_score, axis=1) * scale)
-        b_shrink = tl.exp2(b_max - b_top)
-        b_p = tl.exp2(b_score * scale - b_top[:, None])
-        b_sum = b_sum * b_shrink + tl.sum(b_p, axis=1)
-        b_max = b_top
+                m_s = m_s & (o_n[None, :] > o_position[:, None] - window)
+            b_s = tl.where(m_s, b_s, float("-inf"))
+        b_p, b_shrink, b_max, b_sum = online_softmax(b_s, b_max, b_sum, scale)
         # [BN, BD]
-        o_v = (b_block * s_vb + o_slot * s_vn)[:, None] + o_d[None, :]
+        o_v = (b_block * s_v_block + o_token * s_v_token)[:, None] + o_d[None, :]
         b_v = tl.load(p_v + o_v, mask=m_nd, other=0.0).to(b_q.dtype)
         b_acc = b_acc * b_shrink[:, None]
         b_acc = tl.dot(b_p.to(b_q.dtype), b_v, b_acc, input_precision="ieee")
@@ -118,18 +112,18 @@ def attend(
     do_not_specialize_on_alignment=["p_table", "p_lengths"],
 )
 def paged_prefill_kernel(
-    p_q,  # [T, H, D], tokens s_qt and heads s_qh apart
-    p_k,  # [blocks, BLOCK, KVH, D]; blocks, tokens and heads s_kb, s_kn and s_kh apart
-    p_v,  # the same, s_vb, s_vn and s_vh apart
-    p_table,  # [S, blocks of a sequence], rows s_table apart
+    p_q,  # [T, H, D], s_q_token and s_q_head apart
+    p_k,  # [num_blocks, BLOCK_SIZE, KVH, D], s_k_block, s_k_token and s_k_head apart
+    p_v,  # [num_blocks, BLOCK_SIZE, KVH, D], s_v_block, s_v_token and s_v_head apart
+    p_table,  # [S, max_blocks], rows s_table apart
     p_starts,  # [S + 1]
     p_lengths,  # [S]
     p_sinks,  # [H], or q where there are none
-    p_k_scale,  # [KVH], or q
-    p_v_scale,  # [KVH], or q
+    p_k_scale,  # [KVH], or q where nothing is quantised
+    p_v_scale,  # [KVH], or q where nothing is quantised
     p_out,  # [T, H, D] contiguous
-    s_qt,
-    s_qh,
+    s_q_token,
+    s_q_head,
     s_table,
     T,
     S,
@@ -137,18 +131,18 @@ def paged_prefill_kernel(
     soft_cap,
     window,
     # of the cache, and with it of the model: known to the compiler, they cost no multiplications
-    s_kb: tl.constexpr,
-    s_kn: tl.constexpr,
-    s_kh: tl.constexpr,
-    s_vb: tl.constexpr,
-    s_vn: tl.constexpr,
-    s_vh: tl.constexpr,
+    s_k_block: tl.constexpr,
+    s_k_token: tl.constexpr,
+    s_k_head: tl.constexpr,
+    s_v_block: tl.constexpr,
+    s_v_token: tl.constexpr,
+    s_v_head: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     GROUP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -173,23 +167,18 @@ def paged_prefill_kernel(
     m_m = (o_m < BQ * GROUP) & (o_t < queries)
     m_md = m_m[:, None] & (o_d < D)[None, :]
     # [BM, BD]
-    o_q = ((start + o_t).to(tl.int64) * s_qt + o_h * s_qh)[:, None] + o_d[None, :]
+    o_q = ((start + o_t).to(tl.int64) * s_q_token + o_h * s_q_head)[:, None] + o_d[None, :]
     b_q = tl.load(p_q + o_q, mask=m_md, other=0.0)
     b_acc = tl.zeros([BM, BD], tl.float32)
-    b_max = tl.full([BM], LEAST, tl.float32)
+    b_max = tl.full([BM], LOWEST, tl.float32)
     b_sum = tl.zeros([BM], tl.float32)
     if HAS_SINKS:
         # [BM]
-        b_max = tl.maximum(tl.load(p_sinks + o_h, mask=m_m, other=0.0) * LOG2E, LEAST)
+        b_max = tl.maximum(tl.load(p_sinks + o_h, mask=m_m, other=0.0) * LOG2_E, LOWEST)
         b_sum += 1.0
     if HAS_SCALES:
         scale *= tl.load(p_k_scale + i_kv)
-    # scores times `scale` are exponents of 2; where there is a cap, so is twice its tanh's argument
-    scale *= LOG2E
-    cap_scale = scale
-    if HAS_SOFT_CAP:
-        cap_scale *= 2.0 / soft_cap
-        scale = soft_cap * LOG2E
+    scale, cap_scale = score_scales(scale, soft_cap, HAS_SOFT_CAP)
     position = length - queries + i_t
     # one past the last position that a row sees, and the first
     end = tl.minimum(position + BQ, length)
@@ -204,9 +193,10 @@ def paged_prefill_kernel(
         i_to = i_full if i_part == 0 else (i_diagonal if i_part == 1 else end)
         b_acc, b_max, b_sum = attend(
             *(b_acc, b_max, b_sum, b_q, position + o_m // GROUP),
-            *(p_table + tl.cast(i_s, tl.int64) * s_table, p_k + i_kv * s_kh, p_v + i_kv * s_vh),
-            *(i_from, i_to, first, end, scale, cap_scale, window),
-            *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP, s_kb, s_kn, s_vb, s_vn, BLOCK, D, BN, BD),
+            *(p_table + tl.cast(i_s, tl.int64) * s_table, p_k + i_kv * s_k_head),
+            *(p_v + i_kv * s_v_head, i_from, i_to, first, end, scale, cap_scale, window),
+            *(i_part != 1, HAS_WINDOW, HAS_SOFT_CAP),
+            *(s_k_block, s_k_token, s_v_block, s_v_token, BLOCK_SIZE, D, BN, BD),
         )
         i_from = i_to
     b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
@@ -219,15 +209,6 @@ def paged_prefill_kernel(
     o_out = (o_row + i_kv * GROUP + o_r % GROUP)[:, None] * D + o_d[None, :]
     m_out = m_r[:, None] & (o_d < D)[None, :]
     tl.store(p_out + o_out, b_out.to(p_out.dtype.element_ty), mask=m_out)
-
-
-class Launch(NamedTuple):
-    """A tile's rows and keys, and how it is run."""
-
-    rows: int
-    keys: int
-    warps: int
-    stages: int
 
 
 # the tallest tiles, by bytes of a query's element and by head size as padded
@@ -253,25 +234,25 @@ def has_wgmma(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
 
 
-def launch_of(
+def prefill_launch(
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
-    head_size: int,
+    head_dim: int,
     group: int,
     rows: int,
     is_sm90: bool,
 ) -> Launch:
-    """Return the tile for sequences of about `rows` rows; `group` of them are one token's.
+    """Return the launch for sequences of about `rows` rows; `group` of them are one token's.
 
     No tile needs more registers than sm_80 has, or sm_90.
     """
-    kind = dtype.itemsize, triton.next_power_of_2(head_size)
+    kind = dtype.itemsize, head_tile(head_dim)
     launch = TALLEST[kind]
     rows = max(rows, group)
     if rows <= 16:
-        launch = launch._replace(rows=16, warps=4)
+        launch = launch._replace(rows=16, num_warps=4)
     elif rows <= 64 < launch.rows:
-        launch = launch._replace(rows=64, keys=32, warps=4)
+        launch = launch._replace(rows=64, keys=32, num_warps=4)
     elif rows > 64 and is_sm90 and cache_dtype == dtype:
         # keys that are converted go through registers, of which these tiles have none to spare
         launch = TALLEST_ON_SM90.get(kind, launch)
@@ -291,12 +272,11 @@ def _launch(
     window: int | None,
     soft_cap: float | None,
     sinks: torch.Tensor | None,
-    k_scale: torch.Tensor | None,
-    v_scale: torch.Tensor | None,
+    scales: tuple[torch.Tensor, torch.Tensor] | None,
     launch: Launch,
 ) -> torch.Tensor:
     tokens, heads, size = q.shape
-    sequences, (block, kv_heads) = len(lengths), k_cache.shape[1:3]
+    sequences, (block_size, kv_heads) = len(lengths), k_cache.shape[1:3]
     group = heads // kv_heads
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if tokens:
@@ -304,27 +284,26 @@ def _launch(
         tiles = tokens // (launch.rows // group) + sequences + 1
         paged_prefill_kernel[(tiles, kv_heads)](
             *(q, k_cache, v_cache, block_table, query_starts, lengths),
-            *(q if tensor is None else tensor for tensor in (sinks, k_scale, v_scale)),
+            *(q if sinks is None else sinks, *(scales or (q, q))),
             *(out, *q.stride()[:2], block_table.stride(0)),
             *(tokens, sequences, scale, soft_cap or 0.0, window or 0),
             *(*k_cache.stride()[:3], *v_cache.stride()[:3]),
             HAS_SINKS=sinks is not None,
-            HAS_SCALES=k_scale is not None,
+            HAS_SCALES=scales is not None,
             HAS_WINDOW=window is not None,
             HAS_SOFT_CAP=soft_cap is not None,
             GROUP=group,
-            BLOCK=block,
+            BLOCK_SIZE=block_size,
             D=size,
             BM=launch.rows,
             BN=launch.keys,
-            BD=triton.next_power_of_2(size),
-            num_warps=launch.warps,
-            num_stages=launch.stages,
+            BD=head_tile(size),
+            **launch.options,
         )
     return out
 
 
-def paged_attention(
+def paged_prefill(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
@@ -351,9 +330,9 @@ def paged_attention(
     that only the denominator has (arXiv:2309.17453). Raises KernelError.
     """
     require_shape("q", q, None, None, None)
-    if q.shape[2] not in HEAD_SIZES:
-        raise KernelError("q", f"has heads of {q.shape[2]}, not one of: {HEAD_SIZES}")
-    check_cache(q, k_cache, v_cache, k_scale, v_scale)
+    if q.shape[2] not in HEAD_DIMS:
+        raise KernelError("q", f"has heads of {q.shape[2]}, not one of: {HEAD_DIMS}")
+    scales = check_queries(q, k_cache, v_cache, k_scale, v_scale)
     require_shape("lengths", lengths, None)
     check_tables(block_table, lengths)
     require_shape("query_starts", query_starts, len(lengths) + 1)
@@ -363,7 +342,7 @@ def paged_attention(
     group = q.shape[1] // k_cache.shape[2]
     rows = triton.cdiv(len(q), max(len(lengths), 1)) * group
     dtypes = q.dtype, k_cache.dtype
-    launch = launch_of(*dtypes, q.shape[2], group, rows, has_wgmma(q.device))
+    launch = prefill_launch(*dtypes, q.shape[2], group, rows, has_wgmma(q.device))
     if group > launch.rows:
         raise KernelError("q", f"has {group} heads to each of k_cache, at most {launch.rows} fit")
     return _launch(
@@ -372,7 +351,6 @@ def paged_attention(
         window=window,
         soft_cap=soft_cap,
         sinks=sinks,
-        k_scale=k_scale,
-        v_scale=v_scale,
+        scales=scales,
         launch=launch,
     )

@@ -1,14 +1,12 @@
 """How elementwise kernels divide rows among programs."""
 
-from __future__ import annotations
-
 ELEMENTS = 1024  # of a program
 NUM_WARPS = 4  # eight elements to a thread: 16 bytes of a 16-bit dtype
 COLUMNS = (1024, 512, 256, 128)
 FEWEST_COLUMNS = 64
 
 
-def tile(width: int) -> tuple[int, int]:
+def elementwise_tile(width: int) -> tuple[int, int]:
     """Return rows and columns of a program: the widest that leave at most an eighth idle."""
     for columns in COLUMNS:
         padded = -(-width // columns) * columns

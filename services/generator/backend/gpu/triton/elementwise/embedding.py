@@ -1,6 +1,4 @@
-"""Rows of the embedding table by token id."""
-
-from __future__ import annotations
+"""Embedding: rows of a table by token id."""
 
 import torch
 import triton
@@ -12,7 +10,10 @@ from services.generator.backend.gpu.triton.checks import (
     require_rows,
     require_shape,
 )
-from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import NUM_WARPS, tile
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import (
+    NUM_WARPS,
+    elementwise_tile,
+)
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
@@ -48,7 +49,7 @@ def _launch(token_ids: torch.Tensor, table: torch.Tensor, scale: float) -> torch
     rows, (vocabulary, width) = len(token_ids), table.shape
     out = table.new_empty(rows, width)
     if out.numel():
-        tile_rows, tile_columns = tile(width)
+        tile_rows, tile_columns = elementwise_tile(width)
         grid = (triton.cdiv(rows, tile_rows) * triton.cdiv(width, tile_columns),)
         embedding_kernel[grid](
             *(token_ids, table, out),

@@ -1,7 +1,5 @@
 """Tokens that one step drew become inputs of the next, without a way over the host."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,6 +1,4 @@
-"""Gated linear units after their projection: SwiGLU and GeGLU (arXiv:2002.05202)."""
-
-from __future__ import annotations
+"""Gated activations: SwiGLU and GeGLU (arXiv:2002.05202), after their projection."""
 
 import math
 
@@ -14,7 +12,10 @@ from services.generator.backend.gpu.triton.checks import (
     require_rows,
     require_shape,
 )
-from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import NUM_WARPS, tile
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import (
+    NUM_WARPS,
+    elementwise_tile,
+)
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -22,7 +23,7 @@ ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
 
 
 @triton.jit(do_not_specialize=["T"])
-def gated_kernel(
+def gated_activation_kernel(
     p_x,  # [T, 2 N], gate and up, rows s_x apart
     p_out,  # [T, N] contiguous
     s_x,
@@ -55,9 +56,9 @@ def _launch(gate_up: torch.Tensor, is_gelu: bool) -> torch.Tensor:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, width)
     if out.numel():
-        tile_rows, tile_columns = tile(width)
+        tile_rows, tile_columns = elementwise_tile(width)
         grid = (triton.cdiv(rows, tile_rows) * triton.cdiv(width, tile_columns),)
-        gated_kernel[grid](
+        gated_activation_kernel[grid](
             *(gate_up, out),
             *(gate_up.stride(0), rows, width),
             IS_GELU=is_gelu,
@@ -68,7 +69,7 @@ def _launch(gate_up: torch.Tensor, is_gelu: bool) -> torch.Tensor:
     return out
 
 
-def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+def gated_activation(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     """Return `activation(gate) * up` [T, N], computed in float32.
 
     `gate_up` is [T, 2 N] of float32, float16 or bfloat16, the gate's columns first; rows may lie

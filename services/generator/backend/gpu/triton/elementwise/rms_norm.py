@@ -1,6 +1,4 @@
-"""Root mean square norm (arXiv:1910.07467), alone or after adding to the residual stream."""
-
-from __future__ import annotations
+"""RMS norm (arXiv:1910.07467)."""
 
 import torch
 import triton
@@ -21,14 +19,12 @@ MAX_WIDTH = 65536  # a row is one tile
 @triton.jit
 def rms_norm_kernel(
     p_x,  # [T, N], rows s_x apart
-    p_residual,  # [T, N] contiguous, or x where there is none
     p_weight,  # [N]
     p_out,  # [T, N] contiguous
     s_x,
     N,
     eps,
     offset,
-    HAS_RESIDUAL: tl.constexpr,
     BN: tl.constexpr,
 ):
     i_t = tl.program_id(0).to(tl.int64)
@@ -36,38 +32,10 @@ def rms_norm_kernel(
     m_n = o_n < N
     # [BN]
     b_x = tl.load(p_x + i_t * s_x + o_n, mask=m_n, other=0.0).to(tl.float32)
-    if HAS_RESIDUAL:
-        p_row = p_residual + i_t * N + o_n
-        b_x += tl.load(p_row, mask=m_n, other=0.0).to(tl.float32)
-        # the norm is of what the next layers will read, rounded
-        b_sum = b_x.to(p_residual.dtype.element_ty)
-        tl.store(p_row, b_sum, mask=m_n)
-        b_x = b_sum.to(tl.float32)
     b_scale = tl.rsqrt(tl.sum(b_x * b_x, axis=0) / N + eps)
     b_weight = tl.load(p_weight + o_n, mask=m_n, other=0.0).to(tl.float32) + offset
     b_out = b_x * b_scale * b_weight
     tl.store(p_out + i_t * N + o_n, b_out.to(p_out.dtype.element_ty), mask=m_n)
-
-
-def _launch(
-    x: torch.Tensor,
-    residual: torch.Tensor | None,
-    weight: torch.Tensor,
-    eps: float,
-    offset: float,
-) -> torch.Tensor:
-    rows, width = x.shape
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    if rows:
-        tile = triton.next_power_of_2(width)
-        rms_norm_kernel[(rows,)](
-            *(x, x if residual is None else residual, weight, out),
-            *(x.stride(0), width, eps, offset),
-            HAS_RESIDUAL=residual is not None,
-            BN=tile,
-            num_warps=num_warps(tile),
-        )
-    return out
 
 
 def num_warps(tile: int) -> int:
@@ -83,26 +51,6 @@ def rms_norm(
     `x` is [T, N] of float32, float16 or bfloat16, its rows may lie apart; `weight` is [N]. Gemma's
     weights are told from 1: `offset` 1. Raises KernelError.
     """
-    _check(x, weight)
-    return _launch(x, None, weight, eps, offset)
-
-
-def add_rms_norm(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor,
-    eps: float,
-    offset: float = 0.0,
-) -> torch.Tensor:
-    """Add `x` to `residual` in place, both [T, N], and return the sum's norm as `rms_norm` does."""
-    _check(x, weight)
-    require_shape("residual", residual, *x.shape)
-    require_dtype("residual", residual, {x.dtype})
-    require_contiguous("residual", residual)
-    return _launch(x, residual, weight, eps, offset)
-
-
-def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
     require_shape("x", x, None, None)
     require_dtype("x", x, DTYPES)
     require_rows("x", x)
@@ -110,3 +58,13 @@ def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
     require_contiguous("weight", weight)
     if x.shape[1] > MAX_WIDTH:
         raise KernelError("x", f"has rows of {x.shape[1]}, at most {MAX_WIDTH} are taken")
+    rows, width = x.shape
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if rows:
+        tile = triton.next_power_of_2(width)
+        rms_norm_kernel[(rows,)](
+            *(x, weight, out, x.stride(0), width, eps, offset),
+            BN=tile,
+            num_warps=num_warps(tile),
+        )
+    return out

@@ -1,10 +1,8 @@
-"""Values of four bits, eight to a word, in the order in which tensor cores take them.
+"""Int4 packing: eight values to a word, in the order in which tensor cores take them.
 
 Thread c of four holds 2c, 2c + 1, 2c + 8, 2c + 9 and so on of a row of an MMA's first operand (PTX
 ISA, wgmma). A word has eight of these, so that what a thread reads it takes apart for itself.
 """
-
-from __future__ import annotations
 
 import torch
 import triton
@@ -13,7 +11,7 @@ import triton.language as tl
 BLOCK = 32  # values along K that four words hold
 
 
-def pack(
+def pack_int4(
     values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return words [ceil(K / 32), N, 4] and units [G, N], both int32, for `linear_w4a16`.
@@ -37,13 +35,14 @@ def pack(
 
 
 @triton.jit
-def scale_of(b_units):
+def unit_scale(b_units):
+    """Return the scales that units hold."""
     return (b_units & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def centred(b_words, b_units, dtype: tl.constexpr):
-    # [A, B] words and [A] units to [A, 8 * B] values less their zero, exact and without conversions
+def unpack_int4(b_words, b_units, dtype: tl.constexpr):
+    """Return of [A, B] words and [A] units [A, 8 * B] values less their zero, exactly."""
     A: tl.constexpr = b_words.shape[0]
     B: tl.constexpr = b_words.shape[1]
     b_words = tl.reshape(b_words, [A, B // 4, 4])

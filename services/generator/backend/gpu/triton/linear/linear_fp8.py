@@ -1,7 +1,7 @@
-"""Products of activations and weights in eight-bit floats, E4M3 (arXiv:2209.05433), and tokens'
-quantisation to them. Needs sm_90."""
+"""FP8 linear: activations and weights in E4M3 (arXiv:2209.05433), and the quantisation of tokens.
 
-from __future__ import annotations
+Needs sm_90.
+"""
 
 import torch
 import triton
@@ -15,14 +15,14 @@ from services.generator.backend.gpu.triton.checks import (
     require_shape,
 )
 from services.generator.backend.gpu.triton.elementwise.rms_norm import num_warps
-from services.generator.backend.gpu.triton.linear.linear_plan import (
+from services.generator.backend.gpu.triton.linear.split_k import (
     ANY,
     DTYPES,
     Tiles,
     check_operands,
     choose,
-    multiprocessors,
-    planned,
+    num_multiprocessors,
+    plan_split_k,
     store_tile,
     sum_parts,
     tile_index,
@@ -66,12 +66,12 @@ def linear_fp8_kernel(
     o_k = tl.arange(0, BK)
     m_t = o_t < T
     m_n = o_n < N
-    k_from = tl.program_id(1) * K_PART
-    p_x += o_t[None, :] * s_x + (k_from + o_k)[:, None]
-    p_weight += o_n.to(tl.int64)[:, None] * K + (k_from + o_k)[None, :]
+    i_start = tl.program_id(1) * K_PART
+    p_x += o_t[None, :] * s_x + (i_start + o_k)[:, None]
+    p_weight += o_n.to(tl.int64)[:, None] * K + (i_start + o_k)[None, :]
     b_acc = tl.zeros([BN, BT], tl.float32)
-    for k in range(k_from, tl.minimum(k_from + K_PART, K), BK):
-        m_k = k + o_k < K
+    for i_k in range(i_start, tl.minimum(i_start + K_PART, K), BK):
+        m_k = i_k + o_k < K
         # [BK, BT]
         b_x = tl.load(p_x, mask=m_k[:, None] & m_t[None, :], other=0.0)
         # [BN, BK]
@@ -123,7 +123,7 @@ def _launch(
     out = torch.empty((rows, columns), dtype=out_dtype, device=x.device)
     if not out.numel():
         return out
-    plan = planned(rows, columns, depth, choose(TABLE, rows), multiprocessors(x.device))
+    plan = plan_split_k(rows, columns, depth, choose(TABLE, rows), num_multiprocessors(x.device))
     target = plan.target(out)
     inner_bias = bias if target is out else None
     linear_fp8_kernel[(plan.programs, plan.parts)](

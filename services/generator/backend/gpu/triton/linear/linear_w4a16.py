@@ -1,7 +1,5 @@
-"""Products with weights of four bits in groups along K, such as GPTQ's (arXiv:2210.17323) and AWQ's
+"""W4A16 linear: weights of four bits in groups along K, such as GPTQ's (arXiv:2210.17323) and AWQ's
 (arXiv:2306.00978)."""
-
-from __future__ import annotations
 
 import math
 
@@ -15,14 +13,14 @@ from services.generator.backend.gpu.triton.checks import (
     require_dtype,
     require_shape,
 )
-from services.generator.backend.gpu.triton.linear.int4_packing import BLOCK, centred, scale_of
-from services.generator.backend.gpu.triton.linear.linear_plan import (
+from services.generator.backend.gpu.triton.linear.int4_packing import BLOCK, unit_scale, unpack_int4
+from services.generator.backend.gpu.triton.linear.split_k import (
     ANY,
     Tiles,
     check_operands,
     choose,
-    multiprocessors,
-    planned,
+    num_multiprocessors,
+    plan_split_k,
     store_tile,
     sum_parts,
     tile_index,
@@ -67,22 +65,22 @@ def linear_w4a16_kernel(
     o_word = tl.arange(0, BK // 8)
     m_t = o_t < T
     m_n = o_n < N
-    k_from = tl.program_id(1) * K_PART
-    p_x += o_t[None, :] * s_x + (k_from + o_k)[:, None]
-    o_block = (k_from // 32 + o_word // 4).to(tl.int64)
+    i_start = tl.program_id(1) * K_PART
+    p_x += o_t[None, :] * s_x + (i_start + o_k)[:, None]
+    o_block = (i_start // 32 + o_word // 4).to(tl.int64)
     p_words += 4 * (o_block[None, :] * N + o_n[:, None]) + (o_word % 4)[None, :]
     p_units += o_n
     b_acc = tl.zeros([BN, BT], tl.float32)
-    for k in range(k_from, tl.minimum(k_from + K_PART, K), BK):
+    for i_k in range(i_start, tl.minimum(i_start + K_PART, K), BK):
         # [BK, BT]
-        b_x = tl.load(p_x, mask=(k + o_k < K)[:, None] & m_t[None, :], other=0.0)
+        b_x = tl.load(p_x, mask=(i_k + o_k < K)[:, None] & m_t[None, :], other=0.0)
         # [BN, BK / 8], a block is read whole
-        m_words = m_n[:, None] & (k + o_word // 4 * 32 < K)[None, :]
+        m_words = m_n[:, None] & (i_k + o_word // 4 * 32 < K)[None, :]
         b_words = tl.load(p_words, mask=m_words, other=0)
         # [BN], a step lies within one group
-        b_units = tl.load(p_units + tl.cast(k // G, tl.int64) * N, mask=m_n, other=0)
-        b_w = centred(b_words, b_units, b_x.dtype)
-        b_acc += tl.dot(b_w, b_x, input_precision="ieee") * scale_of(b_units)[:, None]
+        b_units = tl.load(p_units + tl.cast(i_k // G, tl.int64) * N, mask=m_n, other=0)
+        b_w = unpack_int4(b_words, b_units, b_x.dtype)
+        b_acc += tl.dot(b_w, b_x, input_precision="ieee") * unit_scale(b_units)[:, None]
         p_x += BK
         p_words += BK // 8 * N
     store_tile(p_out, p_bias, b_acc, o_t, o_n, T, N, HAS_BIAS)
@@ -105,7 +103,7 @@ def linear_w4a16(
     """Return `x @ W + bias` in the dtype of `x`, where `W[k, n]` is `scale * (value - zero)`.
 
     `x` is [T, K] and `bias` [N] of float32, float16 or bfloat16, the rows of `x` may lie apart.
-    `words` [ceil(K / 32), N, 4] and `units` [K / G, N] are those of `nibbles.pack`; G is a multiple
+    `words` [ceil(K / 32), N, 4] and `units` [K / G, N] are those of `pack_int4`; G is a multiple
     of 32, or K. The same tokens give the same result each time. Raises KernelError.
     """
     _check(x, words, units, bias)
@@ -115,7 +113,7 @@ def linear_w4a16(
         return out
     group = depth // groups
     tiles = tiles_for(rows, x.dtype, depth, group)
-    plan = planned(rows, columns, depth, tiles, multiprocessors(x.device))
+    plan = plan_split_k(rows, columns, depth, tiles, num_multiprocessors(x.device))
     target = plan.target(out)
     inner_bias = bias if target is out else None
     linear_w4a16_kernel[(plan.programs, plan.parts)](

@@ -1,6 +1,4 @@
-"""Products with weights of eight bits: one scale for each output channel, widened in registers."""
-
-from __future__ import annotations
+"""W8A16 linear: weights of eight bits, one scale for each output channel, widened in registers."""
 
 import torch
 import triton
@@ -11,13 +9,13 @@ from services.generator.backend.gpu.triton.checks import (
     require_dtype,
     require_shape,
 )
-from services.generator.backend.gpu.triton.linear.linear_plan import (
+from services.generator.backend.gpu.triton.linear.split_k import (
     ANY,
     Tiles,
     check_operands,
     choose,
-    multiprocessors,
-    planned,
+    num_multiprocessors,
+    plan_split_k,
     store_tile,
     sum_parts,
     tile_index,
@@ -60,12 +58,12 @@ def linear_w8a16_kernel(
     o_k = tl.arange(0, BK)
     m_t = o_t < T
     m_n = o_n < N
-    k_from = tl.program_id(1) * K_PART
-    p_x += o_t[None, :] * s_x + (k_from + o_k)[:, None]
-    p_weight += o_n.to(tl.int64)[:, None] * K + (k_from + o_k)[None, :]
+    i_start = tl.program_id(1) * K_PART
+    p_x += o_t[None, :] * s_x + (i_start + o_k)[:, None]
+    p_weight += o_n.to(tl.int64)[:, None] * K + (i_start + o_k)[None, :]
     b_acc = tl.zeros([BN, BT], tl.float32)
-    for k in range(k_from, tl.minimum(k_from + K_PART, K), BK):
-        m_k = k + o_k < K
+    for i_k in range(i_start, tl.minimum(i_start + K_PART, K), BK):
+        m_k = i_k + o_k < K
         # [BK, BT]
         b_x = tl.load(p_x, mask=m_k[:, None] & m_t[None, :], other=0.0)
         # [BN, BK]
@@ -86,7 +84,7 @@ def _launch(
     if not out.numel():
         return out
     tiles = choose(TABLE[x.dtype], rows)
-    plan = planned(rows, columns, depth, tiles, multiprocessors(x.device))
+    plan = plan_split_k(rows, columns, depth, tiles, num_multiprocessors(x.device))
     target = plan.target(out)
     inner_bias = bias if target is out else None
     linear_w8a16_kernel[(plan.programs, plan.parts)](

@@ -1,10 +1,8 @@
-"""Low-rank adapters (arXiv:2106.09685), another for each row (arXiv:2310.18547).
+"""LoRA shrink and expand (arXiv:2106.09685), with an adapter for each row (arXiv:2310.18547).
 
 Rows are sorted by adapter on the device, once for all layers of a step if the caller keeps that;
 a program then takes 16 rows of one adapter, at any batch size.
 """
-
-from __future__ import annotations
 
 import torch
 import triton
@@ -31,14 +29,14 @@ SUM_TILE = 256
 def lora_shrink_kernel(
     p_x,  # [T, K], rows s_x apart
     p_a,  # [L, R, K] contiguous
-    p_slots,  # [S]
+    p_pairs,  # [S]
     p_adapters,  # [ceil(S / BM)]
     p_parts,  # [programs of a row tile, T, R]
     s_x,
     S,
     T,
     K,
-    EACH,  # chunks to a program
+    CHUNKS,  # to a program
     R: tl.constexpr,
     CHUNK: tl.constexpr,
     BM: tl.constexpr,
@@ -51,15 +49,15 @@ def lora_shrink_kernel(
     o_r = tl.arange(0, BR)
     o_k = tl.arange(0, BK)
     m_r = o_r < R
-    b_row = tl.load(p_slots + o_m, mask=o_m < S, other=-1).to(tl.int64)  # [BM]
+    b_row = tl.load(p_pairs + o_m, mask=o_m < S, other=-1).to(tl.int64)  # [BM]
     m_m = b_row >= 0
     b_adapter = tl.load(p_adapters + i_m).to(tl.int64)
     p_xs = p_x + b_row[:, None] * s_x + o_k[None, :]
     p_as = p_a + (b_adapter * R + o_r)[None, :] * K + o_k[:, None]
     b_sum = tl.zeros([BM, BR], tl.float32)
     # without an adapter nothing is summed, and the rows become zero
-    i_last = tl.where(b_adapter >= 0, tl.minimum((i_s + 1) * EACH, tl.cdiv(K, CHUNK)), 0)
-    for i_c in range(i_s * EACH, i_last):
+    i_last = tl.where(b_adapter >= 0, tl.minimum((i_s + 1) * CHUNKS, tl.cdiv(K, CHUNK)), 0)
+    for i_c in range(i_s * CHUNKS, i_last):
         b_chunk = tl.zeros([BM, BR], tl.float32)
         for i_k in range(i_c * CHUNK, tl.minimum((i_c + 1) * CHUNK, K), BK):
             m_k = i_k + o_k < K
@@ -95,7 +93,7 @@ def lora_expand_add_kernel(
     p_shrunk,  # [T, R] contiguous
     p_b,  # [L, N, R] contiguous
     p_scale,  # [L]
-    p_slots,  # [S]
+    p_pairs,  # [S]
     p_adapters,  # [ceil(S / BM)]
     s_y,
     S,
@@ -114,7 +112,7 @@ def lora_expand_add_kernel(
     o_r = tl.arange(0, BR)
     m_n = o_n < N
     m_r = o_r < R
-    b_row = tl.load(p_slots + o_m, mask=o_m < S, other=-1).to(tl.int64)  # [BM]
+    b_row = tl.load(p_pairs + o_m, mask=o_m < S, other=-1).to(tl.int64)  # [BM]
     m_m = b_row >= 0
     p_rows = p_shrunk + b_row[:, None] * R + o_r[None, :]
     p_bs = p_b + (b_adapter * N + o_n)[None, :] * R + o_r[:, None]
@@ -149,9 +147,9 @@ def _launch_shrink(x: torch.Tensor, a: torch.Tensor, rows: SortedRows) -> torch.
     each = 1 if tokens <= SPLIT_TOKENS else chunks
     parts = triton.cdiv(chunks, each)
     summed = out if parts == 1 else out.new_empty(parts, *out.shape)
-    lora_shrink_kernel[(rows.experts.numel(), parts)](
-        *(x, a, rows.slots, rows.experts, summed),
-        *(x.stride(0), rows.slots.numel(), tokens, width, each),
+    lora_shrink_kernel[(rows.expert_ids.numel(), parts)](
+        *(x, a, rows.pair_ids, rows.expert_ids, summed),
+        *(x.stride(0), rows.pair_ids.numel(), tokens, width, each),
         R=rank,
         **shrink_options(rank, x.dtype),
     )
@@ -210,10 +208,10 @@ def lora_expand_add(
     rows = _rows(adapter_ids, y.shape[0], b.shape[0], rows)
     if y.numel():
         options = expand_options(b.shape[2])
-        grid = (rows.experts.numel(), triton.cdiv(y.shape[1], options["BN"]))
+        grid = (rows.expert_ids.numel(), triton.cdiv(y.shape[1], options["BN"]))
         lora_expand_add_kernel[grid](
-            *(y, shrunk, b, scale, rows.slots, rows.experts),
-            *(y.stride(0), rows.slots.numel(), y.shape[1]),
+            *(y, shrunk, b, scale, rows.pair_ids, rows.expert_ids),
+            *(y.stride(0), rows.pair_ids.numel(), y.shape[1]),
             R=b.shape[2],
             **options,
         )
@@ -233,9 +231,9 @@ def _rows(
     require_shape("adapter_ids", adapter_ids, tokens)
     if rows is None:
         return sort_by_adapter(adapter_ids, num_adapters)
-    found = (rows.tokens, rows.choices, rows.num_experts, rows.tile)
-    if found != (tokens, 1, num_adapters, ROW_TILE):
-        raise KernelError("rows", f"are of other sizes: {found}")
+    sizes = (rows.num_tokens, rows.num_choices, rows.num_experts, rows.tile)
+    if sizes != (tokens, 1, num_adapters, ROW_TILE):
+        raise KernelError("rows", f"are of other sizes: {sizes}")
     return rows
 
 

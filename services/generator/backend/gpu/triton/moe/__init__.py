@@ -1,1 +1,1 @@
-"""Mixture of experts: rows sorted by expert, grouped products."""
+"""Mixture of experts: the sort of rows by expert, the grouped GEMM, the weighted sum."""

@@ -1,6 +1,4 @@
-"""Mixture of experts (arXiv:1701.06538): each row times its expert's weights, then summed."""
-
-from __future__ import annotations
+"""Grouped GEMM for mixtures of experts (arXiv:1701.06538): rows times their experts' weights."""
 
 import torch
 import triton
@@ -13,9 +11,7 @@ from services.generator.backend.gpu.triton.checks import (
     require_rows,
     require_shape,
 )
-from services.generator.backend.gpu.triton.moe.moe_sort import SortedRows, sort_by_expert
-
-__all__ = ["SortedRows", "combine", "grouped_gemm", "row_tile", "sort_by_expert"]
+from services.generator.backend.gpu.triton.moe.moe_sort import SortedRows
 
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 GROUP = 8
@@ -33,13 +29,13 @@ COMBINE_TILE = 1024
 @triton.jit(do_not_specialize=["S"])
 def grouped_gemm_kernel(
     p_x,  # [T, K] or [T * C, K], rows s_x apart
-    p_weights,  # [E, N, K], experts s_e and rows s_n apart
-    p_slots,  # [S]
+    p_weights,  # [E, N, K], experts s_weights_expert and rows s_weights_row apart
+    p_pairs,  # [S]
     p_experts,  # [ceil(S / BM)]
     p_out,  # [T * C, N] contiguous
     s_x,
-    s_e,
-    s_n,
+    s_weights_expert,
+    s_weights_row,
     S,
     N,
     K,
@@ -62,11 +58,11 @@ def grouped_gemm_kernel(
     o_n = (i_n * BN + tl.arange(0, BN)).to(tl.int64)
     o_k = tl.arange(0, BK)
     m_n = o_n < N
-    b_slot = tl.load(p_slots + o_m, mask=o_m < S, other=-1)  # [BM]
-    m_m = b_slot >= 0
+    b_pair = tl.load(p_pairs + o_m, mask=o_m < S, other=-1)  # [BM]
+    m_m = b_pair >= 0
     b_expert = tl.load(p_experts + i_m).to(tl.int64)
-    p_xs = p_x + (b_slot // C).to(tl.int64)[:, None] * s_x + o_k[None, :]
-    p_ws = p_weights + b_expert * s_e + o_n[None, :] * s_n + o_k[:, None]
+    p_xs = p_x + (b_pair // C).to(tl.int64)[:, None] * s_x + o_k[None, :]
+    p_ws = p_weights + b_expert * s_weights_expert + o_n[None, :] * s_weights_row + o_k[:, None]
     b_acc = tl.zeros([BM, BN], tl.float32)
     # without an expert nothing is summed, and the rows become zero
     for i_k in range(0, tl.where(b_expert >= 0, K, 0), BK):
@@ -75,14 +71,14 @@ def grouped_gemm_kernel(
         b_x = tl.load(p_xs + i_k, mask=m_m[:, None] & m_k[None, :], other=0.0)
         b_w = tl.load(p_ws + i_k, mask=m_k[:, None] & m_n[None, :], other=0.0)
         b_acc = tl.dot(b_x, b_w, b_acc, input_precision="ieee")
-    p_o = p_out + b_slot.to(tl.int64)[:, None] * N + o_n[None, :]
+    p_o = p_out + b_pair.to(tl.int64)[:, None] * N + o_n[None, :]
     tl.store(p_o, b_acc.to(p_out.dtype.element_ty), mask=m_m[:, None] & m_n[None, :])
 
 
 @triton.jit
 def combine_kernel(
     p_outputs,  # [T * C, N] contiguous
-    p_shares,  # [T, C] contiguous
+    p_topk_weights,  # [T, C] contiguous
     p_out,  # [T, N] contiguous
     N,
     C: tl.constexpr,
@@ -93,9 +89,9 @@ def combine_kernel(
     m_n = o_n < N
     b_sum = tl.zeros([BN], tl.float32)
     for i_c in tl.static_range(C):
-        b_share = tl.load(p_shares + i_t * C + i_c).to(tl.float32)
+        b_weight = tl.load(p_topk_weights + i_t * C + i_c).to(tl.float32)
         p_row = p_outputs + (i_t * C + i_c) * N + o_n
-        b_sum += b_share * tl.load(p_row, mask=m_n, other=0.0).to(tl.float32)  # [BN]
+        b_sum += b_weight * tl.load(p_row, mask=m_n, other=0.0).to(tl.float32)  # [BN]
     tl.store(p_out + i_t * N + o_n, b_sum.to(p_out.dtype.element_ty), mask=m_n)
 
 
@@ -114,15 +110,15 @@ def launch_options(tile: int, dtype: torch.dtype) -> dict[str, int]:
 
 def _launch(x: torch.Tensor, weights: torch.Tensor, rows: SortedRows) -> torch.Tensor:
     width = weights.shape[1]
-    out = torch.empty(rows.pairs, width, dtype=x.dtype, device=x.device)
+    out = torch.empty(rows.num_pairs, width, dtype=x.dtype, device=x.device)
     if out.numel():
         options = launch_options(rows.tile, x.dtype)
         columns = triton.cdiv(width, options["BN"])
-        grouped_gemm_kernel[(rows.experts.numel() * columns,)](
-            *(x, weights, rows.slots, rows.experts, out),
+        grouped_gemm_kernel[(rows.expert_ids.numel() * columns,)](
+            *(x, weights, rows.pair_ids, rows.expert_ids, out),
             *(x.stride(0), weights.stride(0), weights.stride(1)),
-            *(rows.slots.numel(), width, x.shape[1]),
-            C=1 if x.shape[0] == rows.pairs else rows.choices,
+            *(rows.pair_ids.numel(), width, x.shape[1]),
+            C=1 if x.shape[0] == rows.num_pairs else rows.num_choices,
             **options,
         )
     return out
@@ -140,30 +136,30 @@ def grouped_gemm(x: torch.Tensor, weights: torch.Tensor, rows: SortedRows) -> to
     require_shape("x", x, None, None)
     require_dtype("x", x, DTYPES)
     require_rows("x", x)
-    if x.shape[0] not in (rows.tokens, rows.pairs):
-        raise KernelError("x", f"has {x.shape[0]} rows, not {rows.tokens} or {rows.pairs}")
+    if x.shape[0] not in (rows.num_tokens, rows.num_pairs):
+        raise KernelError("x", f"has {x.shape[0]} rows, not {rows.num_tokens} or {rows.num_pairs}")
     require_shape("weights", weights, rows.num_experts, None, x.shape[1])
     require_dtype("weights", weights, {x.dtype})
     require_rows("weights", weights)
     return _launch(x, weights, rows)
 
 
-def combine(outputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return [T, N], each token's C rows times its shares, summed in float32 in their order.
+def combine(outputs: torch.Tensor, topk_weights: torch.Tensor) -> torch.Tensor:
+    """Return [T, N], each token's C rows times their weights, summed in float32 in order.
 
-    `outputs` are [T * C, N] of float32, float16 or bfloat16, the result's dtype; `shares` are
+    `outputs` are [T * C, N] of float32, float16 or bfloat16, the result's dtype; `topk_weights` are
     [T, C] of float32 or that dtype; both contiguous. Raises KernelError.
     """
-    require_shape("shares", shares, None, None)
-    tokens, choices = shares.shape
+    require_shape("topk_weights", topk_weights, None, None)
+    tokens, choices = topk_weights.shape
     require_shape("outputs", outputs, tokens * choices, None)
     require_dtype("outputs", outputs, DTYPES)
-    require_dtype("shares", shares, {torch.float32, outputs.dtype})
+    require_dtype("topk_weights", topk_weights, {torch.float32, outputs.dtype})
     require_contiguous("outputs", outputs)
-    require_contiguous("shares", shares)
+    require_contiguous("topk_weights", topk_weights)
     width = outputs.shape[1]
     out = torch.empty(tokens, width, dtype=outputs.dtype, device=outputs.device)
     if out.numel():
         grid = (tokens, triton.cdiv(width, COMBINE_TILE))
-        combine_kernel[grid](outputs, shares, out, width, C=choices, BN=COMBINE_TILE)
+        combine_kernel[grid](outputs, topk_weights, out, width, C=choices, BN=COMBINE_TILE)
     return out

@@ -1,6 +1,4 @@
-"""Rows sorted by the weights that they take, for products with experts and with adapters."""
-
-from __future__ import annotations
+"""MoE sort: rows by the expert, or the LoRA adapter, whose weights they take; padded to tiles."""
 
 from dataclasses import dataclass
 
@@ -23,37 +21,37 @@ INDICES = frozenset({torch.int32, torch.int64})
 class SortedRows:
     """Pairs of a token and one of its experts, by expert; a tile of them has one expert.
 
-    Pair `token * choices + choice` is one of `slots`, int32 [S], with -1 where an expert's last
-    tile is not full and behind the last. `experts`, int32 [ceil(S / tile)], has the expert of each
-    tile; -1 where its pairs have none. S follows from the shapes alone.
+    Pair `token * num_choices + choice` is one of `pair_ids`, int32 [S], with -1 where an expert's
+    last tile is not full and behind the last. `expert_ids`, int32 [ceil(S / tile)], has the expert
+    of each tile; -1 where its pairs have none. S follows from the shapes alone.
     """
 
-    slots: torch.Tensor
-    experts: torch.Tensor
-    tokens: int
-    choices: int
+    pair_ids: torch.Tensor
+    expert_ids: torch.Tensor
+    num_tokens: int
+    num_choices: int
     num_experts: int
     tile: int
 
     @property
-    def pairs(self) -> int:
-        """How many pairs there are, among the slots once each."""
-        return self.tokens * self.choices
+    def num_pairs(self) -> int:
+        """How many pairs there are, each once among `pair_ids`."""
+        return self.num_tokens * self.num_choices
 
 
 @triton.jit
-def _experts_of(p_chosen, o_p, P, E):
+def experts_of(p_topk_ids, o_p, P, E):
     """Return each pair's expert, E where there is none and E + 1 behind the last pair."""
-    b_chosen = tl.load(p_chosen + o_p, mask=o_p < P, other=-1)
+    b_id = tl.load(p_topk_ids + o_p, mask=o_p < P, other=-1)
     # compared before it is narrowed, since ids may be any integers
-    b_expert = tl.where((b_chosen >= 0) & (b_chosen < E), b_chosen, E).to(tl.int32)
+    b_expert = tl.where((b_id >= 0) & (b_id < E), b_id, E).to(tl.int32)
     return tl.where(o_p < P, b_expert, E + 1)
 
 
 @triton.jit(do_not_specialize=["P", "S"])
 def sort_by_expert_kernel(
-    p_chosen,  # [P] contiguous
-    p_slots,  # [S]
+    p_topk_ids,  # [P] contiguous
+    p_pairs,  # [S]
     p_experts,  # [ceil(S / TILE)]
     P,
     S,
@@ -62,14 +60,14 @@ def sort_by_expert_kernel(
     BP: tl.constexpr,
     BE: tl.constexpr,
 ):
-    # a program writes one expert's slots, the last those of no expert and what remains; each counts
+    # a program writes one expert's pairs, the last those of no expert and what remains; each counts
     # all pairs, which is cheaper than to wait for others
     i_e = tl.program_id(0)
     o_p = tl.arange(0, BP)
     o_e = tl.arange(0, BE)
     b_counts = tl.zeros([BE], tl.int32)
     for i_p in range(0, P, BP):
-        b_expert = _experts_of(p_chosen, i_p + o_p, P, E)  # [BP]
+        b_expert = experts_of(p_topk_ids, i_p + o_p, P, E)  # [BP]
         m_p = b_expert < E
         b_counts += tl.histogram(tl.where(m_p, b_expert, 0), BE, mask=m_p)
     b_whole = tl.cdiv(b_counts, TILE) * TILE
@@ -79,13 +77,13 @@ def sort_by_expert_kernel(
 
     i_s = i_start
     for i_p in range(0, P, BP):
-        m_p = _experts_of(p_chosen, i_p + o_p, P, E) == i_e  # [BP]
+        m_p = experts_of(p_topk_ids, i_p + o_p, P, E) == i_e  # [BP]
         b_rank = tl.cumsum(m_p.to(tl.int32), 0)
-        tl.store(p_slots + i_s + b_rank - 1, i_p + o_p, mask=m_p)
+        tl.store(p_pairs + i_s + b_rank - 1, i_p + o_p, mask=m_p)
         i_s += tl.sum(m_p.to(tl.int32))
     b_none = tl.full([BP], -1, tl.int32)
     for i_p in range(i_s, i_end, BP):
-        tl.store(p_slots + i_p + o_p, b_none, mask=i_p + o_p < i_end)
+        tl.store(p_pairs + i_p + o_p, b_none, mask=i_p + o_p < i_end)
 
     b_expert = b_none + tl.where(i_e == E, 0, i_e + 1)
     i_last = tl.cdiv(i_end, TILE)
@@ -93,20 +91,20 @@ def sort_by_expert_kernel(
         tl.store(p_experts + i_p + o_p, b_expert, mask=i_p + o_p < i_last)
 
 
-def _launch(chosen: torch.Tensor, num_experts: int, tile: int) -> SortedRows:
-    tokens, choices = chosen.shape
+def _launch(topk_ids: torch.Tensor, num_experts: int, tile: int) -> SortedRows:
+    tokens, choices = topk_ids.shape
     pairs = tokens * choices
     # at most so many experts have pairs; what they leave of their last tiles
     size = pairs + min(num_experts, pairs) * (tile - 1)
-    slots = torch.empty(size, dtype=torch.int32, device=chosen.device)
-    experts = torch.empty(triton.cdiv(size, tile), dtype=torch.int32, device=chosen.device)
+    pair_ids = torch.empty(size, dtype=torch.int32, device=topk_ids.device)
+    expert_ids = torch.empty(triton.cdiv(size, tile), dtype=torch.int32, device=topk_ids.device)
     if pairs:
         sort_by_expert_kernel[(num_experts + 1,)](
-            *(chosen, slots, experts, pairs, size, num_experts),
+            *(topk_ids, pair_ids, expert_ids, pairs, size, num_experts),
             TILE=tile,
             **launch_options(pairs, num_experts),
         )
-    return SortedRows(slots, experts, tokens, choices, num_experts, tile)
+    return SortedRows(pair_ids, expert_ids, tokens, choices, num_experts, tile)
 
 
 def launch_options(pairs: int, num_experts: int) -> dict[str, int]:
@@ -119,19 +117,19 @@ def launch_options(pairs: int, num_experts: int) -> dict[str, int]:
     }
 
 
-def sort_by_expert(chosen: torch.Tensor, num_experts: int, tile: int) -> SortedRows:
+def sort_by_expert(topk_ids: torch.Tensor, num_experts: int, tile: int) -> SortedRows:
     """Return the pairs of tokens and experts sorted by expert, each expert's padded to whole tiles.
 
-    `chosen` is [T, C] of int32 or int64, contiguous; an id outside 0 to `num_experts` - 1 is no
+    `topk_ids` is [T, C] of int32 or int64, contiguous; an id outside 0 to `num_experts` - 1 is no
     expert: products make such a pair's row zero, or leave it as it was. `tile` is 16, 32, 64 or 128
     rows. The order within an expert is that of the pairs. Nothing waits for the device; there are
-    T * C + min(num_experts, T * C) * (tile - 1) slots. Raises KernelError.
+    T * C + min(num_experts, T * C) * (tile - 1) places. Raises KernelError.
     """
-    require_shape("chosen", chosen, None, None)
-    require_dtype("chosen", chosen, INDICES)
-    require_contiguous("chosen", chosen)
+    require_shape("topk_ids", topk_ids, None, None)
+    require_dtype("topk_ids", topk_ids, INDICES)
+    require_contiguous("topk_ids", topk_ids)
     if num_experts < 1:
         raise KernelError("num_experts", f"is {num_experts}, at least 1 is needed")
     if tile not in TILES:
         raise KernelError("tile", f"is {tile}, not one of: {', '.join(map(str, TILES))}")
-    return _launch(chosen, num_experts, tile)
+    return _launch(topk_ids, num_experts, tile)

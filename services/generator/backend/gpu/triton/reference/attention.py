@@ -1,11 +1,9 @@
 """Attention over a paged cache, in torch and float64: what the kernels are held against."""
 
-from __future__ import annotations
-
 import torch
 
 
-def paged_attention(
+def paged_prefill(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
@@ -53,9 +51,9 @@ def paged_decode(
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return `paged_attention` of one query per sequence, its last token."""
+    """Return `paged_prefill` of one query per sequence, its last token."""
     query_starts = torch.arange(len(q) + 1)
-    return paged_attention(
+    return paged_prefill(
         *(q, k_cache, v_cache, block_table, query_starts, lengths, scale),
         *(window, soft_cap, sinks, k_scale, v_scale),
     )

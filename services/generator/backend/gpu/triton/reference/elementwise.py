@@ -1,11 +1,9 @@
 """What the elementwise kernels compute, in plain torch and float64, for tests and for reading."""
 
-from __future__ import annotations
-
 import torch
 
 
-def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate the first R of D dimensions of heads [T, heads, D]; angles are [T, R / 2]."""
     half = cos.shape[1]
     first, second, rest = x.double().split((half, half, x.shape[-1] - 2 * half), -1)
@@ -29,11 +27,11 @@ def rope_write(
     if norm_weight is not None:
         scale = (turning.square().mean(-1, keepdim=True) + eps).rsqrt()
         turning = turning * scale * norm_weight.double()
-    queries, keys = turned(turning, cos, sin).split((num_heads, num_kv_heads), 1)
+    queries, keys = rotated(turning, cos, sin).split((num_heads, num_kv_heads), 1)
     return queries, keys, values
 
 
-def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+def gated_activation(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     """Return `activation(gate) * up` of [T, 2 N], gate first."""
     gate, up = gate_up.double().chunk(2, 1)
     if activation == "silu":

@@ -1,7 +1,5 @@
 """What the products with quantised weights compute, in float64."""
 
-from __future__ import annotations
-
 import torch
 
 LARGEST_FP8 = 448.0

@@ -3,24 +3,22 @@
 For tests and for reading; nothing here is fast. Ids that name no expert or adapter give zeros.
 """
 
-from __future__ import annotations
-
 import torch
 
 
-def grouped_gemm(x: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Return [T * C, N] of `x` [T, K] or [T * C, K], `weights` [E, N, K] and `chosen` [T, C]."""
+def grouped_gemm(x: torch.Tensor, weights: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:
+    """Return [T * C, N] of `x` [T, K] or [T * C, K], `weights` [E, N, K] and `topk_ids` [T, C]."""
     rows = x.double()
-    if x.shape[0] != chosen.numel():
-        rows = rows.repeat_interleave(chosen.shape[1], dim=0)
-    return _by_id(rows, weights.double(), chosen.flatten())
+    if x.shape[0] != topk_ids.numel():
+        rows = rows.repeat_interleave(topk_ids.shape[1], dim=0)
+    return _by_id(rows, weights.double(), topk_ids.flatten())
 
 
-def combine(outputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return [T, N], each token's rows of `outputs` [T * C, N] times its `shares` [T, C]."""
-    tokens, choices = shares.shape
+def combine(outputs: torch.Tensor, topk_weights: torch.Tensor) -> torch.Tensor:
+    """Return [T, N], each token's rows of `outputs` [T * C, N] times its `topk_weights` [T, C]."""
+    tokens, choices = topk_weights.shape
     rows = outputs.double().view(tokens, choices, outputs.shape[1])
-    return (rows * shares.double()[:, :, None]).sum(1)
+    return (rows * topk_weights.double()[:, :, None]).sum(1)
 
 
 def lora_shrink(x: torch.Tensor, a: torch.Tensor, adapter_ids: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """What the kernels over the vocabulary compute, in plain torch and in float64, for tests."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,14 +1,12 @@
 """Log-probabilities of chosen tokens and of the best ones, from logits, without a log-softmax."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
 
 from services.generator.backend.gpu.triton.checks import KernelError
 from services.generator.backend.gpu.triton.sampling.sampling_bounds import SHIFTS
-from services.generator.backend.gpu.triton.sampling.top_k_top_p import key_of, value_of
+from services.generator.backend.gpu.triton.sampling.top_k_top_p import float_to_key, key_to_float
 from services.generator.backend.gpu.triton.sampling.vocabulary import (
     require_logits,
     require_per_row,
@@ -53,7 +51,7 @@ def logprobs_tiles_kernel(
     tl.store(p_above + o_out, tl.sum((b_logits > chosen).to(tl.int32), axis=0))
     if N > 0:
         # ordered by logit, and of equal logits the lower id first; half as wide where that suffices
-        b_key = key_of(b_logits, SHIFT)
+        b_key = float_to_key(b_logits, SHIFT)
         if SHIFT > 0:
             b_key = b_key.to(tl.int32)
         b_left = b_key * BV + (BV - 1 - tl.arange(0, BV))
@@ -63,7 +61,7 @@ def logprobs_tiles_kernel(
             first = tl.max(b_left, axis=0)
             b_left = tl.where(b_left == first, none, b_left)
             i_left = first & (BV - 1)
-            key = key_of(value_of(((first - i_left) // BV).to(tl.int64), SHIFT), 0)
+            key = float_to_key(key_to_float(((first - i_left) // BV).to(tl.int64), SHIFT), 0)
             candidate = (key << 32) | (0x7FFFFFFF - (i_v * BV + BV - 1 - i_left)).to(tl.int64)
             tl.store(p_candidates + o_out * N + i_n, tl.where(first == none, TAKEN, candidate))
 
@@ -110,7 +108,7 @@ def logprobs_rows_kernel(
         for i_n in range(N):
             candidate = tl.max(b_left, axis=0)
             b_left = tl.where(b_left == candidate, TAKEN, b_left)
-            tl.store(p_top_values + i_s * N + i_n, value_of(candidate >> 32, 0) - total)
+            tl.store(p_top_values + i_s * N + i_n, key_to_float(candidate >> 32, 0) - total)
             tl.store(p_top_ids + i_s * N + i_n, 0x7FFFFFFF - (candidate & 0x7FFFFFFF))
 
 

@@ -1,7 +1,5 @@
 """Penalties on the logits of tokens that occurred."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,6 +1,4 @@
-"""One token per row of logits, drawn on the device, whatever else is in the batch."""
-
-from __future__ import annotations
+"""Token sampling by the Gumbel-max trick: one per row of logits, whatever else is in the batch."""
 
 import torch
 import triton
@@ -20,7 +18,7 @@ BELOW_ONE = tl.constexpr(1.0 - 2.0**-24)
 
 @triton.jit
 def gumbel(seed, position, start, BV: tl.constexpr):
-    # noise of the BV tokens from start on; four in a row share a counter of Philox
+    """Return Gumbel noise of the BV tokens from start on; four share a counter of Philox."""
     o_quad = start // 4 + tl.arange(0, BV // 4)
     low = position.to(tl.uint32)
     high = (position >> 32).to(tl.uint32)

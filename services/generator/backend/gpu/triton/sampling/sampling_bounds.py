@@ -1,12 +1,14 @@
-"""What min_p, top_k and top_p leave of each row, as bounds on its logits."""
-
-from __future__ import annotations
+"""Min-p, top-k and top-p: what they leave of each row, as bounds on its logits."""
 
 import torch
 import triton
 import triton.language as tl
 
-from services.generator.backend.gpu.triton.sampling.top_k_top_p import KEPT, cut, keep_best
+from services.generator.backend.gpu.triton.sampling.top_k_top_p import (
+    KEPT,
+    keep_best,
+    top_k_top_p_bounds,
+)
 from services.generator.backend.gpu.triton.sampling.vocabulary import (
     require_logits,
     require_per_row,
@@ -51,7 +53,7 @@ def sampling_bounds_kernel(
             # where exp((logit - best) / temperature) is min_p
             low = best + temperature * tl.log(min_p)
             if is_ranked:
-                low, high, tie_end = cut(
+                low, high, tie_end = top_k_top_p_bounds(
                     p_row, p_kept, V, best, rest, temperature, low, top_k, top_p, SHIFT, BV
                 )
     tl.store(p_low + i_s, low)

@@ -1,4 +1,4 @@
-"""Search of a row of logits for the place where top_k or top_p cuts it, without a sort.
+"""Top-k and top-p without a sort: a search of a row of logits for the place where they cut it.
 
 A count or a weight of what lies above the cut is the goal. The range of values that holds the cut
 is divided into four, over and over (as in Qrita, arXiv:2602.01518), here in the floats' own order
@@ -7,24 +7,27 @@ bfloat16, and is exact to the last step. Most often these passes are over few of
 its largest are kept apart. Ties at the cut fall to the lower ids.
 """
 
+import math
+
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(math.log2(math.e))
+KEPT = tl.constexpr(4)
+
 
 @triton.jit
-def key_of(value, SHIFT: tl.constexpr):
-    # the floats' order as integers; zero has one sign
+def float_to_key(value, SHIFT: tl.constexpr):
+    """Return integers in the floats' order; zero has one sign."""
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
     return (tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> SHIFT).to(tl.int64)
 
 
 @triton.jit
-def value_of(key, SHIFT: tl.constexpr):
+def key_to_float(key, SHIFT: tl.constexpr):
+    """Return the floats of such integers."""
     bits = tl.where(key < 0, key ^ (0x7FFFFFFF >> SHIFT), key) << SHIFT
     return bits.to(tl.int32).to(tl.float32, bitcast=True)
-
-
-KEPT = tl.constexpr(4)
 
 
 @triton.jit
@@ -34,12 +37,12 @@ def keep_best(
     V,
     BV: tl.constexpr,
 ):
-    # the largest KEPT of every BV-th logit; the best, and what none that is not kept lies above
+    """Keep the best KEPT of every BV-th logit; return the best, and a bound on the rest."""
     b_1 = tl.full([BV], float("-inf"), tl.float32)
     b_2, b_3, b_4 = b_1, b_1, b_1
     # one program reads alone: four tiles are on their way
-    for start in tl.range(0, V, BV, num_stages=5):
-        o_v = start + tl.arange(0, BV)
+    for i_v in tl.range(0, V, BV, num_stages=5):
+        o_v = i_v + tl.arange(0, BV)
         # [BV]
         b_less = tl.load(p_row + o_v, mask=o_v < V, other=float("-inf")).to(tl.float32)
         b_1, b_less = tl.maximum(b_1, b_less), tl.minimum(b_1, b_less)
@@ -58,16 +61,16 @@ def keep_best(
 
 @triton.jit
 def weigh(p_row, V, best, temperature, bound_1, bound_2, bound_3, BV: tl.constexpr):
-    # how many logits reach each bound, and their weights relative to the best's
+    """Return how many logits reach each bound, and their weights relative to the best's."""
     b_n1 = tl.zeros([BV], tl.int32)
     b_n2 = tl.zeros([BV], tl.int32)
     b_n3 = tl.zeros([BV], tl.int32)
     b_w1 = tl.zeros([BV], tl.float32)
     b_w2 = tl.zeros([BV], tl.float32)
     b_w3 = tl.zeros([BV], tl.float32)
-    rate = 1.4426950408889634 / temperature  # of powers of 2
-    for start in range(0, V, BV):
-        o_v = start + tl.arange(0, BV)
+    rate = LOG2_E / temperature
+    for i_v in range(0, V, BV):
+        o_v = i_v + tl.arange(0, BV)
         m_v = o_v < V
         # [BV]
         b_logits = tl.load(p_row + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
@@ -86,7 +89,7 @@ def weigh(p_row, V, best, temperature, bound_1, bound_2, bound_3, BV: tl.constex
 
 
 @triton.jit
-def search(
+def search_cut(
     p_row,
     V,
     best,
@@ -102,13 +105,14 @@ def search(
     SHIFT: tl.constexpr,
     BV: tl.constexpr,
 ):
+    """Return neighbouring keys around the cut, the counts and the weights that reach each."""
     # a single token between the bounds is at the cut, whatever its value
     while (hi - lo > 1) & (n_lo - n_hi > 1) & (IS_WEIGHT | (n_lo != goal)):
         width = hi - lo
         k_1 = lo + tl.maximum(width // 4, 1)
         k_2 = lo + width // 2
         k_3 = lo + (3 * width) // 4
-        c_1, c_2, c_3 = value_of(k_1, SHIFT), value_of(k_2, SHIFT), value_of(k_3, SHIFT)
+        c_1, c_2, c_3 = key_to_float(k_1, SHIFT), key_to_float(k_2, SHIFT), key_to_float(k_3, SHIFT)
         n_1, n_2, n_3, w_1, w_2, w_3 = weigh(p_row, V, best, temperature, c_1, c_2, c_3, BV)
         if IS_WEIGHT:
             m_1, m_2, m_3 = w_1 >= goal, w_2 >= goal, w_3 >= goal
@@ -125,13 +129,13 @@ def search(
 
 
 @triton.jit
-def end_of(p_row, V, low, high, ties, BV: tl.constexpr):
-    # one past the id of the last of so many logits in [low, high)
+def end_of_ties(p_row, V, low, high, ties, BV: tl.constexpr):
+    """Return one past the id of the last of so many logits in [low, high)."""
     seen = tl.zeros([], tl.int32)
-    start = tl.zeros([], tl.int32)
+    i_v = tl.zeros([], tl.int32)
     end = tl.zeros([], tl.int32)
-    while (seen < ties) & (start < V):
-        o_v = start + tl.arange(0, BV)
+    while (seen < ties) & (i_v < V):
+        o_v = i_v + tl.arange(0, BV)
         m_v = o_v < V
         # [BV]
         b_logits = tl.load(p_row + o_v, mask=m_v, other=float("-inf")).to(tl.float32)
@@ -140,18 +144,18 @@ def end_of(p_row, V, low, high, ties, BV: tl.constexpr):
         is_kept = (b_tie > 0) & (b_rank <= ties)
         end = tl.maximum(end, tl.max(tl.where(is_kept, o_v + 1, 0), axis=0))
         seen += tl.sum(b_tie, axis=0)
-        start += BV
+        i_v += BV
     return end
 
 
 @triton.jit
-def among(p_row, p_kept, V, is_kept, BV: tl.constexpr):
-    # where the search reads, and how much
+def search_range(p_row, p_kept, V, is_kept, BV: tl.constexpr):
+    """Return where the search reads, and how much."""
     return tl.where(is_kept, p_kept, p_row), tl.where(is_kept, KEPT * BV, V)
 
 
 @triton.jit
-def cut(
+def top_k_top_p_bounds(
     p_row,  # [V]
     p_kept,  # [KEPT, BV]
     V,
@@ -164,14 +168,14 @@ def cut(
     SHIFT: tl.constexpr,
     BV: tl.constexpr,
 ):
-    # low, high and the end of the ids that are left between them
+    """Return low, high and the end of the ids that are left between them."""
     none = tl.zeros([], tl.int32)
     nothing = tl.zeros([], tl.float32)
-    lo = key_of(floor, SHIFT)
-    end = key_of(best, SHIFT) + 1
+    lo = float_to_key(floor, SHIFT)
+    end = float_to_key(best, SHIFT) + 1
     # most often the cut is among what is kept
-    near = tl.maximum(key_of(rest, SHIFT), lo) + 1
-    c_near = value_of(near, SHIFT)
+    near = tl.maximum(float_to_key(rest, SHIFT), lo) + 1
+    c_near = key_to_float(near, SHIFT)
     n_lo, n_near, _, w_lo, w_near, _ = weigh(p_row, V, best, temperature, floor, c_near, c_near, BV)
     hi, n_hi, w_hi = end, none, nothing
     left = n_lo
@@ -180,8 +184,8 @@ def cut(
         lo = tl.where(is_near, near, lo)
         n_lo = tl.where(is_near, n_near, n_lo)
         w_lo = tl.where(is_near, w_near, w_lo)
-        p_from, size = among(p_row, p_kept, V, lo >= near, BV)
-        lo, hi, n_lo, n_hi, w_lo, w_hi = search(
+        p_from, size = search_range(p_row, p_kept, V, lo >= near, BV)
+        lo, hi, n_lo, n_hi, w_lo, w_hi = search_cut(
             p_from, size, best, temperature, lo, hi, n_lo, n_hi, w_lo, w_hi, top_k, False, SHIFT, BV
         )
         left = top_k
@@ -193,8 +197,8 @@ def cut(
         lo = tl.where(is_near, near, lo)
         left = tl.where(is_near, n_near, left)
         w_lo = tl.where(is_near, w_near, w_lo)
-        p_from, size = among(p_row, p_kept, V, lo >= near, BV)
-        lo, hi, n_lo, n_hi, w_lo, w_hi = search(
+        p_from, size = search_range(p_row, p_kept, V, lo >= near, BV)
+        lo, hi, n_lo, n_hi, w_lo, w_hi = search_cut(
             p_from,
             size,
             best,
@@ -213,9 +217,9 @@ def cut(
         # of equal weights, as many as begin below the goal
         wanted = tl.ceil((goal - w_hi) * (n_lo - n_hi) / (w_lo - w_hi))
         ties = tl.minimum(tl.maximum(wanted, 1.0), n_lo - n_hi).to(tl.int32)
-    low = tl.maximum(value_of(lo, SHIFT), floor)
-    high = value_of(hi, SHIFT)
+    low = tl.maximum(key_to_float(lo, SHIFT), floor)
+    high = key_to_float(hi, SHIFT)
     tie_end = none + V
     if ties < n_lo - n_hi:
-        tie_end = end_of(p_row, V, low, high, ties, BV)
+        tie_end = end_of_ties(p_row, V, low, high, ties, BV)
     return low, high, tie_end

@@ -1,7 +1,5 @@
 """What the kernels over a whole vocabulary have in common: checks, and the tiles that they use."""
 
-from __future__ import annotations
-
 import torch
 import triton
 

@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from services.generator.backend.gpu.triton.attention import checks
-from services.generator.backend.gpu.triton.attention import paged_decode_launch as launch
-from services.generator.backend.gpu.triton.attention.paged_decode import paged_decode
+from services.generator.backend.gpu.triton.attention import paged_decode as op
+from services.generator.backend.gpu.triton.attention.paged_decode import decode_launch, paged_decode
 from services.generator.backend.gpu.triton.checks import KernelError
 from services.generator.backend.gpu.triton.reference import attention as reference_attention
 from tests.generator.backend.gpu.triton.compare import FLOATS, assert_near
@@ -81,7 +83,7 @@ def most_splits() -> int:
 @pytest.fixture(autouse=True)
 def split(most_splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences are split in this many parts at most."""
-    monkeypatch.setattr(launch, "MAX_SPLITS", most_splits)
+    monkeypatch.setattr(op, "MAX_SPLITS", most_splits)
 
 
 @DTYPES
@@ -210,7 +212,7 @@ def test_golden_values(device: torch.device) -> None:
     A window of four over the end of one tile and the beginning of the next puts the boundary
     behind the second; a sink as large as the largest score tells the sum: it adds 1.
     """
-    tile = launch.tile_of(4, 64, 1).tokens
+    tile = decode_launch(4, 64, 1).keys
     cached = pages((tile + 2,), 1, 64, torch.float32, device)
     scores, values = [1.0, 3.0, 0.0, 2.0], [[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [3.0, 1.0]]
     for i in range(4):
@@ -245,7 +247,7 @@ def test_golden_values(device: torch.device) -> None:
 )
 def test_splits_keep_a_gpu_busy(sequences: int, kv_heads: int, tiles: int, splits: int) -> None:
     """A power of two, by what is known before the launch."""
-    assert launch.splits_of(launch.busy_splits(sequences, kv_heads, 132), tiles) == splits
+    assert op.num_splits(op.busy_splits(sequences, kv_heads, 132), tiles) == splits
 
 
 def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None:
@@ -255,20 +257,28 @@ def test_a_short_sequence_in_a_wide_table_is_split(device: torch.device) -> None
     check(queries(1, 2, 64, torch.float32, device), short._replace(block_table=table))
 
 
+@triton.jit
+def split_size_kernel(p_lengths, p_sizes, tile: tl.constexpr, min_tiles: tl.constexpr):
+    i_s = tl.program_id(0)
+    length = tl.load(p_lengths + i_s)
+    _, _, size = op.split_range(length, length, 64, 1, tile, min_tiles)
+    tl.store(p_sizes + i_s, size)
+
+
 def test_a_short_sequence_is_not_split_for_nothing(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a batch that keeps the GPU busy, and in a table for long ones: it is as if without."""
-    monkeypatch.setattr(launch, "PROGRAMS", 0)
-    tile, size = launch.tile_of(4, 64, 2).tokens, 64
-    cached = pages((5 * tile, (launch.FEWEST_TILES + 2) * tile), 1, size, torch.float32, device)
-    blocks = 4 * launch.SPLIT_TILES * tile // 16
+    """In a batch that keeps the GPU busy, and in a table for long ones, which are split."""
+    monkeypatch.setattr(op, "PROGRAMS_PER_SM", 0)
+    tile, size = decode_launch(4, 64, 2).keys, 64
+    cached = pages((5 * tile, (op.MIN_SPLIT_TILES + 2) * tile), 1, size, torch.float32, device)
+    blocks = 4 * op.MAX_SPLIT_TILES * tile // 16
     table = torch.zeros(2, blocks, dtype=torch.int32, device=device)
     table[:, : cached.block_table.shape[1]] = cached.block_table
-    q = queries(2, 2, size, torch.float32, device)
-    out, split = check(q, cached), check(q, cached._replace(block_table=table))
-    assert torch.equal(split[0], out[0])
-    assert not torch.equal(split[1], out[1])
+    check(queries(2, 2, size, torch.float32, device), cached._replace(block_table=table))
+    sizes = torch.empty(2, dtype=torch.int32, device=device)
+    split_size_kernel[(2,)](cached.lengths, sizes, tile, op.MIN_SPLIT_TILES)
+    assert sizes.tolist() == [5 * tile, (op.MIN_SPLIT_TILES + 2) * tile // 2]
 
 
 def apart(tensor: torch.Tensor) -> torch.Tensor:
@@ -347,7 +357,7 @@ def test_the_reference_is_torchs_attention(device: torch.device) -> None:
     q = torch.randn(10, 6, 16, device=device)
     starts = torch.tensor([0, 5, 8], device=device)
     k_cache, v_cache, table, lengths = cached
-    out = reference_attention.paged_attention(q, k_cache, v_cache, table, starts, lengths, 0.3)
+    out = reference_attention.paged_prefill(q, k_cache, v_cache, table, starts, lengths, 0.3)
     for i, (first, count, length) in enumerate(((0, 5, 20), (5, 3, 33))):
         blocks = cached.block_table[i].long()
         keys, values = (

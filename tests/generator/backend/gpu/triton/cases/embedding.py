@@ -1,12 +1,15 @@
 """Embeddings as wide as those of Llama, Qwen3, SmolLM and Gemma 3."""
 
-from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import NUM_WARPS, tile
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import (
+    NUM_WARPS,
+    elementwise_tile,
+)
 from services.generator.backend.gpu.triton.elementwise.embedding import embedding_kernel
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 
 def case(dtype: str, width: int, ids: str) -> CompileCase:
-    rows, columns = tile(width)
+    rows, columns = elementwise_tile(width)
     return CompileCase(
         f"embedding {dtype} {width} {ids}",
         embedding_kernel,

@@ -1,15 +1,20 @@
 """Gated units as wide as those of Llama, Qwen3, SmolLM and Gemma 3."""
 
-from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import NUM_WARPS, tile
-from services.generator.backend.gpu.triton.elementwise.gated_activation import gated_kernel
+from services.generator.backend.gpu.triton.elementwise.elementwise_tiles import (
+    NUM_WARPS,
+    elementwise_tile,
+)
+from services.generator.backend.gpu.triton.elementwise.gated_activation import (
+    gated_activation_kernel,
+)
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 
 def case(dtype: str, width: int, is_gelu: bool) -> CompileCase:
-    rows, columns = tile(width)
+    rows, columns = elementwise_tile(width)
     return CompileCase(
-        f"gated {dtype} {width} {'gelu_tanh' if is_gelu else 'silu'}",
-        gated_kernel,
+        f"gated_activation {dtype} {width} {'gelu_tanh' if is_gelu else 'silu'}",
+        gated_activation_kernel,
         {
             **dict.fromkeys(("p_x", "p_out"), POINTERS[dtype]),
             **dict.fromkeys(("s_x", "T"), "i32"),

@@ -21,13 +21,13 @@ def sort_case(index: str, pairs: int, num_experts: int, tile: int) -> CompileCas
         f"sort_by_expert {index} {pairs} pairs {num_experts} experts",
         sort_by_expert_kernel,
         {
-            "p_chosen": index,
-            **dict.fromkeys(("p_slots", "p_experts"), "*i32"),
+            "p_topk_ids": index,
+            **dict.fromkeys(("p_pairs", "p_experts"), "*i32"),
             **dict.fromkeys(("P", "S", "E"), "i32"),
         },
         {"TILE": tile, **options},
         num_warps=warps,
-        aligned=("p_chosen", "p_slots", "p_experts"),
+        aligned=("p_topk_ids", "p_pairs", "p_experts"),
     )
 
 
@@ -36,8 +36,8 @@ def product_case(model: str, dtype: str, choices: int, tile: int) -> CompileCase
     options = launch_options(tile, getattr(torch, dtype))
     warps, stages = options.pop("num_warps"), options.pop("num_stages")
     tensors = ("p_x", "p_weights", "p_out")
-    indices = ("p_slots", "p_experts")
-    sizes = ("s_x", "s_e", "s_n", "N", "K")
+    indices = ("p_pairs", "p_experts")
+    sizes = ("s_x", "s_weights_expert", "s_weights_row", "N", "K")
     return CompileCase(
         f"grouped_gemm {model} {dtype} C {choices} tile {tile}",
         grouped_gemm_kernel,
@@ -59,9 +59,9 @@ def combine_case(dtype: str, choices: int) -> CompileCase:
     return CompileCase(
         f"combine {dtype} C {choices}",
         combine_kernel,
-        {**dict.fromkeys(tensors, POINTERS[dtype]), "p_shares": "*fp32", "N": "i32"},
+        {**dict.fromkeys(tensors, POINTERS[dtype]), "p_topk_weights": "*fp32", "N": "i32"},
         {"C": choices, "BN": COMBINE_TILE},
-        aligned=(*tensors, "p_shares", "N"),
+        aligned=(*tensors, "p_topk_weights", "N"),
     )
 
 

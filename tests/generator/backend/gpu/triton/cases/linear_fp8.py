@@ -7,9 +7,9 @@ from services.generator.backend.gpu.triton.linear.linear_fp8 import (
     linear_fp8_kernel,
     quantize_fp8_kernel,
 )
-from services.generator.backend.gpu.triton.linear.linear_plan import Plan, choose
+from services.generator.backend.gpu.triton.linear.split_k import Plan, choose
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
-from tests.generator.backend.gpu.triton.cases.linear_plan import plans
+from tests.generator.backend.gpu.triton.cases.split_k import plans
 
 FP8 = "*fp8e4nv"
 

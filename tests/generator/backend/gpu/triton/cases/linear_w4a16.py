@@ -1,9 +1,9 @@
 """Weights of four bits in groups of 128 and of 32; a bias where K is not split."""
 
-from services.generator.backend.gpu.triton.linear.linear_plan import Plan
 from services.generator.backend.gpu.triton.linear.linear_w4a16 import linear_w4a16_kernel, tiles_for
+from services.generator.backend.gpu.triton.linear.split_k import Plan
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
-from tests.generator.backend.gpu.triton.cases.linear_plan import DTYPES, plans
+from tests.generator.backend.gpu.triton.cases.split_k import DTYPES, plans
 
 
 def case(name: str, dtype: str, group: int, plan: Plan) -> CompileCase:

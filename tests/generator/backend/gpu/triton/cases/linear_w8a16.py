@@ -1,9 +1,9 @@
 """Weights of eight bits; a bias where K is not split, for then the kernel itself adds it."""
 
-from services.generator.backend.gpu.triton.linear.linear_plan import Plan, choose
 from services.generator.backend.gpu.triton.linear.linear_w8a16 import TABLE, linear_w8a16_kernel
+from services.generator.backend.gpu.triton.linear.split_k import Plan, choose
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
-from tests.generator.backend.gpu.triton.cases.linear_plan import DTYPES, plans
+from tests.generator.backend.gpu.triton.cases.split_k import DTYPES, plans
 
 
 def case(name: str, dtype: str, plan: Plan) -> CompileCase:

@@ -16,7 +16,7 @@ PARTS = {"p_best": "*fp32", "p_sum": "*fp32", "p_above": "*i32", "p_candidates":
 RESULTS = {"p_chosen": "*fp32", "p_rank": "*i32", "p_top_values": "*fp32", "p_top_ids": "*i64"}
 CASES: list[CompileCase] = []
 for dtype in ("bfloat16", "float32"):
-    for vocab, num_top in ((151936, 0), (151936, 5), (151936, 32), (49152, 20)):
+    for vocab, num_top in ((151936, 5), (151936, 0), (151936, 32), (49152, 20)):
         tile, warps = logprobs_tile(vocab)
         tiles = triton.cdiv(vocab, tile)
         width = triton.next_power_of_2(max(1, tiles * num_top))

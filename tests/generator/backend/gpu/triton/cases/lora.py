@@ -14,7 +14,7 @@ from services.generator.backend.gpu.triton.linear.lora import (
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 WIDTH = 4096
-INDICES = ("p_slots", "p_adapters")
+INDICES = ("p_pairs", "p_adapters")
 
 
 def shrink_case(dtype: str, rank: int, is_split: bool) -> CompileCase:
@@ -29,9 +29,9 @@ def shrink_case(dtype: str, rank: int, is_split: bool) -> CompileCase:
             **dict.fromkeys(INDICES, "*i32"),
             "p_parts": "*fp32",
             **dict.fromkeys(("s_x", "S", "T", "K"), "i32"),
-            **({} if is_split else {"EACH": "i32"}),
+            **({} if is_split else {"CHUNKS": "i32"}),
         },
-        {"R": rank, **options, **({"EACH": 1} if is_split else {})},
+        {"R": rank, **options, **({"CHUNKS": 1} if is_split else {})},
         num_warps=warps,
         num_stages=stages,
         aligned=("p_x", "p_a", *INDICES, "p_parts", "s_x", "K"),

@@ -1,27 +1,26 @@
 """Decode of Llama's and Qwen's (128), SmolLM's (64), Phi's (80, 96) and Gemma's (256) heads."""
 
+from services.generator.backend.gpu.triton.attention.launch import head_tile
 from services.generator.backend.gpu.triton.attention.paged_decode import (
+    MAX_SPLITS,
+    MIN_SPLIT_TILES,
+    decode_launch,
     paged_decode_reduce_kernel,
     paged_decode_split_kernel,
-)
-from services.generator.backend.gpu.triton.attention.paged_decode_launch import (
-    FEWEST_TILES,
-    MAX_SPLITS,
     reduce_warps,
-    tile_of,
 )
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHES = {**POINTERS, "int8": "*i8", "float8_e4m3fn": "*fp8e4nv"}
-STRIDES = ("s_q_seq", "s_q_head", "s_table")
+STRIDES = ("s_q_token", "s_q_head", "s_table")
 
 
 def split_case(
     dtype: str, size: int, group: int = 4, cache: str | None = None, has_soft_cap: bool = False
 ) -> CompileCase:
     """One launch of the kernel over splits, in pages of 16 tokens."""
-    tile = tile_of(BYTES[dtype], size, group)
+    launch = decode_launch(BYTES[dtype], size, group)
     pointers = {
         "p_q": POINTERS[dtype],
         **dict.fromkeys(("p_k", "p_v"), CACHES[cache or dtype]),
@@ -48,13 +47,12 @@ def split_case(
             "BLOCK_SIZE": 16,
             "HAS_SOFT_CAP": has_soft_cap,
             "HAS_SCALES": cache is not None,
-            "BH": tile.heads,
-            "BD": tile.width,
-            "BN": tile.tokens,
-            "FEWEST": FEWEST_TILES,
+            "BM": launch.rows,
+            "BD": head_tile(size),
+            "BN": launch.keys,
+            "MIN_TILES": MIN_SPLIT_TILES,
         },
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **launch.options,
         least=(9, 0) if cache == "float8_e4m3fn" else (8, 0),
         aligned=(*pointers, *STRIDES, "window"),
     )
@@ -62,7 +60,7 @@ def split_case(
 
 def reduce_case(dtype: str, size: int, splits: int, has_sinks: bool) -> CompileCase:
     """One launch of the reduction."""
-    tile = tile_of(BYTES[dtype], size, 4)
+    launch = decode_launch(BYTES[dtype], size, 4)
     pointers = {
         **dict.fromkeys(("p_partial", "p_lse", "p_sinks"), "*fp32"),
         "p_lengths": "*i32",
@@ -76,17 +74,17 @@ def reduce_case(dtype: str, size: int, splits: int, has_sinks: bool) -> CompileC
             "HAS_SINKS": has_sinks,
             "D": size,
             "SPLITS": splits,
-            "BD": tile.width,
-            "BN": tile.tokens,
-            "FEWEST": FEWEST_TILES,
+            "BD": head_tile(size),
+            "BN": launch.keys,
+            "MIN_TILES": MIN_SPLIT_TILES,
         },
-        num_warps=reduce_warps(splits * tile.width),
+        num_warps=reduce_warps(splits * head_tile(size)),
         aligned=(*pointers, "window"),
     )
 
 
 CASES = [
-    *(split_case("bfloat16", size) for size in (64, 80, 96, 128, 256)),
+    *(split_case("bfloat16", size) for size in (128, 64, 80, 96, 256)),
     split_case("bfloat16", 64, group=64),
     split_case("bfloat16", 128, group=32),
     split_case("bfloat16", 256, group=64),

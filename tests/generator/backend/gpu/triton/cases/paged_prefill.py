@@ -2,13 +2,14 @@
 
 import torch
 
+from services.generator.backend.gpu.triton.attention.launch import head_tile
 from services.generator.backend.gpu.triton.attention.paged_prefill import (
-    launch_of,
     paged_prefill_kernel,
+    prefill_launch,
 )
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
-STRIDES = ("s_qt", "s_qh")
+STRIDES = ("s_q_token", "s_q_head")
 CACHES = {**POINTERS, "float8_e4m3fn": "*fp8e4nv", "int8": "*i8"}
 
 
@@ -25,12 +26,12 @@ def case(
 ) -> CompileCase:
     """Return a launch for heads of `size`, `group` of them to a KV head."""
     dtypes = getattr(torch, dtype), getattr(torch, cache or dtype)
-    launch = launch_of(*dtypes, size, group, rows, is_sm90)
+    launch = prefill_launch(*dtypes, size, group, rows, is_sm90)
     flags = (has_sinks, has_window, has_soft_cap)
-    told = (flag for flag, is_on in zip(("sinks", "window", "cap"), flags, strict=True) if is_on)
+    present = (flag for flag, is_on in zip(("sinks", "window", "cap"), flags, strict=True) if is_on)
     return CompileCase(
         " ".join(
-            ["paged_prefill", dtype, f"{launch.rows}x{launch.keys}x{size}", cache or "", *told]
+            ["paged_prefill", dtype, f"{launch.rows}x{launch.keys}x{size}", cache or "", *present]
         ),
         paged_prefill_kernel,
         {
@@ -44,22 +45,21 @@ def case(
         },
         {
             # eight KV heads in blocks of 16, values beside their keys
-            **dict.fromkeys(("s_kb", "s_vb"), 16 * 16 * size),
-            **dict.fromkeys(("s_kn", "s_vn"), 16 * size),
-            **dict.fromkeys(("s_kh", "s_vh"), size),
+            **dict.fromkeys(("s_k_block", "s_v_block"), 16 * 16 * size),
+            **dict.fromkeys(("s_k_token", "s_v_token"), 16 * size),
+            **dict.fromkeys(("s_k_head", "s_v_head"), size),
             "HAS_SINKS": has_sinks,
             "HAS_SCALES": cache is not None,
             "HAS_WINDOW": has_window,
             "HAS_SOFT_CAP": has_soft_cap,
             "GROUP": group,
-            "BLOCK": 16,
+            "BLOCK_SIZE": 16,
             "D": size,
             "BM": launch.rows,
             "BN": launch.keys,
-            "BD": 1 << (size - 1).bit_length(),
+            "BD": head_tile(size),
         },
-        num_warps=launch.warps,
-        num_stages=launch.stages,
+        **launch.options,
         least=(9, 0) if is_sm90 or cache == "float8_e4m3fn" else (8, 0),
         aligned=("p_q", "p_k", "p_v", "p_table", "p_starts", "p_lengths", "p_out", *STRIDES),
     )

@@ -5,20 +5,19 @@ from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, Comp
 
 CASES = [
     CompileCase(
-        f"rms_norm {dtype} {tile}{' residual' if has_residual else ''}",
+        f"rms_norm {dtype} {tile}",
         rms_norm_kernel,
         {
-            **dict.fromkeys(("p_x", "p_residual", "p_weight", "p_out"), POINTERS[dtype]),
+            **dict.fromkeys(("p_x", "p_weight", "p_out"), POINTERS[dtype]),
             "s_x": "i32",
             "N": "i32",
             "eps": "fp32",
             "offset": "fp32",
         },
-        {"HAS_RESIDUAL": has_residual, "BN": tile},
+        {"BN": tile},
         num_warps=num_warps(tile),
-        aligned=("p_x", "p_residual", "p_weight", "p_out", "s_x", "N"),
+        aligned=("p_x", "p_weight", "p_out", "s_x", "N"),
     )
     for dtype in ("bfloat16", "float16")
     for tile in (1024, 4096, 8192)
-    for has_residual in (False, True)
 ]

@@ -2,15 +2,15 @@
 
 from services.generator.backend.gpu.triton.attention.rope_write import (
     NUM_WARPS,
+    rope_tile,
     rope_write_kernel,
-    tiles,
 )
 from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, CompileCase
 
 # query heads, key heads, size of a head, half of what is rotated, with norms
 MODELS = {
-    "smollm": (9, 3, 64, 32, False),
     "llama": (32, 8, 128, 64, False),
+    "smollm": (9, 3, 64, 32, False),
     "qwen3": (40, 8, 128, 64, True),
     "gemma3": (8, 4, 256, 128, True),
     "phi3": (32, 32, 96, 48, False),
@@ -42,17 +42,17 @@ def case(model: str, dtype: str, cache: str) -> CompileCase:
         },
         {
             # in blocks of 16, values beside their keys
-            **dict.fromkeys(("s_kb", "s_vb"), 16 * 2 * kv_heads * head_dim),
-            **dict.fromkeys(("s_kt", "s_vt"), 2 * kv_heads * head_dim),
-            **dict.fromkeys(("s_kh", "s_vh"), head_dim),
+            **dict.fromkeys(("s_k_block", "s_v_block"), 16 * 2 * kv_heads * head_dim),
+            **dict.fromkeys(("s_k_token", "s_v_token"), 2 * kv_heads * head_dim),
+            **dict.fromkeys(("s_k_head", "s_v_head"), head_dim),
             "H": heads,
             "KVH": kv_heads,
             "D": head_dim,
             "R": half,
-            "BLOCK": 16,
+            "BLOCK_SIZE": 16,
             "HAS_NORM": has_norm,
             "MAX": CACHES[cache],
-            **tiles(head_dim, half),
+            **rope_tile(head_dim, half),
         },
         num_warps=NUM_WARPS,
         least=(9, 0) if cache == "*fp8e4nv" else (8, 0),

@@ -1,12 +1,12 @@
-"""Root mean square norms against float64."""
+"""RMS norm against float64."""
 
 import pytest
 import torch
 
 from services.generator.backend.gpu.triton.checks import KernelError
-from services.generator.backend.gpu.triton.elementwise.rms_norm import add_rms_norm, rms_norm
+from services.generator.backend.gpu.triton.elementwise.rms_norm import rms_norm
 from services.generator.backend.gpu.triton.reference import elementwise as reference_elementwise
-from tests.generator.backend.gpu.triton.compare import FLOATS, Guarded, assert_near
+from tests.generator.backend.gpu.triton.compare import FLOATS, assert_near
 
 DTYPES = pytest.mark.parametrize(
     "dtype", [*FLOATS, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
@@ -30,22 +30,6 @@ def test_a_row_is_divided_by_its_root_mean_square(
     assert_near("out", out, reference_elementwise.rms_norm(x, weight, 1e-5, offset))
 
 
-@DTYPES
-@SHAPES
-def test_the_sum_is_kept_and_normalised(
-    rows: int, width: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    """The residual is changed in place, rounded to its dtype, and nothing around it is touched."""
-    x = torch.randn(rows, width, device=device).to(dtype)
-    before = torch.randn(rows, width, device=device).to(dtype)
-    weight = torch.randn(width, device=device).to(dtype)
-    residual = Guarded(before)
-    out = add_rms_norm(x, residual.tensor, weight, 1e-5)
-    residual.check()
-    assert torch.equal(residual.tensor, (x.float() + before.float()).to(dtype))
-    assert_near("out", out, reference_elementwise.rms_norm(residual.tensor, weight, 1e-5))
-
-
 def test_rows_may_lie_apart(device: torch.device) -> None:
     """Columns of a wider tensor are read in place."""
     wide = torch.randn(3, 200, device=device)
@@ -53,18 +37,17 @@ def test_rows_may_lie_apart(device: torch.device) -> None:
     assert_near("out", rms_norm(x, weight, 1e-5), reference_elementwise.rms_norm(x, weight, 1e-5))
 
 
-@pytest.mark.parametrize("argument", ["x", "weight", "residual"])
+@pytest.mark.parametrize("argument", ["x", "weight"])
 def test_what_is_not_contiguous_is_refused_by_name(argument: str, device: torch.device) -> None:
     """Nothing is copied silently."""
     tensors = {
         "x": torch.randn(8, 8, device=device),
-        "residual": torch.randn(8, 8, device=device),
         "weight": torch.randn(16, device=device)[:8],
     }
     whole = torch.randn(8, 16, device=device)
     tensors[argument] = whole[0, ::2] if argument == "weight" else whole[:, ::2]
     with pytest.raises(KernelError) as caught:
-        add_rms_norm(tensors["x"], tensors["residual"], tensors["weight"], 1e-5)
+        rms_norm(tensors["x"], tensors["weight"], 1e-5)
     assert caught.value.argument == argument
 
 

@@ -11,7 +11,7 @@ from services.generator.backend.gpu.triton.linear.lora import (
     sort_by_adapter,
 )
 from services.generator.backend.gpu.triton.reference import moe as reference_moe
-from tests.generator.backend.gpu.triton.compare import FLOATS, Guarded, assert_near
+from tests.generator.backend.gpu.triton.compare import FLOATS, Guarded, assert_near, summable
 
 DTYPES = pytest.mark.parametrize(
     "dtype", [*FLOATS, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
@@ -31,6 +31,14 @@ def shrink_inputs(
     """Return `x` and `a`."""
     x = torch.randn(tokens, width, device=device).to(dtype)
     return x, torch.randn(ADAPTERS, rank, width, device=device).to(dtype)
+
+
+def summable_inputs(
+    tokens: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `x` and `a` of rank 8, whose products are the same to the last bit in any order."""
+    x = summable(tokens, width, device=device).to(dtype)
+    return x, summable(ADAPTERS, 8, width, device=device).to(dtype)
 
 
 def expand_inputs(
@@ -74,7 +82,7 @@ def test_many_tokens_are_not_split_and_have_the_same_bits(
     dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One program sums the chunks in the order in which the second pass does."""
-    x, a = shrink_inputs(5, 1300, 8, dtype, device)
+    x, a = summable_inputs(5, 1300, dtype, device)
     ids = some_ids(5, device)
     split = lora_shrink(x, a, ids)
     monkeypatch.setattr(lora, "SPLIT_TOKENS", 0)
@@ -134,9 +142,10 @@ def test_rows_may_be_sorted_before(device: torch.device) -> None:
     """Once for all layers of a step."""
     ids = some_ids(9, device)
     rows = sort_by_adapter(ids, ADAPTERS)
-    x, a = shrink_inputs(9, 40, 8, torch.float32, device)
+    x, a = summable_inputs(9, 40, torch.float32, device)
     assert torch.equal(lora_shrink(x, a, ids, rows), lora_shrink(x, a, ids))
-    before, shrunk, b, scale = expand_inputs(9, 40, 8, torch.float32, device)
+    before, _, _, scale = expand_inputs(9, 40, 8, torch.float32, device)
+    shrunk, b = summable(9, 8, device=device), summable(ADAPTERS, 40, 8, device=device)
     y, same = before.clone(), before.clone()
     lora_expand_add(y, shrunk, b, ids, scale, rows)
     lora_expand_add(same, shrunk, b, ids, scale)
@@ -146,8 +155,9 @@ def test_rows_may_be_sorted_before(device: torch.device) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, device: torch.device) -> None:
     """The same bits alone and among others."""
-    x, a = shrink_inputs(21, 600, 8, dtype, device)
-    before, _, b, scale = expand_inputs(21, 40, 8, dtype, device)
+    x, a = summable_inputs(21, 600, dtype, device)
+    before, _, _, scale = expand_inputs(21, 40, 8, dtype, device)
+    b = summable(ADAPTERS, 40, 8, device=device).to(dtype)
     ids = torch.ones(21, dtype=torch.int32, device=device)
     shrunk, y = lora_shrink(x, a, ids), before.clone()
     lora_expand_add(y, shrunk, b, ids, scale)

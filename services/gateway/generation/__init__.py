@@ -1,0 +1,1 @@
+"""The generator stage behind one port: queue, routing, bus and text."""

@@ -1,0 +1,1 @@
+"""Bytes and connections: what surrounds every request. Knows no endpoint."""
