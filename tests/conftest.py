@@ -22,6 +22,16 @@ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
     os.environ.setdefault(name, CHILD_DEFAULTS[name])
 
 
+# what libraries and our own compiler take for the processor, where it is not asked
+LEVELS = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CXX")
+
+
+def pytest_report_header() -> str:
+    """Name the processor's level that the environment asks for."""
+    asked = [f"{name}={os.environ[name]}" for name in LEVELS if name in os.environ]
+    return f"processor: {' '.join(asked) or 'as it is'}"
+
+
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     """Return once something accepts connections; fails where it ended or takes too long."""
     deadline = time.monotonic() + START_LIMIT_S
