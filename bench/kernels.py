@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from bench.common.checkpoints import QWEN3_0_6B, SMOLLM_135M
 from bench.common.machine import describe
-from services.generator.backend.cpu.attention import attention
-from services.generator.backend.cpu.bf16_linear import bf16_linear
+from services.generator.backend.cpu.attention.paged_attention import attention
 from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.onednn_linear import OneDnnLinear
+from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.block_tables import BlockTables
 from services.generator.model.checkpoint.config import ModelConfig

@@ -10,10 +10,26 @@ from pathlib import Path
 import pytest
 
 from cli import servers
+from cli.plan import CHILD_DEFAULTS
 
 pytest_plugins = ["tests.sharding", "tests.suite_table"]
 
 START_LIMIT_S = 15.0
+
+# xdist's workers share the cores as the stack's services do: a thread that spins for long while
+# another process has its core takes most of the time. Read when torch is loaded, so set here.
+for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    os.environ.setdefault(name, CHILD_DEFAULTS[name])
+
+
+# what libraries and our own compiler take for the processor, where it is not asked
+LEVELS = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CXX")
+
+
+def pytest_report_header() -> str:
+    """Name the processor's level that the environment asks for."""
+    asked = [f"{name}={os.environ[name]}" for name in LEVELS if name in os.environ]
+    return f"processor: {' '.join(asked) or 'as it is'}"
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

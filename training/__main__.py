@@ -9,7 +9,7 @@ from training.train import Plan, run
 
 
 def main() -> None:
-    """Reads the command line and runs."""
+    """Read the command line and run."""
     defaults = Plan()
     parser = argparse.ArgumentParser("training", description=__doc__)
     parser.add_argument("--minutes", type=float, default=defaults.minutes)

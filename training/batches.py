@@ -68,7 +68,7 @@ class Packer:
         return self._batch(shelves, length, random.Random(f"{self.seed}-{number}-picks"))
 
     def _ids(self, document: Document, room: int) -> list[int]:
-        """The tokens of a document without the exchanges that do not fit; none if none does."""
+        """Return a document's tokens without the exchanges that do not fit; none if none does."""
         ids: list[int] = self.tokenizer.encode(text_of(document)).ids
         while len(ids) > room and self.user in ids:
             last = len(ids) - 1 - ids[::-1].index(self.user)
@@ -76,7 +76,7 @@ class Packer:
         return ids if self.user in ids else []
 
     def weigh(self, ids: list[int]) -> list[float]:
-        """The weight of the loss at every token of a document, for predicting the next one."""
+        """Return the weight of the loss at every token of a document, for predicting the next."""
         weights = [CONTEXT_WEIGHT] * (len(ids) - 1)
         asked = 0
         for at, token in enumerate(ids):
@@ -116,7 +116,7 @@ class Packer:
     def _picked(
         self, tokens: Tensor, marks: Tensor, weighed: list[tuple[int, float]], rng: random.Random
     ) -> Batch:
-        """Picks every token of the replies, and of the context as many as there is room for."""
+        """Pick every token of the replies, and of the context as many as there is room for."""
         inputs = tokens[:, :-1].contiguous()
         count = int(inputs.numel() * PICKED)
         rng.shuffle(weighed)
@@ -141,11 +141,11 @@ class Stream:
         self.worker.start()
 
     def next(self) -> Batch:
-        """The next batch."""
+        """Return the next batch."""
         return Batch(*(torch.from_numpy(array) for array in self.queue.get()))
 
     def close(self) -> None:
-        """Ends the worker."""
+        """End the worker."""
         self.worker.kill()
         self.worker.join()
 

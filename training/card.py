@@ -43,7 +43,7 @@ class Record:
 
 
 def record(plan: Plan) -> Record:
-    """The record of the run whose checkpoint is here, or else the one beside the weights."""
+    """Return the record of the run whose checkpoint is here, or else the one beside the weights."""
     checkpoint = plan.run / "checkpoint.pt"
     if not checkpoint.exists():
         return Record(**json.loads((plan.out / "figures.json").read_text())["run"])
@@ -53,7 +53,7 @@ def record(plan: Plan) -> Record:
 
 
 def write(plan: Plan) -> None:
-    """Evaluates the exported model, prints its figures and writes them beside the weights."""
+    """Evaluate the exported model, print its figures and write them beside the weights."""
     run, found = record(plan), figures(plan.out)
     content = {"run": asdict(run), "figures": found}
     (plan.out / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -65,14 +65,14 @@ def write(plan: Plan) -> None:
 
 
 def command(plan: Plan) -> str:
-    """The command that trains the model."""
+    """Return the command that trains the model."""
     length = f"--tokens {plan.tokens}" if plan.tokens else f"--minutes {plan.minutes:g}"
     start = f" --start {plan.start}" if plan.start else ""
     return f"python -m training{start} {length} --seed {plan.seed}"
 
 
 def machine() -> str:
-    """The processor that this runs on, and how many of it."""
+    """Return the processor that this runs on, and how many of it."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -86,7 +86,7 @@ def machine() -> str:
 
 
 def fillings(run: Record, folder: Path, found: dict[str, dict[str, float]]) -> dict[str, str]:
-    """What the card says, by the marks of card.md."""
+    """Return what the card says, by the marks of card.md."""
     weights = (folder / "model.safetensors").stat().st_size
     return {
         "command": run.command,
@@ -102,7 +102,7 @@ def fillings(run: Record, folder: Path, found: dict[str, dict[str, float]]) -> d
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     columns = [name for name in COLUMNS if name in found]
     lines = [
         "| | " + " | ".join(COLUMNS[name] for name in columns) + " |",
@@ -124,7 +124,7 @@ def shown(key: str, column: dict[str, float]) -> str:
 
 
 def samples(folder: Path) -> str:
-    """A few greedy replies, as they came."""
+    """Return a few greedy replies, as they came."""
     chats = [
         [
             *([{"role": "system", "content": system}] if system else []),

@@ -61,7 +61,7 @@ class Verdict:
 
 
 def bounded(span: str, text: str) -> bool:
-    """True when `span` occurs in `text` and does not end inside a longer word or number."""
+    """Return whether `span` occurs in `text` and does not end inside a longer word or number."""
     pattern = rf"(?<![\w]){re.escape(span.lower())}(?![\w]|[.,]\d)"
     return re.search(pattern, text.lower()) is not None
 
@@ -109,7 +109,7 @@ class Model:
         return [str(text).strip() for text in texts]
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
-        """The model's replies to `questions`, each with its question."""
+        """Return the model's replies to `questions`, each with its question."""
         chats = [
             [
                 {"role": "system", "content": each.system},
@@ -143,7 +143,7 @@ def _questions(document: Document) -> list[Question]:
 
 
 def free(path: Path = FREE_QUESTIONS) -> list[Question]:
-    """The questions written by hand, if the file is there."""
+    """Return the questions written by hand, if the file is there."""
     if not path.exists():
         return []
     questions = []
@@ -157,12 +157,12 @@ def free(path: Path = FREE_QUESTIONS) -> list[Question]:
 
 
 def share(flags: Sequence[bool]) -> float:
-    """The share of true flags, 0 when there are none."""
+    """Return the share of true flags, 0 when there are none."""
     return round(sum(flags) / len(flags), 4) if flags else 0.0
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """The figures of one set of verdicts."""
+    """Return the figures of one set of verdicts."""
     answerable = [each for each in verdicts if each.answerable]
     absent = [each for each in verdicts if not each.answerable]
     figures = {

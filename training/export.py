@@ -13,7 +13,7 @@ from training.tokenizer import BEGIN, END, PAD, ROLES, TEMPLATE
 
 
 def export(model: TinyLlama, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes weights (bfloat16), configuration and tokenizer into `folder`.
+    """Write weights (bfloat16), configuration and tokenizer into `folder`.
 
     Everything is written beside the folder first and then renamed, so that a reader never meets
     a half-written file.
@@ -35,7 +35,7 @@ def export(model: TinyLlama, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def settings(shape: Shape, tokenizer: Tokenizer) -> dict[str, dict[str, object]]:
-    """The JSON files of the folder."""
+    """Return the JSON files of the folder."""
     begin, end, pad = (tokenizer.token_to_id(token) for token in (BEGIN, END, PAD))
     config: dict[str, object] = {
         "architectures": ["LlamaForCausalLM"],

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 
 def mean(one: Path, other: Path, out: Path) -> None:
-    """Writes the mean into `out`; all but the weights are those of `other`."""
+    """Write the mean into `out`; all but the weights are those of `other`."""
     first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
     weights = {
         name: ((first[name].float() + second[name].float()) / 2).to(second[name].dtype)
@@ -22,7 +22,7 @@ def mean(one: Path, other: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser("training.mean", description=__doc__)
     parser.add_argument("one", type=Path)
     parser.add_argument("other", type=Path)

@@ -148,7 +148,7 @@ class TinyLlama(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Initialises weights; output projections start small, so blocks start near identity."""
+        """Initialise weights; output projections start small, so blocks start near identity."""
         deep = (2 * self.shape.layers) ** -0.5
         for name, weight in self.named_parameters():
             if weight.ndim == 2:

@@ -17,7 +17,7 @@ LOOKING_DECAY = 0.2
 
 
 def orthogonal(stack: Tensor, steps: int = 5) -> Tensor:
-    """The approximate polar factors of `stack`, matrices x rows x columns, by Newton-Schulz."""
+    """Approximate the polar factors of `stack`, matrices x rows x columns, by Newton-Schulz."""
     a, b, c = COEFFICIENTS
     x = stack.to(torch.bfloat16)
     tall = x.shape[-2] > x.shape[-1]
@@ -73,7 +73,7 @@ class Muon(torch.optim.Optimizer):
 def optimisers(
     model: nn.Module, matrix_lr: float, other_lr: float
 ) -> tuple[Muon, torch.optim.AdamW]:
-    """The two optimisers of `model`.
+    """Return the two optimisers of `model`.
 
     An orthogonal step of size lr against a decay of lr * d keeps every singular value below 1 / d.
     Queries and keys get the tighter bound: without it their products grow until each head looks at

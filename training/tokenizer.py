@@ -30,7 +30,7 @@ TEMPLATE = (
 
 
 def render_chat(system: str, turns: Sequence[tuple[str, str]]) -> str:
-    """A whole conversation in the training form."""
+    """Return a whole conversation in the training form."""
     parts = [BEGIN]
     if system.strip():
         parts.append(f"{ROLES['system']} {system.strip()}{END}")
@@ -41,26 +41,26 @@ def render_chat(system: str, turns: Sequence[tuple[str, str]]) -> str:
 
 
 def prompt(system: str, question: str) -> str:
-    """A conversation up to the point where the model has to reply."""
+    """Return a conversation up to the point where the model has to reply."""
     return render_chat(system, ((question, ""),)).removesuffix(f" {END}")
 
 
 def text_of(document: Document) -> str:
-    """A document in the training form."""
+    """Return a document in the training form."""
     return render_chat(
         document.system, [(each.question, each.reply) for each in document.exchanges]
     )
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that must be there."""
+    """Return the id of a token that must be there."""
     found = tokenizer.token_to_id(token)
     assert found is not None, token
     return found
 
 
 def train(seed: int, documents: int = 12_000) -> Tokenizer:
-    """A tokenizer learnt from `documents` fresh training documents."""
+    """Learn a tokenizer from `documents` fresh training documents."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

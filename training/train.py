@@ -100,7 +100,7 @@ class Run:
             print(line, flush=True)
 
     def save(self) -> None:
-        """Writes the checkpoint in place of the last one."""
+        """Write the checkpoint in place of the last one."""
         state = {
             "model": self.model.state_dict(),
             "batch": self.batch_number,
@@ -120,7 +120,7 @@ class Run:
         return self.spent / (self.plan.minutes * 60)
 
     def train(self) -> None:
-        """Runs to the end, in short rows and then in long ones."""
+        """Run to the end, in short rows and then in long ones."""
         plan = self.plan
         rows = plan.rows // plan.processes
         self._stage(plan.length, rows, plan.long_from)
@@ -183,7 +183,7 @@ class Run:
         return float(each.detach()[batch.weights >= REPLY_WEIGHT].mean())
 
     def _average(self) -> None:
-        """Replaces every gradient by its mean over the processes."""
+        """Replace every gradient by its mean over the processes."""
         gradients = [w.grad for w in self.model.parameters() if w.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
@@ -201,7 +201,7 @@ class Run:
         )
 
     def _milestone(self) -> None:
-        """Saves, exports and asks a few held-out questions; its time does not count."""
+        """Save, export and ask a few held-out questions; its time does not count."""
         if self.rank == 0:
             self.save()
             export(self.model, self.tokenizer, self.plan.out)

@@ -1,6 +1,5 @@
 """`python -m services.generator`: one engine, serving jobs from the bus and calls over gRPC."""
 
-import asyncio
 import logging
 import uuid
 from pathlib import Path
@@ -19,20 +18,16 @@ from services.generator.loading import load_engine
 from services.generator.model.errors import ModelError
 from services.generator.serving import wire
 from services.generator.serving.bridge import EngineBridge
-from services.generator.serving.engine_thread import spare_what_is_loaded
-from services.generator.serving.metrics import EngineCollector
+from services.generator.serving.collector import EngineCollector
+from services.generator.serving.engine_thread import freeze_gc
 from services.generator.serving.servicer import GeneratorServicer
 from services.generator.serving.worker import Worker
 
-log = logging.getLogger(__name__)
-
-
-class EngineFailedError(Exception):
-    """The engine's thread ended; its log has the reason."""
+logger = logging.getLogger(__name__)
 
 
 async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
-    """Loads the model, then opens the two ways in."""
+    """Load the model, then open the two ways in."""
     replica_id = uuid.uuid4().hex[:12]
     try:
         config, mock = settings.engine_config(), settings.mock_config()
@@ -44,8 +39,6 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
         raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
     except (ModelError, OSError) as error:
         raise CannotStartError(f"{settings.model}: {error}") from error
-    failed = asyncio.Event()
-    bridge.start(failed.set)
     lifecycle.stack.push_async_callback(bridge.close)
     lifecycle.checks.add("engine", bridge.ping)
     lifecycle.spawn(bridge.watchdog.run(), "watchdog")
@@ -69,14 +62,9 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     )
     lifecycle.on_drain(worker.drain)
     lifecycle.spawn(worker.run(), "announcements")
-    lifecycle.spawn(_watch(failed), "engine")
-    spare_what_is_loaded()
-    log.info("serving %s revision %s as %s", model.id, model.revision, replica_id)
-
-
-async def _watch(failed: asyncio.Event) -> None:
-    await failed.wait()
-    raise EngineFailedError
+    lifecycle.spawn(bridge.watch(), "engine")
+    freeze_gc()
+    logger.info("serving %s revision %s as %s", model.id, model.revision, replica_id)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def load_engine(
 ) -> Engine:
     """Read the model and allocate the cache, once it is known that both fit into the memory.
 
-    Deadlines and step times are told by `clock`; `weights` take the place of the folder's. With
+    Deadlines and step times are by `clock`; `weights` take the place of the folder's. With
     `mock` nothing is read but `config.json`, and torch is not imported.
 
     Raises ModelError for the folder's faults and EngineConfigError for the options'.

@@ -19,6 +19,8 @@ from tests.conftest import wait_for_port
 
 MAX_ANSWER_BYTES = 1_000
 TIMEOUT_S = 0.25
+# for tests of what is answered, however busy the machine is
+PATIENT_S = 10.0
 
 
 class KillableRedis:
@@ -67,10 +69,10 @@ async def store(redis_url: str, redis: Redis) -> AsyncIterator[RedisStore]:
     await made.close()
 
 
-async def serving(url: str) -> AsyncIterator[tuple[CacheStub, Lifecycle]]:
+async def serving(url: str, timeout_s: float) -> AsyncIterator[tuple[CacheStub, Lifecycle]]:
     """A served cache and a client of it."""
     lifecycle = Lifecycle()
-    store = RedisStore(url, TIMEOUT_S)
+    store = RedisStore(url, timeout_s)
     lifecycle.stack.push_async_callback(store.close)
     lifecycle.checks.add("redis", store.ping)
     servicer = CacheServicer(store, ttl_s=60, max_answer_bytes=MAX_ANSWER_BYTES)
@@ -84,5 +86,5 @@ async def serving(url: str) -> AsyncIterator[tuple[CacheStub, Lifecycle]]:
 @pytest.fixture
 async def cache(redis_url: str, redis: Redis) -> AsyncIterator[CacheStub]:
     """A client of a cache over an empty Redis."""
-    async for stub, _ in serving(redis_url):
+    async for stub, _ in serving(redis_url, PATIENT_S):
         yield stub

@@ -14,7 +14,7 @@ from mesh.pb import cache_pb2 as pb
 from mesh.pb.cache_pb2_grpc import CacheStub
 from mesh.pb.common_pb2 import FinishReason, SamplingParams, Usage
 from services.cache import keys
-from tests.cache.conftest import MAX_ANSWER_BYTES, serving
+from tests.cache.conftest import MAX_ANSWER_BYTES, TIMEOUT_S, serving
 
 
 def key(tenant: str = "t", prompt: tuple[int, ...] = (1, 2, 3)) -> pb.CacheKey:
@@ -153,7 +153,7 @@ async def test_a_request_that_determines_nothing_is_refused(
 async def test_without_redis_calls_fail_fast_and_it_recovers_by_itself(killable_redis) -> None:
     """The process stays; its ping tells; the first call after the return works."""
     killable_redis.start()
-    async for cache, lifecycle in serving(killable_redis.url):
+    async for cache, lifecycle in serving(killable_redis.url, TIMEOUT_S):
         lifecycle.advance(State.READY)
         await store(cache, key())
         assert await lifecycle.checks.failing() == {}

@@ -53,6 +53,53 @@ ROWS = {
         ),
         TRANSPORTS,
     ),
+    "engine": (
+        ("services.generator.engine",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
+    "model": (
+        ("services.generator.model",),
+        (*TRANSPORTS, "services.generator.backend", "services.generator.engine"),
+    ),
+    "cpu backend": (
+        ("services.generator.backend.cpu",),
+        (*TRANSPORTS, "services.generator.backend.gpu", "services.generator.serving"),
+    ),
+    "gpu backend": (
+        ("services.generator.backend.gpu",),
+        (*TRANSPORTS, "services.generator.backend.cpu", "services.generator.serving"),
+    ),
+    "kernels": (
+        ("services.generator.backend.gpu.triton",),
+        (
+            *TRANSPORTS,
+            "services.generator.backend.batch",
+            "services.generator.backend.memory",
+            "services.generator.backend.sampling",
+            "services.generator.backend.gpu.device",
+            "services.generator.backend.gpu.layers",
+            "services.generator.backend.gpu.sampling",
+            "services.generator.engine",
+            "services.generator.model",
+        ),
+    ),
+    "generator's mock model": (
+        ("services.generator.backend.mock",),
+        (*TRANSPORTS, "numpy", "prometheus_client", "safetensors", "torch", "triton"),
+    ),
+    "generator's serving": (
+        (
+            "services.generator.serving.bridge",
+            "services.generator.serving.engine_thread",
+            "services.generator.serving.histogram",
+            "services.generator.serving.metric_definitions",
+            "services.generator.serving.metrics",
+            "services.generator.serving.outbox",
+            "services.generator.serving.submission",
+            "services.generator.serving.watchdog",
+        ),
+        (*TRANSPORTS, "prometheus_client", "torch"),
+    ),
 }
 PROGRAM = """
 import importlib, pkgutil, sys

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "FILE.csv": "a reader's file",
     "azure_2023_conv.csv": "a public trace, fetched by hand",
     "gpu-partial.json": "written by a bench that was interrupted",
+    "bench/results/gpu.json": "written by `bench.gpu` where there is a GPU",
     ".infermesh/dev-key": "written by `infermesh up`",
     "notes/": "a reader's folder",
     "handbook.pdf": "a reader's file",

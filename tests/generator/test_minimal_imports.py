@@ -47,7 +47,7 @@ def test_the_bench_on_a_gpu_imports_five_packages() -> None:
     ("edge", "package"),
     [
         ("serving.servicer", "grpc"),
-        ("serving.metrics", "prometheus_client"),
+        ("serving.collector", "prometheus_client"),
         ("config", "pydantic"),
     ],
 )

@@ -33,7 +33,7 @@ class Chat:
         self.names = names
 
     def system(self) -> str:
-        """A system text, or none."""
+        """Return a system text, or none."""
         return self.rng.choice(SYSTEMS).replace("{label}", self.names.label())
 
     def small(self) -> tuple[str, str]:
@@ -42,7 +42,7 @@ class Chat:
         return self._loose(self.rng.choice(asks)), self.rng.choice(answers)
 
     def hello(self) -> tuple[str, str]:
-        """A greeting, alone or with a question to answer."""
+        """Return a greeting, alone or with a question to answer."""
         rng = self.rng
         hello = self._loose(rng.choice(HELLOS))
         if rng.random() < 0.4:
@@ -53,7 +53,7 @@ class Chat:
         return hello, rng.choice(WELCOMES)
 
     def theme(self) -> tuple[str, str]:
-        """A few sentences on a topic."""
+        """Return a few sentences on a topic."""
         titles, sentences = self.rng.choice(THEMES)
         title = self.rng.choice(titles)
         keep = sorted(self.rng.sample(range(len(sentences)), self.rng.randint(3, len(sentences))))
@@ -61,7 +61,7 @@ class Chat:
         return self._loose(want), " ".join(sentences[index] for index in keep)
 
     def story(self) -> tuple[str, str]:
-        """A very short story, about a hero that may be asked for."""
+        """Return a very short story, about a hero that may be asked for."""
         rng = self.rng
         hero = rng.choice(HEROES)
         want = rng.choice(STORIES).replace("{x}", hero)
@@ -74,7 +74,7 @@ class Chat:
         return want, tale.replace("{h}", known).replace("{H}", known.capitalize())
 
     def named(self) -> Turns:
-        """The user gives a name and asks for it later."""
+        """Return a chat in which the user gives a name and asks for it later."""
         rng = self.rng
         name = self.names.first()
         told = rng.choice(
@@ -93,7 +93,7 @@ class Chat:
         return [*turns, (asked, f"Your name is {name}.")]
 
     def conversation(self) -> Turns:
-        """A few turns of small talk."""
+        """Return a few turns of small talk."""
         rng = self.rng
         turns: Turns = self.named() if rng.random() < 0.12 else []
         if rng.random() < 0.4:

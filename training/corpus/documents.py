@@ -90,7 +90,7 @@ class Documents:
         return self.grounded(rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 4, 4)), rng.randint(4, 12))
 
     def talk(self) -> Document:
-        """A conversation without passages."""
+        """Return a conversation without passages."""
         turns = self.chat.conversation()
         if self.rng.random() < 0.1:
             entity = self.facts.entity(self.facts.kind())
@@ -149,7 +149,7 @@ class Documents:
         )
 
     def _asked(self, question: str) -> str:
-        """The question as typed: at times with a lead, in lower case or without its mark."""
+        """Return the question as typed: at times with a lead, in lower case or without its mark."""
         roll = self.rng.random()
         if roll < 0.03:
             return question[:1].lower() + question[1:]
@@ -168,7 +168,7 @@ class Documents:
         return question
 
     def _refused(self, sheet: Sheet) -> Exchange:
-        """A question that the sheet does not answer: near misses first."""
+        """Return a question that the sheet does not answer: near misses first."""
         rng = self.rng
         near = [
             *([self._untold] * 2 if sheet.untold else []),
@@ -179,16 +179,16 @@ class Documents:
         return Exchange(self._asked((ask or self._elsewhere(sheet)).question), REFUSAL)
 
     def _untold(self, sheet: Sheet) -> Ask | None:
-        """What a scene might have told, and did not, or what it told of somebody else."""
+        """Return what a scene might have told, and did not, or what it told of somebody else."""
         return self.rng.choice(sheet.untold)
 
     def _other(self, sheet: Sheet) -> Ask | None:
-        """A stated attribute, of a thing that does not occur."""
+        """Return a stated attribute, of a thing that does not occur."""
         entity, fact, _ = self.rng.choice(sheet.stated)
         return self.facts.ask(self.facts.entity(entity.kind), fact.attribute, "")
 
     def _elsewhere(self, sheet: Sheet) -> Ask:
-        """A question about something else altogether."""
+        """Return a question about something else altogether."""
         rng = self.rng
         roll = rng.random()
         if roll < 0.4:
@@ -201,7 +201,7 @@ class Documents:
         return rng.choice(self.frames.statement().asks)
 
     def _missing(self, sheet: Sheet) -> Ask | None:
-        """The right thing with an attribute it lacks, if possible one another thing has."""
+        """Return the right thing with an attribute it lacks, if possible one another thing has."""
         entity = self.rng.choice(sheet.entities)
         lacking = self.facts.options(entity)
         others = [fact.attribute for _, fact, _ in sheet.stated if fact.attribute in lacking]
@@ -213,7 +213,7 @@ class Documents:
         return self.facts.ask(entity, attribute, "")
 
     def _swapped(self, sheet: Sheet) -> Ask | None:
-        """An open question that a sentence nearly answers, or one about something absent."""
+        """Return an open question that a sentence nearly answers, or one about something absent."""
         statement = self.rng.choice(sheet.frames)[0]
         if statement.near and self.rng.random() < 0.7:
             return self.rng.choice(statement.near)

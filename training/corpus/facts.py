@@ -112,7 +112,7 @@ class Ask:
 
 @cache
 def book() -> tuple[tuple[Kind, ...], tuple[Attribute, ...]]:
-    """The kinds and attributes of facts.txt."""
+    """Return the kinds and attributes of facts.txt."""
     kinds: list[Kind] = []
     attributes: list[Attribute] = []
     text = Path(__file__).with_name("facts.txt").read_text()
@@ -142,17 +142,17 @@ def _attribute(lines: list[str]) -> Attribute:
 
 @cache
 def attributes_of(kind: Kind) -> tuple[Attribute, ...]:
-    """The attributes that apply to `kind`."""
+    """Return the attributes that apply to `kind`."""
     return tuple(each for each in book()[1] if each.groups & kind.groups)
 
 
 def close(one: str, other: str) -> bool:
-    """True when a question for `one` might be answered from `other`."""
+    """Return whether a question for `one` might be answered from `other`."""
     return one == other or any(one in group and other in group for group in CLOSE)
 
 
 def articles(text: str) -> str:
-    """`a apple` becomes `an apple`."""
+    """Turn `a apple` into `an apple`."""
     return re.sub(r"\b([Aa]) (?=[aeiouAEIO])(?!one|uni|use|eu)", r"\1n ", text)
 
 
@@ -169,20 +169,20 @@ class Facts:
         self.values = Values(rng, names)
 
     def kind(self) -> Kind:
-        """A kind; people come up more often than any other."""
+        """Return a kind; people come up more often than any other."""
         kinds = book()[0]
         if self.rng.random() < 0.07:
             kinds = tuple(each for each in kinds if "person" in each.groups)
         return self.rng.choice(kinds)
 
     def entity(self, kind: Kind) -> Entity:
-        """A new member of `kind`, without facts; some have a description and not a name."""
+        """Return a new member of `kind`, without facts; some have a description and not a name."""
         plain = "person" not in kind.groups and self.rng.random() < 0.2
         pattern = self.rng.choice(DESCRIBED if plain else kind.names)
         return Entity(kind, articles(self.values.fill(pattern.replace("NOUN", kind.noun))))
 
     def options(self, entity: Entity, held_out: bool = False) -> list[Attribute]:
-        """The attributes that `entity` could still be given."""
+        """Return the attributes that `entity` could still be given."""
         return [
             each
             for each in attributes_of(entity.kind)
@@ -191,19 +191,19 @@ class Facts:
         ]
 
     def learn(self, entity: Entity, attribute: Attribute) -> Fact:
-        """Gives `entity` a value for `attribute`."""
+        """Give `entity` a value for `attribute`."""
         fact = Fact(attribute, articles(self.values.fill(attribute.value)))
         entity.facts[attribute.name] = fact
         return fact
 
     def clause(self, entity: Entity, fact: Fact, mention: str) -> str:
-        """A statement of `fact`: `mention` is name, pronoun, noun or short."""
+        """Return a statement of `fact`: `mention` is name, pronoun, noun or short."""
         text = self.rng.choice(fact.attribute.says)
         text = self.values.fill(text.replace("(his|her)", POSSESSIVES[entity.kind.pronoun]))
         return articles(refer(text, entity, mention).replace("{v}", fact.value))
 
     def ask(self, entity: Entity, attribute: Attribute, value: str, mention: str = "name") -> Ask:
-        """A question for `attribute` and the sentence that answers it."""
+        """Return a question for `attribute` and the sentence that answers it."""
         question, answer = self.rng.choice(attribute.asks)
         possessive = POSSESSIVES[entity.kind.pronoun]
         question, answer = (

@@ -108,7 +108,7 @@ class Statement:
 
 
 def verb(entry: str) -> Verb:
-    """The forms of an entry `base[/past[/participle]]`, regular where they are not given."""
+    """Return the forms of an entry `base[/past[/participle]]`, regular where they are not given."""
     base, *irregular = entry.split("/")
     stem, _, tail = base.partition("_")
     tail = f" {tail}" if tail else ""
@@ -132,7 +132,7 @@ SYNONYMS = tuple(tuple(verb(entry) for entry in group.split()) for group in word
 
 
 def plural(noun: str) -> str:
-    """The plural of an ordinary noun."""
+    """Return the plural of an ordinary noun."""
     if noun.endswith(("s", "sh", "ch", "x")):
         return noun + "es"
     if noun.endswith("y") and noun[-2] not in VOWELS:
@@ -167,7 +167,7 @@ class Frames:
         return self.rng.choice(forms)(subject)
 
     def noun(self) -> str:
-        """A noun for a thing: ordinary, or invented one time in six."""
+        """Return a noun for a thing: ordinary, or invented one time in six."""
         if self.rng.random() < 0.17:
             return self.names.common()
         return self.rng.choice(words.THINGS)
@@ -213,7 +213,7 @@ class Frames:
         return articles(f"a {thing}"), f"the {thing}"
 
     def place(self) -> str:
-        """A phrase that says where."""
+        """Return a phrase that says where."""
         rng = self.rng
         if rng.random() < 0.3:
             return f"in {self.names.town()}"
@@ -221,7 +221,7 @@ class Frames:
         return f"{rng.choice(['in', 'near', 'behind', 'at'])} the {lead}{rng.choice(words.PLACES)}"
 
     def time(self) -> str:
-        """A phrase that says when."""
+        """Return a phrase that says when."""
         rng = self.rng
         return rng.choice(
             (
@@ -265,7 +265,7 @@ class Frames:
     def _near(
         self, verb_: Verb, past: bool, subject: str, known: str, role: str
     ) -> tuple[Ask, ...]:
-        """The action asked for what was not told, or with one part exchanged."""
+        """Ask for parts of the action that were not told, or with one part exchanged."""
         do = "did" if past else "does"
         finite = verb_.past if past else verb_.third
         starts = {
@@ -398,12 +398,12 @@ class Frames:
         return f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.PEOPLE)}"
 
     def _item(self) -> str:
-        """A thing with features of a thing."""
+        """Return a thing with features of a thing."""
         lead = self.rng.choice([words.ADJECTIVES, words.COLOURS])
         return f"the {self.rng.choice(lead)} {self.noun()}"
 
     def spot(self, subject: str | None) -> Statement:
-        """A thing is somewhere."""
+        """Say that a thing is somewhere."""
         rng = self.rng
         thing = subject or f"the {rng.choice(words.ADJECTIVES)} {self.noun()}"
         where = (
@@ -452,7 +452,7 @@ class Frames:
         return Statement(articles(text), asks, f"{other} {relation}", near)
 
     def definition(self, _: str | None) -> Statement:
-        """What an invented word means."""
+        """Say what an invented word means."""
         rng = self.rng
         word = self.names.common()
         meaning = articles(
@@ -481,7 +481,7 @@ class Frames:
         return Statement(articles(text), asks, word)
 
     def advice(self, _: str | None) -> Statement:
-        """What to do when something happens."""
+        """Say what to do when something happens."""
         rng = self.rng
         event, step = (
             self._written(rng.choice(words.EVENTS)),
@@ -553,5 +553,5 @@ class Frames:
 
 
 def plurality(phrase: str) -> bool:
-    """True for a noun phrase that begins with a number."""
+    """Return whether a noun phrase begins with a number."""
     return not phrase.startswith(("a ", "an ", "the "))

@@ -38,18 +38,18 @@ class Names:
         self.held_out = held_out
 
     def allows(self, word: str) -> bool:
-        """True when `word` lies in this source's half."""
+        """Return whether `word` lies in this source's half."""
         return is_held_out(word) == self.held_out
 
     def keep(self, make: Callable[[], str]) -> str:
-        """The first of `make`'s words that lies in this source's half."""
+        """Return the first of `make`'s words that lies in this source's half."""
         while True:
             word = make()
             if self.allows(word):
                 return word
 
     def raw(self, low: int, high: int) -> str:
-        """A pronounceable invented word of `low` to `high` syllables, in lower case."""
+        """Return a pronounceable invented word of `low` to `high` syllables, in lower case."""
         rng = self.rng
         onsets, nuclei, codas = (part.split() for part in rng.choice(SOUNDS))
         count = rng.randint(low, high)
@@ -63,21 +63,21 @@ class Names:
         return out if 3 <= len(out) <= 11 else self.raw(low, high)
 
     def word(self, low: int = 1, high: int = 3) -> str:
-        """A capitalised invented word."""
+        """Return a capitalised invented word."""
         return self.keep(lambda: self.raw(low, high).capitalize())
 
     def common(self) -> str:
-        """An invented common noun or verb stem, in lower case."""
+        """Return an invented common noun or verb stem, in lower case."""
         return self.keep(lambda: self.raw(1, 2))
 
     def first(self) -> str:
-        """A given name, from the written list or invented."""
+        """Return a given name, from the written list or invented."""
         if self.rng.random() < 0.6:
             return self.keep(lambda: self.rng.choice(FIRST_NAMES))
         return self.word(1, 2)
 
     def last(self) -> str:
-        """A family name."""
+        """Return a family name."""
         rng = self.rng
         roll = rng.random()
         if roll < 0.6:
@@ -92,7 +92,7 @@ class Names:
         )
 
     def person(self) -> str:
-        """A full name, sometimes with a title or an initial."""
+        """Return a full name, sometimes with a title or an initial."""
         rng = self.rng
         roll = rng.random()
         name = f"{self.first()} {self.last()}"
@@ -106,7 +106,7 @@ class Names:
         return name
 
     def town(self) -> str:
-        """A settlement."""
+        """Return a settlement."""
         rng = self.rng
         roll = rng.random()
         if roll < 0.45:
@@ -128,14 +128,14 @@ class Names:
         return f"{self.word(1, 2)} {rng.choice(NAME_WORDS)}"
 
     def code(self) -> str:
-        """A model number such as K-417 or VT90, which is never split by name."""
+        """Return a model number such as K-417 or VT90, which is never split by name."""
         rng = self.rng
         digits = "".join(rng.choice("0123456789") for _ in range(rng.randint(2, 4)))
         letters = "".join(rng.choice("ABCDEFGHKLMNPRSTVXZ") for _ in range(rng.randint(1, 2)))
         return letters + rng.choice(["-", "", " "]) + digits
 
     def slug(self) -> str:
-        """A lower-case software name such as larkd or mist-proxy."""
+        """Return a lower-case software name such as larkd or mist-proxy."""
         tails = [
             "d",
             "ctl",
@@ -156,5 +156,5 @@ class Names:
 
 
 def is_held_out(word: str) -> bool:
-    """True for the one invented word in eight that training never uses."""
+    """Return whether `word` is the one invented word in eight that training never uses."""
     return zlib.crc32(word.lower().encode()) % HELD_OUT_SHARE == 0

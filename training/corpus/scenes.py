@@ -67,7 +67,7 @@ class Reader:
                 self.wrong += [f"{path.name}:{number}: {fault}" for fault in self._row(row.strip())]
 
     def _row(self, row: str) -> list[str]:
-        """Takes one row, and says what is wrong with it."""
+        """Take one row and return what is wrong with it."""
         if row.startswith("scene "):
             self.scenes.append(Scene(row.removeprefix("scene "), (), ()))
             return []
@@ -147,7 +147,7 @@ class Scenes:
         return Staged(scene.name, tuple(sentences), tuple(asks), tuple(missing))
 
     def _filled(self, scene: Scene) -> dict[str, str]:
-        """A value for every slot; two slots of one scene never share one."""
+        """Return a value for every slot; two slots of one scene never share one."""
         values: dict[str, str] = {}
         for slot, form in scene.slots:
             for _ in range(20):
@@ -170,7 +170,7 @@ class Scenes:
 
 
 def main(path: Path, count: int = 4) -> int:
-    """Prints what is wrong in a file, or a few filled scenes of it."""
+    """Print what is wrong in a file, or a few filled scenes of it."""
     reader = Reader(path)
     scenes = reader.scenes
     print(*reader.wrong, sep="\n")

@@ -85,7 +85,7 @@ class Sheets:
         return sheet
 
     def scene(self, sheet: Sheet) -> Scene:
-        """A scene that the sheet does not hold yet, from this source's part of the templates."""
+        """Return a scene, from this source's templates, that the sheet does not hold yet."""
         while True:
             scene = self.rng.choice(book())
             if scene.name not in sheet.scenes and self._allows(scene):
@@ -95,7 +95,7 @@ class Sheets:
         return is_held_out(scene.name) == self.held_out_templates
 
     def _scene(self, sheet: Sheet) -> None:
-        """A passage from a written scene, at times with a filler."""
+        """Add a passage from a written scene, at times with a filler."""
         rng = self.rng
         scene = self.scene(sheet)
         staged = self.scenes.stage(scene, max(rng.choice(self.lengths), 1) + 1)
@@ -128,7 +128,7 @@ class Sheets:
         return self.rng.choice(options) if options else None
 
     def _profile(self, sheet: Sheet, entity: Entity, shared: list[Attribute]) -> None:
-        """A passage about one thing."""
+        """Add a passage about one thing."""
         rng = self.rng
         index = len(sheet.passages) + 1
         continued = entity in sheet.entities and rng.random() < 0.25
@@ -157,7 +157,7 @@ class Sheets:
     def _relative(
         self, sheet: Sheet, entity: Entity, shared: list[Attribute], clauses: list[str]
     ) -> None:
-        """Puts a second fact into the last clause: `X, which opened in 1962, is in Y`."""
+        """Put a second fact into the last clause: `X, which opened in 1962, is in Y`."""
         attribute = self._choose(entity, shared)
         if attribute is None:
             return
@@ -173,7 +173,7 @@ class Sheets:
             clauses.append(inner)
 
     def _pair(self, sheet: Sheet) -> None:
-        """A passage that tells two alike things apart."""
+        """Add a passage that tells two alike things apart."""
         rng = self.rng
         kind = self.facts.kind()
         one, other = self.facts.entity(kind), self.facts.entity(kind)
@@ -195,7 +195,7 @@ class Sheets:
         sheet.passages.append(self._prose(sentences, join=0.0))
 
     def _open(self, sheet: Sheet) -> None:
-        """A passage of open sentences, each on its own subject or some on the same."""
+        """Add a passage of open sentences, each on its own subject or some on the same."""
         rng = self.rng
         index = len(sheet.passages) + 1
         subject = self.frames.actor() if rng.random() < 0.4 else None
@@ -209,7 +209,7 @@ class Sheets:
         sheet.passages.append(self._prose(clauses, join=0.25))
 
     def _theme(self, sheet: Sheet) -> None:
-        """A passage that answers nothing that is asked."""
+        """Add a passage that answers nothing that is asked."""
         sentences = self.rng.choice(THEMES)[1]
         count = self.rng.randint(2, len(sentences))
         sheet.passages.append(" ".join(self.rng.sample(sentences, count)))

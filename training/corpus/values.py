@@ -106,20 +106,20 @@ class Values:
         return str(maker())
 
     def year(self) -> str:
-        """A year, mostly recent."""
+        """Return a year, mostly recent."""
         rng = self.rng
         return str(rng.randint(1860, 2026) if rng.random() < 0.7 else rng.randint(1050, 1859))
 
     def lateryear(self) -> str:
-        """A year since railways and clubs."""
+        """Return a year since railways and clubs."""
         return str(self.rng.randint(1850, 2026))
 
     def filmyear(self) -> str:
-        """A year in which there were cinemas."""
+        """Return a year in which there were cinemas."""
         return str(self.rng.randint(1925, 2026))
 
     def date(self) -> str:
-        """A date, with or without its year, in several written forms."""
+        """Return a date, with or without its year, in several written forms."""
         rng = self.rng
         day, month, year = rng.randint(1, 28), rng.choice(words.MONTHS), self.year()
         forms = (
@@ -132,18 +132,18 @@ class Values:
         return rng.choice(forms)
 
     def daymonth(self) -> str:
-        """A day of the year."""
+        """Return a day of the year."""
         day, month = self.rng.randint(1, 28), self.rng.choice(words.MONTHS)
         return self.rng.choice(
             (f"{day} {month}", f"{month} {day}", f"the {ordinal(day)} of {month}")
         )
 
     def fulldate(self) -> str:
-        """A date with its year."""
+        """Return a date with its year."""
         return self._dated(self.lateryear())
 
     def recentdate(self) -> str:
-        """A date in the last decades."""
+        """Return a date in the last decades."""
         return self._dated(str(self.rng.randint(1985, 2026)))
 
     def _dated(self, year: str) -> str:
@@ -151,19 +151,19 @@ class Values:
         return self.rng.choice((f"{day} {month} {year}", f"{month} {day}, {year}"))
 
     def month(self) -> str:
-        """The name of a month."""
+        """Return the name of a month."""
         return self.rng.choice(words.MONTHS)
 
     def weekday(self) -> str:
-        """The name of a day."""
+        """Return the name of a day."""
         return self.rng.choice(words.WEEKDAYS)
 
     def time(self) -> str:
-        """A time in the morning."""
+        """Return a time in the morning."""
         return self._clock(5, 11, "am", "in the morning")
 
     def evening(self) -> str:
-        """A time later in the day."""
+        """Return a time later in the day."""
         return self._clock(4, 11, "pm", "in the evening")
 
     def _clock(self, low: int, high: int, half: str, part: str) -> str:
@@ -195,7 +195,7 @@ class Values:
         )
 
     def number(self) -> str:
-        """A quantity for a measure: whole or with a decimal."""
+        """Return a quantity for a measure: whole or with a decimal."""
         rng = self.rng
         roll = rng.random()
         if roll < 0.2:
@@ -205,7 +205,7 @@ class Values:
         return grouped(rng.randint(121, 9999), rng)
 
     def count(self) -> str:
-        """A head count, with separators or words."""
+        """Return a head count, with separators or words."""
         rng = self.rng
         roll = rng.random()
         if roll < 0.35:
@@ -217,7 +217,7 @@ class Values:
         return grouped(rng.randint(100_000, 4_999_999), rng)
 
     def small(self) -> str:
-        """A small number, in words or digits."""
+        """Return a small number, in words or digits."""
         return (
             self.rng.choice(words.SMALL_NUMBERS)
             if self.rng.random() < 0.6
@@ -225,7 +225,7 @@ class Values:
         )
 
     def smallnum(self) -> str:
-        """A small number for years or months."""
+        """Return a small number for years or months."""
         return (
             self.rng.choice(words.SMALL_NUMBERS[:11])
             if self.rng.random() < 0.4
@@ -237,13 +237,13 @@ class Values:
         return str(self.rng.randint(2, 9))
 
     def money(self) -> str:
-        """An amount of money."""
+        """Return an amount of money."""
         rng = self.rng
         whole = rng.choice([rng.randint(2, 60), rng.randint(61, 999), rng.randint(1000, 90_000)])
         return self._amount(whole)
 
     def millions(self) -> str:
-        """A large amount of money."""
+        """Return a large amount of money."""
         coin = self.rng.choice(["euros", "dollars", "pounds", "crowns"])
         return f"{self.rng.randint(2, 900)} million {coin}"
 
@@ -264,13 +264,13 @@ class Values:
         return rng.choice(forms)
 
     def port(self) -> str:
-        """A network port."""
+        """Return a network port."""
         return str(
             self.rng.choice([self.rng.randint(1024, 9999), self.rng.randint(10_000, 65_000)])
         )
 
     def version(self) -> str:
-        """A version number."""
+        """Return a version number."""
         rng = self.rng
         return ".".join(str(rng.randint(0, 19)) for _ in range(rng.choice([2, 2, 3])))
 
@@ -295,27 +295,27 @@ class Values:
         )
 
     def filename(self) -> str:
-        """The name of a settings file."""
+        """Return the name of a settings file."""
         tail = self.rng.choice(["toml", "yaml", "json", "conf", "ini", "cfg"])
         return f"{self.names.common()}.{tail}"
 
     def email(self) -> str:
-        """An address to write to."""
+        """Return an address to write to."""
         user = self.rng.choice(["info", "help", "post", "desk", "hello", "tickets", "office"])
         return f"{user}@{self.names.common()}.{self.rng.choice(['org', 'com', 'net', 'example'])}"
 
     def material(self) -> str:
-        """A material, at times with an adjective."""
+        """Return a material, at times with an adjective."""
         lead = self.rng.choice(["", "", "", "grey ", "solid ", "white ", "polished ", "local "])
         return lead + self.rng.choice(words.MATERIALS)
 
     def buildstuff(self) -> str:
-        """What walls are made of."""
+        """Return what walls are made of."""
         lead = self.rng.choice(["", "", "grey ", "solid ", "white ", "local "])
         return lead + self.rng.choice(BUILDING)
 
     def productstuff(self) -> str:
-        """What a thing for sale is made of."""
+        """Return what a thing for sale is made of."""
         lead = self.rng.choice(["", "", "polished ", "light ", "grey ", "solid "])
         return lead + self.rng.choice(PORTABLE)
 
@@ -324,7 +324,7 @@ class Values:
         return " and ".join(self.rng.sample(words.COLOURS, 2))
 
     def colour(self) -> str:
-        """A colour."""
+        """Return a colour."""
         return self.rng.choice(words.COLOURS)
 
     def food(self) -> str:
@@ -344,7 +344,7 @@ class Values:
         return f"{self.rng.choice(words.FOODS)} {form}"
 
     def animal(self) -> str:
-        """An animal, at times with a colour or adjective."""
+        """Return an animal, at times with a colour or adjective."""
         lead = self.rng.choice(["", "", "", self.rng.choice(words.COLOURS) + " "])
         return f"{lead}{self.rng.choice(words.ANIMALS)}"
 
@@ -369,23 +369,23 @@ class Values:
         )
 
     def profession(self) -> str:
-        """An occupation."""
+        """Return an occupation."""
         return self.rng.choice(words.PEOPLE)
 
     def topic(self) -> str:
-        """A subject of study."""
+        """Return a subject of study."""
         return self.rng.choice(words.TOPICS)
 
     def topiccap(self) -> str:
-        """A subject of study as a title."""
+        """Return a subject of study as a title."""
         return self.rng.choice(words.TOPICS).capitalize()
 
     def goal(self) -> str:
-        """A purpose, beginning with `to`."""
+        """Return a purpose, beginning with `to`."""
         return self.rng.choice(words.GOALS)
 
     def cause(self) -> str:
-        """A reason, as a clause."""
+        """Return a reason, as a clause."""
         return self.rng.choice(words.CAUSES)
 
     def frequency(self) -> str:
@@ -393,13 +393,13 @@ class Values:
         return self.rng.choice(words.FREQUENCIES)
 
     def country(self) -> str:
-        """A country, real or invented."""
+        """Return a country, real or invented."""
         return (
             self.rng.choice(words.COUNTRIES) if self.rng.random() < 0.6 else self.names.word(2, 3)
         )
 
     def place(self) -> str:
-        """A common place."""
+        """Return a common place."""
         return self.rng.choice(words.PLACES)
 
     def venue(self) -> str:
@@ -409,16 +409,16 @@ class Values:
         return f"the {self.names.label()} {self.rng.choice(['Hall', 'Hotel', 'Centre', 'Theatre'])}"
 
     def adjective(self) -> str:
-        """An adjective."""
+        """Return an adjective."""
         return self.rng.choice(words.ADJECTIVES)
 
     def noun(self) -> str:
-        """A noun as it stands in a title."""
+        """Return a noun as it stands in a title."""
         pool = words.THINGS if self.rng.random() < 0.6 else words.ABSTRACT
         return self.rng.choice(pool).capitalize()
 
     def noun2(self) -> str:
-        """A thing, as it stands before another noun."""
+        """Return a thing, as it stands before another noun."""
         return self.rng.choice(words.THINGS)
 
     def adjnoun(self) -> str:
@@ -427,15 +427,15 @@ class Values:
         return f"{adjective} {self.noun()}"
 
     def adjcol(self) -> str:
-        """A colour or an adjective."""
+        """Return a colour or an adjective."""
         return self.rng.choice(self.rng.choice([words.COLOURS, words.ADJECTIVES]))
 
     def commonname(self) -> str:
-        """A stem for substances."""
+        """Return a stem for substances."""
         return self.names.common()
 
     def lightsignal(self) -> str:
-        """The state of a lamp."""
+        """Return the state of a lamp."""
         return self.rng.choice(["green", "red", "blue", "white", "orange", "yellow", "purple"])
 
     def motto(self) -> str:
@@ -453,7 +453,7 @@ class Values:
 
 
 def many(animal: str) -> str:
-    """The plural of an animal."""
+    """Return the plural of an animal."""
     lead, gap, noun = animal.rpartition(" ")
     if noun in ("deer", "elk", "salmon", "sheep", "trout", "bison", "pike", "eland"):
         return animal
@@ -470,5 +470,5 @@ def ordinal(day: int) -> str:
 
 
 def grouped(number: int, rng: random.Random) -> str:
-    """A whole number, with a thousands separator three times in four."""
+    """Return a whole number, with a thousands separator three times in four."""
     return f"{number:,}" if rng.random() < 0.75 else str(number)

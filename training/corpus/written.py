@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def sections(name: str) -> dict[str, list[str]]:
-    """The sections of a text file: words of `[name]`, with _ as space, and lines of `[name:]`."""
+    """Return a text file's sections: words of `[name]`, with _ as space, lines of `[name:]`."""
     found: dict[str, list[str]] = {}
     entries: list[str] = []
     by_line = False

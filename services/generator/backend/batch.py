@@ -1,9 +1,7 @@
-"""Turns scheduled chunks into the flat tensors of one forward pass."""
-
-from __future__ import annotations
+"""Batch of a step: scheduled chunks as the flat tensors of one forward pass."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +22,17 @@ class Batch:
     in a later step. Which tokens stand in the rows is asked of the chunks when they are known.
     """
 
-    chunks: list[Chunk]
+    scheduled: Sequence[Chunk]  # as they were asked for
+    chunks: Sequence[Chunk]  # in the order of their rows
     singles: list[tuple[int, Chunk]]  # a decode's position and its chunk, the first rows
     positions: torch.Tensor  # [T] int64
     sample_rows: torch.Tensor  # [S] int64, the rows of all chunks' draws, in order
     score_rows: torch.Tensor  # [P] int64, the scored rows of all chunks, in order
     tables: BlockTables
+
+    def is_of(self, chunks: Sequence[Chunk]) -> bool:
+        """Return whether it was built of these very chunks, and no others."""
+        return len(chunks) == len(self.scheduled) and all(map(operator.is_, chunks, self.scheduled))
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -64,48 +67,62 @@ class Batch:
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int) -> Batch:
-    """Lay the chunks out for one pass."""
+    """Lay the chunks out for one forward pass."""
     decodes = [chunk for chunk in chunks if chunk.num_known == 1]
     decodes.sort(key=_END, reverse=True)
     prompts = [chunk for chunk in chunks if chunk.num_known > 1]
     singles = [(p, chunk) for chunk in decodes for p in range(chunk.start, chunk.end)]
     singles.sort(key=_POSITION, reverse=True)
-    rows = _rows_by_chunk(singles, prompts)
     positions = [torch.tensor([position for position, _ in singles], dtype=torch.int64)]
-    slots = [_slot(chunk, position, block_size) for position, chunk in singles]
-    places = [torch.tensor(slots, dtype=torch.int64)]
-    for chunk in prompts:
-        positions.append(torch.arange(chunk.start, chunk.end))
-        places.append(_slots(chunk, positions[-1], block_size))
+    positions += [torch.arange(chunk.start, chunk.end) for chunk in prompts]
+    ordered = decodes + prompts
+    # by identity: a hash would go through every field of a chunk
+    rows = _rows_by_chunk(singles, prompts)
+    score_rows = [
+        rows[id(chunk)][position - chunk.start] for chunk in ordered for position in chunk.scored
+    ]
+    return Batch(
+        list(chunks),
+        ordered,
+        singles,
+        torch.cat(positions),
+        torch.tensor(_sample_rows(ordered, rows), dtype=torch.int64),
+        torch.tensor(score_rows, dtype=torch.int64),
+        _block_tables(singles, prompts, positions[1:], block_size),
+    )
+
+
+def _block_tables(
+    singles: Sequence[tuple[int, Chunk]],
+    prompts: Sequence[Chunk],
+    positions: Sequence[torch.Tensor],
+    block_size: int,
+) -> BlockTables:
+    """Return the block tables of decodes and prompts; `positions` are those of the prompts."""
+    single_slots = [_slot(chunk, position, block_size) for position, chunk in singles]
+    slots = [torch.tensor(single_slots, dtype=torch.int64)]
+    slots += [_slots(*each, block_size) for each in zip(prompts, positions, strict=True)]
     ends = [(position + 1, chunk) for position, chunk in singles]
     ends += [(chunk.end, chunk) for chunk in prompts]
-    tables = BlockTables(
-        torch.cat(places),
+    return BlockTables(
+        torch.cat(slots),
         [1] * len(singles) + [chunk.num_tokens for chunk in prompts],
         [end for end, _ in ends],
         [chunk.request.block_ids[: -(-end // block_size)] for end, chunk in ends],
     )
-    ordered = decodes + prompts
-    sample_rows = [
+
+
+def _sample_rows(chunks: Sequence[Chunk], rows: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return the rows that are sampled: after the last known token and drafts, then of forks."""
+    return [
         row
-        for chunk in ordered
+        for chunk in chunks
         if chunk.samples
         for row in (
             *rows[id(chunk)][chunk.num_known - 1 :],
             *(rows[id(chunk)][-1] for _ in chunk.forks),
         )
     ]
-    score_rows = [
-        rows[id(chunk)][position - chunk.start] for chunk in ordered for position in chunk.scored
-    ]
-    return Batch(
-        ordered,
-        singles,
-        torch.cat(positions),
-        torch.tensor(sample_rows, dtype=torch.int64),
-        torch.tensor(score_rows, dtype=torch.int64),
-        tables,
-    )
 
 
 def _rows_by_chunk(
@@ -133,5 +150,5 @@ def _slots(chunk: Chunk, positions: torch.Tensor, block_size: int) -> torch.Tens
     """Return the rows of the cache for consecutive positions of a chunk."""
     first = chunk.start // block_size
     blocks = torch.tensor(chunk.request.block_ids[first : -(-chunk.end // block_size)])
-    places = positions - first * block_size
-    return blocks[places // block_size] * block_size + places % block_size
+    offsets = positions - first * block_size
+    return blocks[offsets // block_size] * block_size + offsets % block_size

@@ -1,6 +1,4 @@
-"""How many KV blocks to allocate: from the model's shape, the options and the free memory."""
-
-from __future__ import annotations
+"""Size of the KV cache in blocks: from the model's shape, the options and the free memory."""
 
 import logging
 import os
@@ -37,12 +35,12 @@ def plan_num_blocks(
     free_bytes = available_memory_bytes()
     check_weights(weight_bytes, free_bytes)
     beside = f"beside weights of {mib(weight_bytes)}"
-    room = Room(free_bytes - weight_bytes, _FREE_SHARE, beside)
-    return num_blocks_within(config, context_length, block_bytes, room)
+    budget = MemoryBudget(free_bytes - weight_bytes, _FREE_SHARE, beside)
+    return num_blocks_within(config, context_length, block_bytes, budget)
 
 
-class Room(NamedTuple):
-    """What a cache may have: its default is a `share` of the free bytes, `beside` what else."""
+class MemoryBudget(NamedTuple):
+    """Memory for a KV cache: by default a `share` of the free bytes; `beside` says what else is."""
 
     free_bytes: int
     share: float
@@ -58,7 +56,7 @@ def check_weights(weight_bytes: int, free_bytes: int) -> None:
 
 
 def num_blocks_within(
-    config: EngineConfig, context_length: int, block_bytes: int, room: Room
+    config: EngineConfig, context_length: int, block_bytes: int, budget: MemoryBudget
 ) -> int:
     """Return the number of KV blocks, and log the arithmetic.
 
@@ -66,19 +64,19 @@ def num_blocks_within(
     """
     wanted = config.max_num_seqs * -(-context_length // config.block_size)
     limit = config.kv_cache_bytes
-    if limit is not None and limit > room.free_bytes:
+    if limit is not None and limit > budget.free_bytes:
         raise EngineConfigError(
             "kv_cache_bytes",
-            f"{mib(limit)} do not fit: {mib(room.free_bytes)} are free {room.beside}",
+            f"{mib(limit)} do not fit: {mib(budget.free_bytes)} are free {budget.beside}",
         )
-    budget_bytes = int(room.free_bytes * room.share) if limit is None else limit
+    budget_bytes = int(budget.free_bytes * budget.share) if limit is None else limit
     affordable = budget_bytes // block_bytes
     num_blocks = min(wanted, affordable) if limit is None else affordable
     if num_blocks < 1:
         raise EngineConfigError(
             "kv_cache_bytes",
             f"one block alone takes {block_bytes} bytes of {mib(max(budget_bytes, 0))}: "
-            f"{mib(room.free_bytes)} are free {room.beside}",
+            f"{mib(budget.free_bytes)} are free {budget.beside}",
         )
     logger.info(
         "KV cache: %d blocks x %d tokens x %d bytes = %s (wanted %d for %d sequences of %d tokens; "
@@ -91,8 +89,8 @@ def num_blocks_within(
         config.max_num_seqs,
         context_length,
         mib(budget_bytes),
-        mib(room.free_bytes),
-        room.beside,
+        mib(budget.free_bytes),
+        budget.beside,
     )
     return num_blocks
 
@@ -127,7 +125,7 @@ def raising_out_of_memory() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        # the frames that it passed hold what the batch had made
+        # the frames that it passed hold the batch's tensors
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemoryError(str(error)) from error
 
@@ -141,10 +139,10 @@ def _machine_bytes() -> int:
 
 def _field(text: str, name: str) -> int:
     """Return the number that follows a name at the start of a line; ValueError if none does."""
-    found = re.search(rf"^{name}\s+(\d+)", text, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{name}\s+(\d+)", text, re.MULTILINE)
+    if match is None:
         raise ValueError(name)
-    return int(found[1])
+    return int(match[1])
 
 
 def mib(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""When things are computed: continuous batching over a paged KV cache, token ids in and out."""
+"""Engine: continuous batching over a paged KV cache; token ids in and out, no tensors."""
 
 from services.generator.engine.config import EngineConfig
 from services.generator.engine.engine import Engine

@@ -1,6 +1,4 @@
-"""The seam between scheduler and runner: which tokens of which request to compute now."""
-
-from __future__ import annotations
+"""Chunks, the seam between scheduler and executor: which tokens of which request to compute."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ def num_pairs(start: int, num_tokens: int) -> int:
     return num_tokens * start + num_tokens * (num_tokens + 1) // 2
 
 
-@dataclass(frozen=True, slots=True)
+# compared and hashed by identity: a planned chunk is the very one that is computed
+@dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """Compute `num_tokens` tokens of `request`, beginning at position `start`.
 
@@ -72,12 +71,12 @@ class Chunk:
 
     @property
     def forks(self) -> Sequence[Request]:
-        """Those that go on from the request's prompt and draw from the same last row."""
+        """Requests that go on from this one's prompt and draw from the same last row."""
         return self.request.forks if self.samples and self.request.beams is None else ()
 
     @property
     def scored(self) -> range:
-        """Positions of the chunk whose logits tell the next prompt token's wanted probability."""
+        """Positions of the chunk at which the next prompt token's logprob is wanted."""
         if self.request.params.prompt_logprobs is None:
             return _NOTHING
         first = self.request.num_scored_tokens
@@ -99,6 +98,6 @@ class ChunkResult(NamedTuple):
     failed: bool = False
     logprobs: Sequence[TokenLogprobs] = ()
     prompt_logprobs: Sequence[TokenLogprobs] = ()
-    forks: Sequence[ChunkResult] = ()
+    forks: "Sequence[ChunkResult]" = ()
     candidates: Sequence[Candidate] = ()
     out_of_memory: bool = False

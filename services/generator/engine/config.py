@@ -1,14 +1,13 @@
-"""What an operator chooses about an engine; every default is meant to be kept."""
-
-from __future__ import annotations
+"""Engine configuration: what an operator chooses; every default is meant to be kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.generator.engine.errors import EngineConfigError
-from services.generator.engine.scheduling.output_lengths import DEFAULT_OUTPUT_QUANTILE
 
 MAX_SPECULATIVE_TOKENS = 15
+# on random traces 0.4 preempts 5-10 times less than greedy admission for 2-7 % more steps in bursts
+DEFAULT_OUTPUT_QUANTILE = 0.4
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,4 @@
-"""One token to be drawn, and how the tokens drawn after guesses become tokens of the request."""
-
-from __future__ import annotations
+"""Draws: tokens to be sampled, and which of those sampled after drafts are accepted."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

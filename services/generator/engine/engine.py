@@ -1,9 +1,7 @@
-"""The engine: admits requests, steps them all forward together, reports what came of each.
+"""Engine: continuous batching over a paged KV cache; admits requests and steps them together.
 
 Knows token ids only, never text. Single-threaded: its owner calls it from one thread.
 """
-
-from __future__ import annotations
 
 import logging
 import random
@@ -17,14 +15,14 @@ from services.generator.engine.errors import EngineFaultError, OutOfMemoryError,
 from services.generator.engine.executor import Executor, Overlap
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.engine.kv.prefix_cache import PrefixCache, root_hash
-from services.generator.engine.outputs import StepOutput
+from services.generator.engine.outputs import StepOutput, collect_logprobs
 from services.generator.engine.request import FinishReason, Request
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.scheduling.scheduler import Scheduler
 from services.generator.engine.sequences.beam_group import BeamGroup
 from services.generator.engine.sequences.fork import plan_forks, sequence_id, sequence_seed
 from services.generator.engine.stats import EngineStats
-from services.generator.engine.validation import RequestRules
+from services.generator.engine.validation import RequestValidator
 from services.generator.model.checkpoint.config import ModelConfig
 
 # so many faults without a good step between them say that the machine is at fault
@@ -34,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """A continuous-batching engine over a paged KV cache with prefix reuse."""
+    """Runs all live requests in batches, one step after the other; the KV cache reuses prefixes."""
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class Engine:
             prefix_caching=config.prefix_caching,
         )
         self._pool = pool
-        self._rules = RequestRules(config, model_config, pool)
+        self._validator = RequestValidator(config, model_config, pool)
         self._clock = clock
         self._random = random.Random(config.seed)
         self._requests: dict[str, Request] = {}
@@ -83,11 +81,11 @@ class Engine:
     @property
     def max_request_tokens(self) -> int:
         """The most tokens, prompt and output, that one request may reach."""
-        return self._rules.max_request_tokens
+        return self._validator.max_request_tokens
 
     def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Raise RequestError, naming the field, if this request could not be served."""
-        self._rules.validate(prompt_token_ids, params)
+        self._validator.validate(prompt_token_ids, params)
 
     def add(
         self,
@@ -120,7 +118,7 @@ class Engine:
                 token_ids=list(prompt_token_ids),
                 params=params,
                 seed=sequence_seed(seed, index),
-                stop_token_ids=self._rules.stop_token_ids(params),
+                stop_token_ids=self._validator.stop_token_ids(params),
                 root_hash=root_hash(cache_salt),
                 arrival_index=self._scheduler.num_admissions,
                 arrival_s=self._clock(),
@@ -131,12 +129,7 @@ class Engine:
             )
             for index, one_id in enumerate(ids)
         )
-        if params.beam_width:
-            BeamGroup(first, others)
-            admitted = [first]
-        else:
-            plan_forks(first, others)
-            admitted = [first, *others]
+        admitted = _admitted(first, others)
         self._scheduler.add(*admitted)
         self._requests |= {request.request_id: request for request in admitted}
 
@@ -184,26 +177,26 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_prompt_tokens,
-            num_waiting_for_prefix=scheduler.num_waiting_for_prefix,
-            drain_tokens_per_s=scheduler.limits.drain_rate.tokens_per_s,
-            expected_wait_s=scheduler.limits.expected_wait_s(scheduler.waiting),
+            num_waiting_for_prefix=scheduler.admission.num_waiting_for_prefix,
+            drain_tokens_per_s=scheduler.queue_limits.drain_rate.tokens_per_s,
+            expected_wait_s=scheduler.queue_limits.expected_wait_s(scheduler.waiting),
             num_blocks_total=pool.num_blocks,
             num_blocks_free=pool.num_free,
             num_blocks_cached=pool.num_cached,
             num_blocks_used=pool.num_used,
-            kv_waste=scheduler.kv_waste(),
+            kv_waste=scheduler.blocks.waste(scheduler.running),
             last_step_s=self._last_step_s,
             last_step_tokens=self._last_step_tokens,
             num_steps=self._num_steps,
             num_faults=self._num_faults,
             num_admissions=scheduler.num_admissions,
-            num_refusals=scheduler.limits.num_refusals,
+            num_refusals=scheduler.queue_limits.num_refusals,
             outcomes=dict(scheduler.outcomes),
-            num_preemptions=scheduler.claims.num_preemptions,
-            num_preempted_blocks=scheduler.claims.num_preempted_blocks,
-            num_preempted_tokens=scheduler.claims.num_preempted_tokens,
+            num_preemptions=scheduler.preemption.num_preemptions,
+            num_preempted_blocks=scheduler.preemption.num_preempted_blocks,
+            num_preempted_tokens=scheduler.preemption.num_preempted_tokens,
             num_computed_tokens=self._num_computed_tokens,
-            num_generated_tokens=scheduler.num_generated_tokens,
+            num_generated_tokens=scheduler.committer.num_generated_tokens,
             num_prefix_hit_tokens=scheduler.prefixes.num_hit_tokens,
             num_prefix_query_tokens=scheduler.prefixes.num_query_tokens,
             num_prefix_waits=scheduler.prefixes.num_waits,
@@ -228,7 +221,7 @@ class Engine:
         self._runner.copy(self._scheduler.take_copies())
         if chunks:
             results = self._execute(chunks, lambda: self._scheduler.plan_ahead(chunks))
-            _note_logprobs(chunks, results)
+            collect_logprobs(chunks, results)
             outputs += self._scheduler.commit(chunks, results, self._clock())
             if not any(result.out_of_memory for result in results):
                 self._count(chunks, self._clock() - started_s)
@@ -247,7 +240,7 @@ class Engine:
             raise
 
     def _execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
-        """Run the batch; where it raises, run less of it, so that only who is to blame is hit.
+        """Run the batch; where it raises, run less of it, so that only the cause fails.
 
         Raises the last error when every one of several chunks fails, unless for want of memory.
         """
@@ -272,7 +265,7 @@ class Engine:
         return results
 
     def _execute_in_halves(self, chunks: Sequence[Chunk], error: Exception) -> list[ChunkResult]:
-        """Run a batch for which there was no memory in parts; defer a chunk that is one alone."""
+        """Run a batch for which there was no memory in parts, down to single chunks."""
         logger.warning("no memory for a batch of %d: %s", len(chunks), error)
         # the frames that it passed hold what the batch had made
         traceback.clear_frames(error.__traceback__)
@@ -297,13 +290,10 @@ class Engine:
         return f"Engine(step {self._num_steps}, {self._scheduler!r}, {self._runner!r})"
 
 
-def _note_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> None:
-    """Keep what was told of the chunks' tokens until their requests' next outputs."""
-    for chunk, result in zip(chunks, results, strict=True):
-        if not (result.logprobs or result.prompt_logprobs or result.forks):
-            continue
-        request = chunk.request
-        for drawer, own in zip((request, *request.forks), (result, *result.forks), strict=False):
-            drawer.new_logprobs += own.logprobs
-        request.new_prompt_logprobs += result.prompt_logprobs
-        request.num_scored_tokens += len(result.prompt_logprobs)
+def _admitted(first: Request, others: list[Request]) -> list[Request]:
+    """Plan a request's sequences; return those that are scheduled and end on their own."""
+    if first.params.beam_width:
+        BeamGroup(first, others)
+        return [first]
+    plan_forks(first, others)
+    return [first, *others]

@@ -1,6 +1,4 @@
-"""What a caller can get wrong, as types with the field at fault. Knows nothing of transports."""
-
-from __future__ import annotations
+"""Errors of the engine: a bad field of a caller's, a full queue, a fault. No transports."""
 
 
 class FieldError(ValueError):

@@ -1,6 +1,4 @@
-"""The seam between the engine and what computes."""
-
-from __future__ import annotations
+"""Executor, the seam between the engine and the backend that computes its chunks."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,7 +9,7 @@ Overlap = Callable[[], Sequence[Chunk]]
 
 
 class Executor(Protocol):
-    """What the engine needs of a runner; tests bring one without a model."""
+    """Computes chunks and keeps the KV cache's memory; tests bring one without a model."""
 
     def execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
         """Return one result per chunk, in order; call `overlap` once while they are computed.

@@ -1,18 +1,16 @@
-"""What one engine step tells the outside about one request."""
-
-from __future__ import annotations
+"""Step outputs: the new tokens of one request, its logprobs, and its outcome at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.request import FinishReason, Request
-from services.generator.engine.sequences.beam_search import Hypothesis
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
 class Refusal(NamedTuple):
-    """Which limit of the queue kept a request out, and how many seconds a place takes to come."""
+    """The limit of the queue that kept a request out, and the seconds until a place is expected."""
 
     reason: str
     expected_wait_s: float
@@ -62,8 +60,8 @@ def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
         request.num_prompt_tokens,
         request.num_output_tokens,
         request.num_cached_tokens or 0,
-        logprobs=_told(request.new_logprobs, len(token_ids)),
-        prompt_logprobs=_told(request.new_prompt_logprobs),
+        logprobs=_take(request.new_logprobs, len(token_ids)),
+        prompt_logprobs=_take(request.new_prompt_logprobs),
     )
 
 
@@ -81,32 +79,32 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
         queue_s=scheduled_s - request.arrival_s,
         prefill_s=first_token_s - scheduled_s,
         decode_s=now_s - first_token_s,
-        logprobs=_told(request.new_logprobs, len(token_ids)),
-        # a prompt that was cut off before its first token is not told in part
-        prompt_logprobs=_told(
+        logprobs=_take(request.new_logprobs, len(token_ids)),
+        # a prompt that was cut off before its first token is not described in part
+        prompt_logprobs=_take(
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
         num_preemptions=request.num_preemptions,
     )
 
 
-def beams_told(end: StepOutput, found: Sequence[Hypothesis]) -> StepOutput:
-    """Put the sequences that a beam search found, best first, into the output that ends it."""
-    if not found:
-        return end
-    best, *others = (
-        Beam(h.token_ids, FinishReason.STOP if h.is_stopped else FinishReason.LENGTH) for h in found
-    )
-    return replace(
-        end,
-        token_ids=best.token_ids,
-        num_output_tokens=sum(hypothesis.num_tokens for hypothesis in found),
-        other_beams=tuple(others),
-    )
+def collect_logprobs(chunks: Sequence[Chunk], results: Sequence[ChunkResult]) -> None:
+    """Keep the logprobs of the chunks' tokens until their requests' next outputs."""
+    for chunk, result in zip(chunks, results, strict=True):
+        if not (result.logprobs or result.prompt_logprobs or result.forks):
+            continue
+        request = chunk.request
+        sequences, own_results = (request, *request.forks), (result, *result.forks)
+        for sequence, own in zip(sequences, own_results, strict=False):
+            sequence.new_logprobs += own.logprobs
+        request.new_prompt_logprobs += result.prompt_logprobs
+        request.num_scored_tokens += len(result.prompt_logprobs)
 
 
-def _told(news: list[TokenLogprobs], count: int | None = None) -> tuple[TokenLogprobs, ...]:
-    """Take the first `count` of the news; a token that is not delivered is not described."""
-    told = tuple(news[:count])
-    news.clear()
-    return told
+def _take(logprobs: list[TokenLogprobs], count: int | None = None) -> tuple[TokenLogprobs, ...]:
+    """Return the first `count` and clear all: a token that is not delivered is not described."""
+    if not logprobs:
+        return ()
+    taken = tuple(logprobs[:count])
+    logprobs.clear()
+    return taken

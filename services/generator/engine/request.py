@@ -1,17 +1,13 @@
-"""One request's state from admission to its only outcome. Counts tokens; never sees a tensor."""
-
-from __future__ import annotations
+"""Request state from admission to its only outcome. Counts tokens; never sees a tensor."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mesh.fair_queue import Ticket
 from services.generator.engine.sampling_params import SamplingParams
 from services.generator.engine.token_logprobs import TokenLogprobs
-
-if TYPE_CHECKING:
-    from services.generator.engine.sequences.beam_group import BeamGroup
 
 
 class FinishReason(enum.Enum):
@@ -36,13 +32,28 @@ class RequestStatus(enum.Enum):
     FINISHED = "finished"
 
 
+class SequenceGroup(Protocol):
+    """Sequences that are scheduled as one request: admitted, preempted and ended together.
+
+    The `leader` is the admitted request; `members` are those that hold blocks, the leader among
+    them.
+    """
+
+    leader: "Request"
+    members: "list[Request]"
+
+    def restart(self) -> "Sequence[Request]":
+        """Begin again from the leader's prompt; return the members that stop for it."""
+        ...
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Request:
     """Chases `num_tokens` (what is known) with `num_computed_tokens` (what the KV cache holds).
 
     There is no prefill or decode state: a long prompt, a resumed request and a decode differ only
     in how far the second counter is behind. `num_scored_tokens` counts the leading positions whose
-    logits have told the next prompt token's probability, where that is wanted. Times are
+    logits have given the next prompt token's logprob, where that is wanted. Times are
     `time.monotonic` seconds.
     """
 
@@ -69,15 +80,15 @@ class Request:
     num_lookahead_tokens: int = 0
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
-    # those that will go on from its computed prompt, and the one that this request waits for
-    forks: list[Request] = field(default_factory=list)
-    source: Request | None = None
-    beams: BeamGroup | None = None
+    # requests that will go on from its computed prompt, and the one that it waits for
+    forks: "list[Request]" = field(default_factory=list)
+    source: "Request | None" = None
+    beams: SequenceGroup | None = None
     status: RequestStatus = RequestStatus.WAITING
     finish_reason: FinishReason | None = None
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
-    # told by the next output
+    # delivered by the next output
     new_logprobs: list[TokenLogprobs] = field(default_factory=list)
     new_prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
@@ -86,27 +97,27 @@ class Request:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Sort key of those that run: a lower priority number first, then the earlier arrival."""
+        """Sort key of running requests: a lower priority number first, then the earlier arrival."""
         return self.priority, self.arrival_index, self.branch
 
     @property
-    def owner(self) -> Request:
+    def owner(self) -> "Request":
         """The request whose outcome this sequence shares; a beam's is its group's leader."""
         return self if self.beams is None else self.beams.leader
 
     @property
-    def sequences(self) -> list[Request]:
-        """Those that hold blocks for it: itself, or the beams of its search."""
+    def sequences(self) -> "list[Request]":
+        """The sequences that hold blocks for it: itself, or the beams of its search."""
         return [self] if self.beams is None else self.beams.members
 
     @property
-    def num_seats(self) -> int:
+    def num_slots(self) -> int:
         """Running sequences that it is, or will be once its prompt is computed."""
         return 1 + len(self.forks)
 
     @property
     def ticket(self) -> Ticket:
-        """For the order of those that wait; a preempted request has had its turn already."""
+        """Its place among waiting requests; a preempted request has had its turn already."""
         cost = 0 if self.num_preemptions else self.num_prompt_tokens + self.params.max_tokens
         return Ticket(self.priority, self.tenant, self.arrival_index, cost)
 
@@ -132,7 +143,7 @@ class Request:
 
     @property
     def num_unscored_tokens(self) -> int:
-        """Positions whose logits must still tell the probability of the next prompt token."""
+        """Positions at which the logprob of the next prompt token is still wanted."""
         if self.params.prompt_logprobs is None:
             return 0
         return self.num_prompt_tokens - 1 - self.num_scored_tokens
@@ -146,9 +157,27 @@ class Request:
         return self.num_scored_tokens if self.num_unscored_tokens > 0 else self.num_tokens - 1
 
     @property
+    def end_reason(self) -> FinishReason | None:
+        """STOP or LENGTH where its last token ends the output."""
+        if self.token_ids[-1] in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.num_output_tokens >= self.params.max_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    @property
     def is_finished(self) -> bool:
         """True once the outcome is set."""
         return self.finish_reason is not None
+
+    def append(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Append the drawn tokens up to the first stop token; return those appended."""
+        for index, token_id in enumerate(token_ids):
+            if token_id in self.stop_token_ids:
+                token_ids = token_ids[: index + 1]
+                break
+        self.token_ids += token_ids
+        return token_ids
 
     def __repr__(self) -> str:
         state = self.finish_reason.value if self.finish_reason else self.status.value

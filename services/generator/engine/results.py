@@ -1,6 +1,4 @@
-"""What was chosen in a step's rows, as the results of its chunks."""
-
-from __future__ import annotations
+"""Results of a step's chunks, from the tokens that were sampled in its rows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +6,12 @@ from typing import NamedTuple
 
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw, kept_tokens
+from services.generator.engine.request import Request
 from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 class Choices(NamedTuple):
-    """The drawn tokens, None where a row is not finite; what was asked beside them, by row."""
+    """The sampled tokens, None where a row is not finite; logprobs and candidates by row."""
 
     token_ids: Sequence[int | None]
     logprobs: Mapping[int, TokenLogprobs]
@@ -31,8 +30,8 @@ class Scored(NamedTuple):
     counts: list[int]
 
     @classmethod
-    def of(cls, chunks: Sequence[Chunk]) -> Scored:
-        """Return those of a step's scored rows, in their order."""
+    def of(cls, chunks: Sequence[Chunk]) -> "Scored":
+        """Collect those of a step's scored rows, in their order."""
         scoring = [chunk for chunk in chunks if chunk.scored]
         return cls(
             [c.request.token_ids[position + 1] for c in scoring for position in c.scored],
@@ -53,15 +52,15 @@ def results_of(
     drawn = _drawn(in_row_order, choices)
     nothing = ChunkResult()
     if not scores:
-        return [drawn.get(id(chunk.request), nothing) for chunk in chunks]
-    described = iter(scores)
-    told = {id(c.request): [next(described) for _ in c.scored] for c in in_row_order}
-    return [_with_scores(drawn.get(id(c.request), nothing), told[id(c.request)]) for c in chunks]
+        return [drawn.get(chunk.request, nothing) for chunk in chunks]
+    remaining = iter(scores)
+    scored = {c.request: [next(remaining) for _ in c.scored] for c in in_row_order}
+    return [_with_scores(drawn.get(c.request, nothing), scored[c.request]) for c in chunks]
 
 
-def _drawn(chunks: Sequence[Chunk], choices: Choices) -> dict[int, ChunkResult]:
-    """Return what was drawn, by the id() of the chunks' requests."""
-    results: dict[int, ChunkResult] = {}
+def _drawn(chunks: Sequence[Chunk], choices: Choices) -> dict[Request, ChunkResult]:
+    """Return what was drawn for each request that draws."""
+    results: dict[Request, ChunkResult] = {}
     row = 0
     for chunk in chunks:
         if not chunk.samples:
@@ -69,20 +68,21 @@ def _drawn(chunks: Sequence[Chunk], choices: Choices) -> dict[int, ChunkResult]:
         request, forks = chunk.request, chunk.forks
         if request.beams is not None:
             failed = choices.token_ids[row] is None
-            results[id(request)] = ChunkResult(failed=failed, candidates=choices.candidates[row])
+            results[request] = ChunkResult(failed=failed, candidates=choices.candidates[row])
             row += 1
             continue
         end = row + len(chunk.drafts) + 1
-        told = _told(chunk.drafts, row, end, choices)
+        result = _sequence_result(chunk.drafts, row, end, choices)
         if forks:
-            own = [_told((), each, each + 1, choices) for each in range(end, end + len(forks))]
-            told = told._replace(forks=own)
-        results[id(request)] = told
+            rows = range(end, end + len(forks))
+            own_results = [_sequence_result((), row, row + 1, choices) for row in rows]
+            result = result._replace(forks=own_results)
+        results[request] = result
         row = end + len(forks)
     return results
 
 
-def _told(drafts: Sequence[int], first: int, end: int, choices: Choices) -> ChunkResult:
+def _sequence_result(drafts: Sequence[int], first: int, end: int, choices: Choices) -> ChunkResult:
     """Return what one sequence keeps of what was drawn in its rows."""
     kept = kept_tokens(drafts, choices.token_ids[first:end])
     if not kept:

@@ -1,6 +1,4 @@
-"""How one request wants its tokens chosen and when it wants to stop."""
-
-from __future__ import annotations
+"""Sampling parameters: how one request wants its tokens chosen, and when it ends."""
 
 import math
 from dataclasses import dataclass
@@ -27,11 +25,12 @@ _OFF_WITH_BEAMS: dict[str, float | None] = {
 class SamplingParams:
     """Validated on construction; raises ParamError naming the first bad field.
 
-    `temperature` 0 is greedy and makes the filters and the seed irrelevant, but not the edits of
-    the logits. `logit_edits` and `sampler` say in which order the options work. `min_tokens` holds
-    back every stop id. `ignore_eos` drops the model's own end ids only; `stop_token_ids` still
-    stop. `allowed_token_ids` empty allows all. `logprobs` and `prompt_logprobs` count the
-    alternatives told beside each token; None tells nothing. `n` sequences are answered. With a
+    `temperature` 0 is greedy and makes the filters and the seed irrelevant, but not the
+    processors of the logits. In which order the options work is said in `backend/sampling`, by
+    `logits_processors` and `sampler`. `min_tokens` holds back every stop id. `ignore_eos` drops the
+    model's own end ids only; `stop_token_ids` still stop. `allowed_token_ids` empty allows all.
+    `logprobs` and `prompt_logprobs` count the alternatives beside each token; None means no
+    log-probabilities. `n` sequences are answered. With a
     `beam_width` they are the best of a beam search, which draws nothing at random; 0 is off.
     """
 
@@ -95,7 +94,7 @@ class SamplingParams:
         return self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
     @property
-    def edits_vocabulary(self) -> bool:
+    def masks_tokens(self) -> bool:
         """True when some tokens are allowed, banned or biased by themselves."""
         return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
 

@@ -1,6 +1,4 @@
-"""A reading of the engine's counters at one moment."""
-
-from __future__ import annotations
+"""Engine statistics: the gauges and counters at one moment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

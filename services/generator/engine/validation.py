@@ -1,6 +1,4 @@
-"""What a request may ask for: checked once, before it is admitted."""
-
-from __future__ import annotations
+"""Request validation: what a request may ask for, checked once before it is admitted."""
 
 from collections.abc import Sequence
 
@@ -11,8 +9,8 @@ from services.generator.engine.sampling_params import SamplingParams
 from services.generator.model.checkpoint.config import ModelConfig
 
 
-class RequestRules:
-    """Follows from the model and from the room that there is for it."""
+class RequestValidator:
+    """Knows the limits that follow from the model and from the KV cache's size."""
 
     def __init__(self, config: EngineConfig, model_config: ModelConfig, pool: BlockPool) -> None:
         self._config = config

@@ -4,8 +4,6 @@ torch's own take another formula for what is left over after whole vectors, so t
 last bit depends on the number of rows. `exp`, `erf` and `tanh` do not, nor does plain arithmetic.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Decoder-only transformer of any family: calls over parts; the loader has decided variations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,6 +1,4 @@
-"""Why a model folder cannot be served, as types that name the field or tensor at fault."""
-
-from __future__ import annotations
+"""Errors of a model folder that cannot be served; they name the field or tensor at fault."""
 
 
 class ModelError(ValueError):

@@ -1,7 +1,5 @@
 """Head attention: all that a layer does between its stacked projection and its output's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 

@@ -1,6 +1,4 @@
-"""The tensor that holds keys and values, cut into blocks. Knows nothing of who holds a block."""
-
-from __future__ import annotations
+"""KV cache: the tensor of keys and values, cut into blocks. Knows nothing of who holds a block."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

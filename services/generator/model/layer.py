@@ -1,9 +1,7 @@
-"""One layer of a decoder, and layers run one after the other.
+"""Layer of a decoder, and layers run one after the other.
 
 As in "Attention is all you need" (arXiv:1706.03762), norms first, and what came after it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

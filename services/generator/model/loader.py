@@ -1,6 +1,4 @@
-"""Builds a decoder from a Hugging Face folder: names, stacking, dtype, choice of parts."""
-
-from __future__ import annotations
+"""Loader of a decoder from a Hugging Face folder: names, stacking, dtype, choice of parts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -170,7 +168,7 @@ class _Loader:
         weight = self._tensor(f"{name}.weight", hidden)
         if self._config.family.norm == "layer":
             return LayerNorm(weight, self._tensor(f"{name}.bias", hidden), eps)
-        # Gemma's weights tell how far they are from 1; near zero they keep their digits
+        # Gemma's weights are distances from 1; near zero they keep their digits
         is_offset = self._config.family.norm == "rms_offset"
         return self._parts.rms_norm(1.0 + weight.float() if is_offset else weight)
 

@@ -1,6 +1,4 @@
-"""The second half of a layer: one network for all tokens, or experts of which each takes a few."""
-
-from __future__ import annotations
+"""MLP of a layer: one network for all tokens, or a mixture of experts of which each takes a few."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -21,7 +19,7 @@ class ResidualBranch(Protocol):
 
 
 class NormedLinear:
-    """A product whose result is normalised before it is added (Gemma)."""
+    """A linear layer whose result is normalised before it is added (Gemma)."""
 
     def __init__(self, linear: Linear, norm: Norm) -> None:
         self.linear = linear

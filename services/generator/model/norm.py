@@ -1,6 +1,4 @@
-"""Normalisation of hidden states: what every norm maps, and the layer norm."""
-
-from __future__ import annotations
+"""Norms of hidden states: what every norm maps, and LayerNorm. RMSNorm is a part of a backend."""
 
 from collections.abc import Callable
 

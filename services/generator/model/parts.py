@@ -1,7 +1,5 @@
 """Parts of a model as one backend computes them best: the seam between model and backend."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 

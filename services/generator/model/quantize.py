@@ -1,7 +1,5 @@
 """Quantisation of rows to int8, symmetric per row."""
 
-from __future__ import annotations
-
 import torch
 
 _LARGEST = 127.0

@@ -1,6 +1,4 @@
-"""Rotary positions (Su et al. 2021, arXiv:2104.09864) in the half-split form of Llama."""
-
-from __future__ import annotations
+"""RoPE, rotary positions (Su et al. 2021, arXiv:2104.09864), in the half-split form of Llama."""
 
 import math
 from typing import NamedTuple

@@ -21,9 +21,9 @@ class Histogram:
 
     def copy(self) -> "Histogram":
         """Return one that does not follow."""
-        made = Histogram(self._bounds)
-        made._counts, made._sum = self._counts.copy(), self._sum
-        return made
+        copy = Histogram(self._bounds)
+        copy._counts, copy._sum = self._counts.copy(), self._sum
+        return copy
 
     @property
     def sum(self) -> float:
@@ -32,12 +32,12 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return each upper bound with the number of values up to it, the last for all."""
-        told = []
+        buckets = []
         total = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
-            told.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
-        return told
+            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
+        return buckets
 
     def __repr__(self) -> str:
         return f"Histogram({sum(self._counts)} values, sum {self._sum:g})"

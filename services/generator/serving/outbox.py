@@ -24,7 +24,7 @@ class Outbox:
         return self._kept[0].number if self._kept else self._last + 1
 
     def frame(self, deltas: Sequence[events_pb2.SequenceDelta]) -> events_pb2.Frame:
-        """The next frame, holding these deltas (at least one)."""
+        """Return the next frame, holding these deltas (at least one)."""
         assert deltas, "an empty frame is a heartbeat. This is a bug."
         self._last += 1
         frame = events_pb2.Frame(replica_id=self._replica_id, number=self._last, deltas=deltas)
@@ -33,7 +33,7 @@ class Outbox:
         return frame
 
     def frames(self, deltas: Sequence[events_pb2.SequenceDelta]) -> list[events_pb2.Frame]:
-        """The next frames, holding these deltas in order: one, unless their bytes are too many."""
+        """Return the next frames, these deltas in order: one, unless their bytes are too many."""
         frames: list[events_pb2.Frame] = []
         first, num_bytes = 0, 0
         for end, delta in enumerate(deltas, start=1):
@@ -44,12 +44,12 @@ class Outbox:
         return frames
 
     def heartbeat(self) -> events_pb2.Frame:
-        """Tells the last number, so that the loss of the last frame is seen too."""
+        """Return a frame with the last number alone: the loss of the last frame is seen too."""
         return events_pb2.Frame(replica_id=self._replica_id, number=self._last, oldest=self.oldest)
 
     def again(self, first: int, last: int) -> list[events_pb2.Frame]:
-        """The frames from `first` to `last` that are still there."""
-        found = [frame for frame in self._kept if first <= frame.number <= last]
-        for frame in found:
+        """Return the frames from `first` to `last` that are still there."""
+        frames = [frame for frame in self._kept if first <= frame.number <= last]
+        for frame in frames:
             frame.oldest = self.oldest
-        return found
+        return frames

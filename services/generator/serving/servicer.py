@@ -12,7 +12,8 @@ from mesh.mailbox import Mailbox
 from mesh.pb import common_pb2, generator_pb2, generator_pb2_grpc
 from services.generator.engine import FinishReason, RequestError, StepOutput
 from services.generator.serving import wire
-from services.generator.serving.bridge import EngineBridge, Submission
+from services.generator.serving.bridge import EngineBridge
+from services.generator.serving.submission import Submission
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,7 +36,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
     async def Describe(
         self, request: generator_pb2.DescribeGeneratorRequest, context: Context
     ) -> generator_pb2.DescribeGeneratorResponse:
-        """The model and this replica's id."""
+        """Return the model and this replica's id."""
         return generator_pb2.DescribeGeneratorResponse(
             model=self._model, replica_id=self._replica_id
         )
@@ -43,7 +44,7 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServicer):
     async def Generate(
         self, request: generator_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[generator_pb2.GenerateResponse]:
-        """A response per sequence and engine step; leaving the call ends the sequences."""
+        """Yield a response per sequence and engine step; leaving the call ends the sequences."""
         inbox, submission = _Inbox(), self._submission(request, context)
         if not self._submit(submission, inbox):
             raise MeshError(

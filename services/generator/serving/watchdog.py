@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 0.5
 
@@ -23,14 +23,14 @@ class Watchdog:
         self._limit_s = limit_s
         self._clock = clock
         self._since_s: float | None = None
-        self._told_of_s: float | None = None
+        self._reported_s: float | None = None
 
     def begin(self) -> None:
-        """A step begins."""
+        """Note that a step begins."""
         self._since_s = self._clock()
 
     def end(self) -> None:
-        """The step is over, or none was under way."""
+        """Note that the step is over, or that none was under way."""
         self._since_s = None
 
     @property
@@ -40,25 +40,25 @@ class Watchdog:
         return since_s is not None and self._clock() - since_s > self._limit_s
 
     def check(self) -> None:
-        """Logs the stacks of all threads once per wedged step, and that the engine goes on."""
+        """Log the stacks of all threads once per wedged step, and that the engine goes on."""
         since_s = self._since_s
-        if self._told_of_s is not None and since_s != self._told_of_s:
-            log.warning("the engine goes on after a step that took too long")
-            self._told_of_s = None
-        if since_s is not None and since_s != self._told_of_s and self.is_wedged:
-            self._told_of_s = since_s
+        if self._reported_s is not None and since_s != self._reported_s:
+            logger.warning("the engine goes on after a step that took too long")
+            self._reported_s = None
+        if since_s is not None and since_s != self._reported_s and self.is_wedged:
+            self._reported_s = since_s
             seconds = self._clock() - since_s
-            log.error("a step of the engine has not ended for %.1f s\n%s", seconds, _stacks())
+            logger.error("a step of the engine has not ended for %.1f s\n%s", seconds, _stacks())
 
     async def run(self) -> None:
-        """Checks until cancelled."""
+        """Check until cancelled."""
         while True:
             self.check()
             await asyncio.sleep(CHECK_INTERVAL_S)
 
 
 def _stacks() -> str:
-    """Tells where each thread is, innermost call last."""
+    """Return where each thread is, innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

@@ -12,10 +12,11 @@ from mesh.pb import common_pb2, events_pb2
 from mesh.telemetry import extract, past_span
 from services.generator.engine import ParamError, RequestError, StepOutput
 from services.generator.serving import wire
-from services.generator.serving.bridge import EngineBridge, Submission
+from services.generator.serving.bridge import EngineBridge
 from services.generator.serving.outbox import Outbox
+from services.generator.serving.submission import Submission
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ANNOUNCE_INTERVAL_S = 0.5
 # a gateway that has been silent for so long is gone, and nobody reads its answers
@@ -40,14 +41,14 @@ class Worker:
         self._draining = False
 
     async def start(self) -> None:
-        """Subscribes; jobs may come from now on."""
+        """Subscribe; jobs may come from now on."""
         await self._bus.subscribe(
             subjects.commands(self._replica_id), events_pb2.Command, self._on_command
         )
         await self._bus.subscribe(subjects.HELLO, events_pb2.Hello, self._on_hello)
 
     async def run(self) -> None:
-        """Announces until cancelled, and at once when something about it changed."""
+        """Announce until cancelled, and at once when something about it changed."""
         while True:
             self._changed.clear()
             self._drop_silent_gateways()
@@ -56,7 +57,7 @@ class Worker:
                 for link in list(self._links.values()):
                     await self._bus.publish(link.subject, link.outbox.heartbeat())
             except MeshError:
-                log.warning("the bus did not take an announcement")
+                logger.warning("the bus did not take an announcement")
             try:
                 async with asyncio.timeout(ANNOUNCE_INTERVAL_S):
                     await self._changed.wait()
@@ -64,7 +65,7 @@ class Worker:
                 continue
 
     async def drain(self) -> None:
-        """Takes no more jobs and returns when those it has are done and sent."""
+        """Take no more jobs; return when those it has are done and sent."""
         self._draining = True
         self._changed.set()
         await self._bridge.until_idle()
@@ -72,7 +73,7 @@ class Worker:
             await link.flushed()
 
     async def close(self) -> None:
-        """Ends the links; idempotent."""
+        """End the links; idempotent."""
         links, self._links = self._links, {}
         for link in links.values():
             await link.close()
@@ -127,7 +128,7 @@ class Worker:
                 raise invalid("n", "a job has one sequence, or one beam search")
             taken = self._bridge.submit(submission, link)
         except (MeshError, ParamError, RequestError) as error:
-            log.warning("refused job %s: %s", job.job_id, error)
+            logger.warning("refused job %s: %s", job.job_id, error)
             self._bridge.metrics.refused("invalid")
             link.refuse(job.job_id, common_pb2.FINISH_REASON_ERROR)
             return
@@ -169,7 +170,7 @@ class _Link:
         self._sending = asyncio.create_task(self._send(), name=f"frames to {gateway_id}")
 
     def receive(self, outputs: list[StepOutput]) -> None:
-        """One engine step's outputs for this gateway."""
+        """Take one engine step's outputs for this gateway."""
         for output in outputs:
             delta = events_pb2.SequenceDelta(
                 job_id=output.request_id,
@@ -193,7 +194,7 @@ class _Link:
         reason: common_pb2.FinishReason,
         expected_wait_s: float | None = None,
     ) -> None:
-        """A job that never reaches the engine; the wait is told where waiting helps."""
+        """Answer a job that never reaches the engine; with the wait, where waiting helps."""
         self._deltas.put(
             events_pb2.SequenceDelta(
                 job_id=job_id, finish_reason=reason, expected_wait_s=expected_wait_s
@@ -201,20 +202,20 @@ class _Link:
         )
 
     async def resend(self, first: int, last: int) -> None:
-        """Sends frames again that the gateway missed."""
+        """Send frames again that the gateway missed."""
         for frame in self.outbox.again(first, last):
             await self._bus.publish(self.subject, frame)
 
     async def flushed(self) -> None:
-        """Returns when nothing waits to be sent."""
+        """Return when nothing waits to be sent."""
         await self._deltas.until_idle()
 
     def cancel(self) -> None:
-        """Stops sending."""
+        """Stop sending."""
         self._sending.cancel()
 
     async def close(self) -> None:
-        """Stops sending and waits for the task's end."""
+        """Stop sending and wait for the task's end."""
         self._sending.cancel()
         await asyncio.gather(self._sending, return_exceptions=True)
 
@@ -225,10 +226,10 @@ class _Link:
                     await self._bus.publish(self.subject, frame)
                 except MeshError:
                     # numbered and kept: the gateway will see the gap and ask for it
-                    log.warning("the bus did not take frame %d", frame.number)
+                    logger.warning("the bus did not take frame %d", frame.number)
 
     def _trace(self, output: StepOutput) -> None:
-        """Spans of a sequence that ended; the engine's stages become children of the job's."""
+        """Export the spans of a sequence that ended: its job's with the engine's stages below."""
         assert output.finish_reason is not None
         now = time.time()
         received, headers = self.jobs.pop(output.request_id, (now, {}))

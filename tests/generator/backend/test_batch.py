@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from services.generator.backend.batch import build_batch
-from services.generator.backend.cpu.torch_attention import TorchPlan
+from services.generator.backend.cpu.attention.torch_plan import TorchPlan
 from services.generator.engine.chunk import Chunk
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams

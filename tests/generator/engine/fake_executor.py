@@ -33,36 +33,34 @@ class FakeExecutor:
         self.fails: Callable[[Chunk], bool] = lambda chunk: False
         self.raises: Callable[[Chunk], bool] = lambda chunk: False
         self.launches_ahead = False
-        self._ahead: dict[int, tuple[Chunk, ChunkResult]] = {}
+        self._ahead: dict[Chunk, ChunkResult] = {}
 
     def execute(
         self, chunks: Sequence[Chunk], overlap: Callable[[], Any] = lambda: ()
     ) -> list[ChunkResult]:
         ahead, self._ahead = self._ahead, {}
         if any(self.raises(chunk) for chunk in chunks):
-            raise RuntimeError("the fake executor was told to raise")
+            raise RuntimeError("the fake executor raises")
         for chunk in chunks:
-            if id(chunk) not in ahead:
+            if chunk not in ahead:
                 self._write(chunk)
-        results = [
-            ahead[id(chunk)][1] if id(chunk) in ahead else self._result(chunk) for chunk in chunks
-        ]
+        results = [ahead[chunk] if chunk in ahead else self._result(chunk) for chunk in chunks]
         planned = overlap() or ()
         if self.launches_ahead:
             drawn = {c.request: r.token_ids for c, r in zip(chunks, results, strict=True)}
-            self._ahead = {id(c): (c, self._launch_ahead(c, drawn)) for c in planned}
+            self._ahead = {c: self._launch_ahead(c, drawn) for c in planned}
         return results
 
     def _launch_ahead(self, chunk: Chunk, drawn: dict[Request, tuple[int, ...]]) -> ChunkResult:
         """Compute a chunk as if its request had what was just drawn for it."""
         request = chunk.request
-        told = list(request.token_ids)
+        known = list(request.token_ids)
         # a request whose token failed is not asked for again
-        request.token_ids += (drawn.get(request) or (0,))[: chunk.end - len(told)]
+        request.token_ids += (drawn.get(request) or (0,))[: chunk.end - len(known)]
         planned, request.num_lookahead_tokens = request.num_lookahead_tokens, 0
         self._write(chunk)
         result = self._result(chunk)
-        request.token_ids[:] = told
+        request.token_ids[:] = known
         request.num_lookahead_tokens = planned
         return result
 

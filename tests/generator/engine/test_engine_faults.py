@@ -90,7 +90,7 @@ def test_a_step_that_fails_for_all_ends_all(engine: Engine, executor: FakeExecut
 
 
 def test_the_blocks_of_a_fault_are_cleared(engine: Engine, executor: FakeExecutor) -> None:
-    """What the ended requests held is cleared before anybody reads it, and no prefix is hit."""
+    """What the ended requests held is cleared before it is read, and no prefix is hit."""
     fill(engine, 2)
     engine.step()
     held = engine.stats().num_blocks_used
@@ -103,7 +103,7 @@ def test_the_blocks_of_a_fault_are_cleared(engine: Engine, executor: FakeExecuto
 
 
 def test_idle_prefixes_survive_a_fault(engine: Engine, executor: FakeExecutor) -> None:
-    """A prefix that nobody held when the fault came is still hit after it."""
+    """A prefix that no request held when the fault came is still hit after it."""
     assert serves(engine, "before")
     engine.add("a", [9], GREEDY)
     engine.add("b", [8], GREEDY)
@@ -215,7 +215,7 @@ def test_want_of_memory_ends_the_requests_concerned(engine: Engine, executor: Fa
 def test_a_batch_too_large_for_the_memory_runs_in_parts(
     engine: Engine, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where only the whole batch finds no memory, nobody ends."""
+    """Where only the whole batch finds no memory, no request ends."""
     execute = executor.execute
 
     def small_only(chunks: Any, overlap: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A step that finds no memory: smaller steps, then those who give way, then the one that ends."""
+"""A step that finds no memory: smaller steps, then preemption, then the one that ends."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from services.generator.engine import Engine, EngineConfig, FinishReason, Sampli
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.errors import OutOfMemoryError
 from services.generator.engine.kv.block_pool import BlockPool
-from services.generator.engine.scheduling.token_limit import TokenLimit
 from tests.generator.engine.fake_executor import FakeExecutor, continuation
 from tests.generator.shape import shape
 
@@ -40,28 +39,28 @@ class SmallDevice(FakeExecutor):
         self.num_releases += 1
 
 
-def made(device: SmallDevice) -> Engine:
+def make_engine(device: SmallDevice) -> Engine:
     config = EngineConfig(Path("unused"), max_num_seqs=2, max_batched_tokens=16, block_size=4)
     return Engine(config, MODEL, device, BlockPool(24, 4))
 
 
 def run(engine: Engine) -> dict[str, tuple[FinishReason, list[int]]]:
     """Step until idle; return the outcomes with all tokens."""
-    told: dict[str, list[int]] = {}
+    tokens: dict[str, list[int]] = {}
     ended: dict[str, tuple[FinishReason, list[int]]] = {}
     while engine.has_work:
         for output in engine.step():
-            told.setdefault(output.request_id, []).extend(output.token_ids)
+            tokens.setdefault(output.request_id, []).extend(output.token_ids)
             if output.finish_reason is not None:
-                ended[output.request_id] = output.finish_reason, told[output.request_id]
+                ended[output.request_id] = output.finish_reason, tokens[output.request_id]
         engine.check()
     return ended
 
 
 def test_a_batch_without_room_runs_in_halves() -> None:
-    """Two prompts that do not fit together run one after the other; nobody gives way."""
+    """Two prompts that do not fit together run one after the other; none is preempted."""
     device = SmallDevice(room=8)
-    engine = made(device)
+    engine = make_engine(device)
     prompts = {"a": [1] * 8, "b": [2] * 8}
     for name, prompt in prompts.items():
         engine.add(name, prompt, GREEDY)
@@ -79,14 +78,14 @@ def test_what_a_batch_had_made_is_gone_when_parts_of_it_run() -> None:
         def execute(
             self, chunks: Sequence[Chunk], overlap: Callable[[], object] = lambda: None
         ) -> list[ChunkResult]:
-            num_alive.append(sum(made() is not None for made in made_before))
+            num_alive.append(sum(ref() is not None for ref in earlier))
             activations = torch.zeros(8)
-            made_before.append(weakref.ref(activations))
+            earlier.append(weakref.ref(activations))
             return super().execute(chunks, overlap)
 
-    made_before: list[weakref.ref[torch.Tensor]] = []
+    earlier: list[weakref.ref[torch.Tensor]] = []
     num_alive: list[int] = []
-    engine = made(Device(room=8))
+    engine = make_engine(Device(room=8))
     for number, name in enumerate(("a", "b")):
         engine.add(name, [number] * 8, GREEDY)
     run(engine)
@@ -94,9 +93,9 @@ def test_what_a_batch_had_made_is_gone_when_parts_of_it_run() -> None:
 
 
 def test_a_chunk_without_room_is_computed_in_smaller_ones() -> None:
-    """Its request gives way and begins again with half the budget, and its tokens are the same."""
+    """Its request is preempted and begins again with half the budget; its tokens are the same."""
     device = SmallDevice(room=4)
-    engine = made(device)
+    engine = make_engine(device)
     engine.add("a", list(range(10, 26)), GREEDY)
     assert run(engine) == {"a": (FinishReason.LENGTH, continuation(list(range(10, 26)), 4))}
     assert device.sizes[:4] == [4, 4, 4, 4]
@@ -106,7 +105,7 @@ def test_a_chunk_without_room_is_computed_in_smaller_ones() -> None:
 def test_one_that_never_finds_room_ends_and_others_go_on() -> None:
     """After three retries it ends with an error; what fits is served before and after."""
     device = SmallDevice(room=0)
-    engine = made(device)
+    engine = make_engine(device)
     engine.add("a", [1] * 8, GREEDY)
     assert run(engine) == {"a": (FinishReason.ERROR, [])}
     assert engine.stats().num_preemptions == 3
@@ -118,7 +117,7 @@ def test_one_that_never_finds_room_ends_and_others_go_on() -> None:
 def test_a_running_stream_survives_a_moment_without_room() -> None:
     """A decode that finds no memory is computed again from its prompt; no token is lost."""
     device = SmallDevice(room=16)
-    engine = made(device)
+    engine = make_engine(device)
     engine.add("a", [1] * 8, GREEDY)
     outputs = [*engine.step(), *engine.step()]
     device.room = 0
@@ -127,17 +126,3 @@ def test_a_running_stream_survives_a_moment_without_room() -> None:
     delivered = [token_id for output in outputs for token_id in output.token_ids]
     reason, rest = run(engine)["a"]
     assert (reason, [*delivered, *rest]) == (FinishReason.LENGTH, continuation([1] * 8, 4))
-
-
-def test_the_limit_grows_back_after_good_steps() -> None:
-    """It halves down to the least, and doubles up to the most after many good steps."""
-    limit = TokenLimit(3, 16)
-    for _ in range(4):
-        limit.lower()
-    assert limit.num_tokens == 3
-    for _ in range(256):
-        limit.observe_step()
-    assert limit.num_tokens == 6
-    for _ in range(3 * 256):
-        limit.observe_step()
-    assert limit.num_tokens == 16

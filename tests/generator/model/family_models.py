@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import transformers
 
 SIZES: dict[str, Any] = {
@@ -48,8 +49,9 @@ class Sample:
     model: str
     changes: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> Any:
-        """Return the reference with its initial weights."""
+    def build(self, seed: int = 1) -> Any:
+        """Return the reference with its initial weights, the same for a seed."""
+        torch.manual_seed(seed)
         if self.config == "Gemma3Config":
             return build_gemma3_multimodal(self.changes)
         values = {**SIZES, **self.changes}

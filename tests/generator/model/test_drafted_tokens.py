@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.generator.backend.cpu.runner import Runner
+from services.generator.backend.cpu.runner import CpuRunner
 from services.generator.engine import Engine, EngineConfig, SamplingParams, StepOutput
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.model.kv_cache import KVCache
@@ -28,7 +28,7 @@ def make_engine(folder: Path, speculative_tokens: int, **options: Any) -> Engine
     config = EngineConfig(
         folder, block_size=BLOCK_SIZE, speculative_tokens=speculative_tokens, **options
     )
-    runner = Runner(model, KVCache(model.config, num_blocks, BLOCK_SIZE, model.dtype))
+    runner = CpuRunner(model, KVCache(model.config, num_blocks, BLOCK_SIZE, model.dtype))
     clock = itertools.count().__next__
     pool = BlockPool(num_blocks, BLOCK_SIZE)
     engine = Engine(config, model.config, runner, pool, clock=lambda: float(clock()))
@@ -56,7 +56,7 @@ def tokens(outputs: list[StepOutput]) -> list[int]:
 
 
 def repetitive(seed: int, length: int, vocab_size: int) -> list[int]:
-    """A prompt of a few phrases over and over, in which most pairs of tokens are known."""
+    """Return a prompt of phrases over and over, in which most pairs of tokens are known."""
     rng = random.Random(seed)
     phrases = [[rng.randrange(vocab_size) for _ in range(5)] for _ in range(3)]
     return [token for _ in range(length) for token in rng.choice(phrases)][:length]

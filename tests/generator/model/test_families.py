@@ -35,7 +35,6 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module", params=SAMPLES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    torch.manual_seed(1)
     model = SAMPLES[request.param].build()
     folder = tmp_path_factory.mktemp(request.param)
     save(model, folder)

@@ -53,7 +53,7 @@ Alone = Callable[[Numbers], list[object]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of all these tests but the families'."""
+    """Return the checkpoint of all these tests but the families'."""
     return write_checkpoint(tmp_path_factory.mktemp("invariance"), SHAPE)
 
 

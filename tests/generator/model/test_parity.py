@@ -34,6 +34,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama3": {"rope_parameters": LLAMA3},
 }
 BLOCK_BYTES = 3 * 16 * 2 * 16 * 4
+# Between the two best logits: more than twice the 1e-4 by which right computations may differ.
+LEAD = 5e-4
 
 
 def make_prompts(vocab_size: int, lengths: Sequence[int]) -> list[list[int]]:
@@ -42,15 +44,21 @@ def make_prompts(vocab_size: int, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def reference(model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """Return transformers' greedy continuation of each prompt alone."""
+    """Return transformers' greedy continuation of each prompt alone.
+
+    Fails where a token leads the next best by so little that another order of summation may turn
+    them round: libraries choose theirs by the processor.
+    """
     outputs = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
-            pad_token_id=0, eos_token_id=None,
+            pad_token_id=0, eos_token_id=None, output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
-        outputs.append(out[0, len(prompt) :].tolist())
+        best, second = torch.cat(out.logits).float().topk(2).values.unbind(-1)
+        assert (best - second).min() > LEAD
+        outputs.append(out.sequences[0, len(prompt) :].tolist())
     return outputs
 
 
@@ -146,9 +154,10 @@ def test_old_configuration_form(make_llama: Callable) -> None:
     assert generate(load_engine(EngineConfig(folder)), prompts, 20) == reference(model, prompts, 20)
 
 
-def test_seeded_requests_repeat_in_any_batch(batch: Any) -> None:
+def test_seeded_requests_repeat_in_any_batch(make_llama: Callable) -> None:
     """A seeded request samples the same tokens alone, in a batch, and under preemption."""
-    folder, prompts, _ = batch
+    _, folder = make_llama(head_dim=16)  # which the batch-invariant attention serves
+    prompts = make_prompts(89, (1, 2, 15, 16, 17, 40, 64))
     params = SamplingParams(max_tokens=24, temperature=0.8, top_p=0.9, seed=11, ignore_eos=True)
 
     def run(config: EngineConfig, num_others: int) -> list[int]:
@@ -165,7 +174,7 @@ def test_seeded_requests_repeat_in_any_batch(batch: Any) -> None:
     alone = run(EngineConfig(folder), 0)
     assert len(set(alone)) > 5
     assert run(EngineConfig(folder), 6) == alone
-    assert run(EngineConfig(folder, kv_cache_bytes=11 * BLOCK_BYTES), 6) == alone
+    assert run(EngineConfig(folder, kv_cache_bytes=11 * 2 * BLOCK_BYTES), 6) == alone
 
 
 def test_nan_ends_one_request_and_leaves_no_trace(make_llama: Callable) -> None:
@@ -180,9 +189,8 @@ def test_nan_ends_one_request_and_leaves_no_trace(make_llama: Callable) -> None:
     engine.add("bad", [5] * 20 + [88], SamplingParams(temperature=0))
     [output] = engine.step()
     assert output.finish_reason is FinishReason.ERROR
-    good = [tokens for tokens in expected if 88 not in tokens]
-    assert good
-    assert [out for out in generate(engine, prompts, 12) if 88 not in out] == good
+    assert not any(88 in tokens for tokens in expected)
+    assert generate(engine, prompts, 12) == expected
 
 
 def test_the_bundled_model() -> None:

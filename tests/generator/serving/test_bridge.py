@@ -12,7 +12,7 @@ import pytest
 
 from mesh.health import Checks
 from services.generator.engine import FinishReason, RequestError, StepOutput
-from services.generator.serving.bridge import EngineBridge
+from services.generator.serving.bridge import EngineBridge, EngineFailedError
 from tests.generator.serving.tiny_bridge import bridged, submission
 from tests.generator.tiny import VOCAB, Ear, load
 from tests.waiting import until
@@ -160,11 +160,10 @@ async def test_idle_when_all_have_ended(checkpoint: Path) -> None:
 
 
 async def test_closing_twice(checkpoint: Path) -> None:
-    """`close` ends the thread, before it was started, in the midst of work, and again."""
-    never_started = await EngineBridge.load(lambda: load(checkpoint), 1)
-    await never_started.close()
+    """`close` ends the thread without work, in the midst of it, and again."""
+    idle = await EngineBridge.load(lambda: load(checkpoint), 1)
+    await idle.close()
     bridge = await EngineBridge.load(lambda: load(checkpoint), 4)
-    bridge.start(lambda: None)
     await bridge.ping()
     bridge.submit(submission("a", max_tokens=200), Ear())
     await bridge.close()
@@ -173,21 +172,20 @@ async def test_closing_twice(checkpoint: Path) -> None:
         await bridge.ping()
 
 
-async def test_a_fault_of_the_engine_is_told(
+async def test_watching_raises_what_the_engine_did_not_survive(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a step raises, the owner hears of it once and the ping fails."""
+    """When a step raises, whoever watches gets the fault as the cause, and the ping fails."""
     bridge = await EngineBridge.load(lambda: load(checkpoint), 4)
-    failed = asyncio.Event()
-    bridge.start(failed.set)
 
     def burn() -> None:
         raise RuntimeError("the machine burns")
 
     monkeypatch.setattr(bridge.engine, "step", burn)
     bridge.submit(submission("a"), Ear())
-    await asyncio.wait_for(failed.wait(), 5)
-    await until(lambda: bridge._running is not None and bridge._running.done())
+    with pytest.raises(EngineFailedError) as failed:
+        await asyncio.wait_for(bridge.watch(), 5)
+    assert str(failed.value.__cause__) == "the machine burns"
     with pytest.raises(TimeoutError):
         await bridge.ping()
     await bridge.close()
@@ -208,7 +206,6 @@ async def wedged(
         return step()
 
     monkeypatch.setattr(bridge.engine, "step", stuck)
-    bridge.start(lambda: None)
     bridge.submit(submission("a"), Ear())
     await asyncio.to_thread(entered.wait, 10)
     try:
@@ -250,7 +247,6 @@ async def test_a_stuck_engine_does_not_hang_close(
 async def test_a_slow_load_is_not_wedged(checkpoint: Path) -> None:
     """Neither loading nor waiting for work counts."""
     bridge = await EngineBridge.load(lambda: load(checkpoint), 4, wedged_s=0.0)
-    bridge.start(lambda: None)
     await bridge.ping()
     await bridge.close()
 

@@ -1,11 +1,13 @@
 """A running bridge over the tiny engine, and what it is given."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.generator.engine import SamplingParams
-from services.generator.serving.bridge import EngineBridge, Submission
+from services.generator.serving.bridge import EngineBridge
+from services.generator.serving.submission import Submission
 from tests.generator.tiny import load
 from tests.waiting import until
 
@@ -14,17 +16,17 @@ from tests.waiting import until
 async def bridged(folder: Path, *, max_live: int = 8) -> AsyncIterator[EngineBridge]:
     """A running bridge; in the end no sequence and no block may be left."""
     bridge = await EngineBridge.load(lambda: load(folder), max_live)
-    faults: list[None] = []
-    bridge.start(lambda: faults.append(None))
+    watching = asyncio.create_task(bridge.watch())
     try:
         yield bridge
         await until(lambda: bridge.num_live() == 0)
-        assert not faults, "the engine failed"
+        assert not watching.done(), "the engine failed"
         await bridge.close()
         bridge.engine.check()
         assert bridge.engine.stats().num_blocks_used == 0
     finally:
         await bridge.close()
+        await watching
 
 
 def submission(

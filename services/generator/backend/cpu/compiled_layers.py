@@ -1,11 +1,9 @@
-"""All layers of a decoder as one program of compiled kernels.
+"""Layers of a decoder as one program of compiled kernels.
 
 A pass writes where its batch lies into a few structs and runs the program: one call from Python for
 hundreds of kernels, with the interpreter free during it. The kernels are those that the layers call
 one by one elsewhere, so the bits are the same.
 """
-
-from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -13,11 +11,14 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
+from services.generator.backend.cpu.attention.head_steps import (
+    Angles,
+    NativeHeadSteps,
+    SteppedAttention,
+)
+from services.generator.backend.cpu.attention.native_attention import NativeAttention, PlanArguments
 from services.generator.backend.cpu.gated_activation import CompiledGate
-from services.generator.backend.cpu.head_steps import SteppedAttention
-from services.generator.backend.cpu.native_attention import NativeAttention, PlanArguments
-from services.generator.backend.cpu.native_head_steps import Angles, NativeHeadSteps
-from services.generator.backend.cpu.native_linear import NativeLinear
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.program import KernelCall, Program
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.kv_cache import KVCache, LayerCache
@@ -32,7 +33,7 @@ _LEAST_ROWS = 64
 class CompiledLayers:
     """Maps the residual stream through layers of one shape whose every part is a kernel."""
 
-    def __init__(self, layers: Sequence[_LayerKernels]) -> None:
+    def __init__(self, layers: "Sequence[_LayerKernels]") -> None:
         self._layers = layers
         self._rows = ctypes.c_int64()
         num_plans = 1 + max(layer.plan_index for layer in layers)
@@ -43,7 +44,7 @@ class CompiledLayers:
         self._recording: _Recording | None = None
 
     @classmethod
-    def of(cls, layers: Sequence[Layer]) -> CompiledLayers | None:
+    def of(cls, layers: Sequence[Layer]) -> "CompiledLayers | None":
         """Return the layers as a program, or None where some part is not a kernel."""
         kernels = [each for layer in layers if (each := _LayerKernels.of(layer)) is not None]
         return cls(kernels) if len(kernels) == len(layers) else None
@@ -77,7 +78,7 @@ class CompiledLayers:
         self._recording.program.run(overlap)
         return self._hidden[:num_rows]
 
-    def _record(self, cache: KVCache) -> _Recording:
+    def _record(self, cache: KVCache) -> "_Recording":
         buffers = _Buffers.of(self._layers[0], self._hidden)
         calls = []
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
@@ -96,7 +97,7 @@ class _BranchKernels(NamedTuple):
     norm: RMSNorm | None  # between the linear layer and the sum
 
     @classmethod
-    def of(cls, branch: ResidualBranch) -> _BranchKernels | None:
+    def of(cls, branch: ResidualBranch) -> "_BranchKernels | None":
         if isinstance(branch, NativeLinear):
             return cls(branch, None)
         if isinstance(branch, NormedLinear) and isinstance(branch.linear, NativeLinear):
@@ -124,7 +125,7 @@ class _LayerKernels(NamedTuple):
     down: _BranchKernels
 
     @classmethod
-    def of(cls, layer: Layer) -> _LayerKernels | None:
+    def of(cls, layer: Layer) -> "_LayerKernels | None":
         heads, mlp = layer.attention, layer.mlp
         if not isinstance(heads, SteppedAttention):
             return None
@@ -163,7 +164,7 @@ class _Buffers(NamedTuple):
     scratch: torch.Tensor  # uint8
 
     @classmethod
-    def of(cls, layer: _LayerKernels, hidden: torch.Tensor) -> _Buffers:
+    def of(cls, layer: _LayerKernels, hidden: torch.Tensor) -> "_Buffers":
         out, down = layer.out.linear, layer.down.linear
 
         def rows_of(width: int) -> torch.Tensor:

@@ -1,6 +1,4 @@
-"""`activation(gate) * up` (arXiv:2002.05202): compiled into one pass, or by torch in two."""
-
-from __future__ import annotations
+"""Gated activation, `activation(gate) * up` (arXiv:2002.05202): compiled, else by torch."""
 
 import ctypes
 

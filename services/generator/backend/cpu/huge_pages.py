@@ -1,10 +1,8 @@
-"""Memory in pages of 2 MiB, where the system gives them to those who ask.
+"""Huge pages: memory in pages of 2 MiB, where the system gives them to those who ask.
 
 Every step reads all weights once, and in pages of 4 KiB it waits for the translation of addresses
 too; `python -m bench.bandwidth` tells how long.
 """
-
-from __future__ import annotations
 
 import math
 import mmap

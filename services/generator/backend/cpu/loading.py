@@ -1,6 +1,4 @@
-"""Loads a model onto the CPU, and gives its cache a share of the memory that is left."""
-
-from __future__ import annotations
+"""Loading of a model onto the CPU, with a share of the memory that is left for its KV cache."""
 
 from typing import NamedTuple
 
@@ -8,7 +6,7 @@ import torch
 
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.parts import CpuParts
-from services.generator.backend.cpu.runner import Runner
+from services.generator.backend.cpu.runner import CpuRunner
 from services.generator.backend.memory import plan_num_blocks, raising_out_of_memory
 from services.generator.engine.config import EngineConfig
 from services.generator.model.checkpoint.config import ModelConfig
@@ -21,7 +19,7 @@ from services.generator.model.loader import build_decoder, compute_dtype
 class LoadedRunner(NamedTuple):
     """A runner, and how many blocks its cache has."""
 
-    runner: Runner
+    runner: CpuRunner
     num_blocks: int
 
 
@@ -43,7 +41,7 @@ def load_runner(config: EngineConfig, shape: ModelConfig, weights: Weights) -> L
     )
     model = load_model(config, shape, weights)
     cache = KVCache(shape, num_blocks, config.block_size, model.dtype, HugePages(0).zeros)
-    return LoadedRunner(Runner(model, cache), num_blocks)
+    return LoadedRunner(CpuRunner(model, cache), num_blocks)
 
 
 def load_model(config: EngineConfig, shape: ModelConfig, weights: Weights) -> Decoder:

@@ -1,26 +1,24 @@
-"""A model's parts on a CPU: compiled kernels where there is a compiler, else torch's operations."""
-
-from __future__ import annotations
+"""Parts of a model on a CPU: compiled kernels where there is a compiler, else torch."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch.nn import functional
 
-from services.generator.backend.cpu.attention import Attention, attention
-from services.generator.backend.cpu.bf16_linear import bf16_linear
-from services.generator.backend.cpu.compiled_layers import CompiledLayers
-from services.generator.backend.cpu.gated_activation import gated_activation
-from services.generator.backend.cpu.head_steps import (
+from services.generator.backend.cpu.attention.head_steps import (
     HeadNorm,
     HeadRotation,
     HeadStep,
+    NativeHeadSteps,
     SteppedAttention,
 )
+from services.generator.backend.cpu.attention.paged_attention import Attention, attention
+from services.generator.backend.cpu.compiled_layers import CompiledLayers
+from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.huge_pages import HugePages
-from services.generator.backend.cpu.int8_linear import int8_linear
-from services.generator.backend.cpu.native_head_steps import NativeHeadSteps
-from services.generator.backend.cpu.onednn_linear import OneDnnLinear
+from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.int8_linear import int8_linear
+from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig
@@ -68,8 +66,8 @@ class CpuParts:
         """See `Parts`."""
 
         def rows(ids: torch.Tensor) -> torch.Tensor:
-            found = functional.embedding(ids, table)
-            return found if scale is None else found * scale
+            vectors = functional.embedding(ids, table)
+            return vectors if scale is None else vectors * scale
 
         return rows
 

@@ -1,10 +1,8 @@
-"""Calls of compiled kernels, made once and run in one go.
+"""Program of kernel calls: made once and run in one go.
 
 A decode step of a small model is hundreds of calls of microseconds. Made one by one from Python,
 each pays for its arguments, for the interpreter's lock and for a team of threads to gather.
 """
-
-from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """RMS norm (arXiv:1910.07467) by a compiled kernel, else by torch's operations."""
 
-from __future__ import annotations
-
 import ctypes
 
 import torch

@@ -1,51 +1,35 @@
-"""Executes chunks on the model: tensors in, tokens out. Holds no policy.
+"""Runner of the CPU: one forward pass per step, then sampling. Holds no policy."""
 
-What it remembers of a request (token counts for penalties) follows from the request itself.
-"""
-
-from __future__ import annotations
-
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from services.generator.backend.batch import Batch, build_batch
+from services.generator.backend.cpu.token_sampler import TokenSampler
 from services.generator.backend.memory import raising_out_of_memory
-from services.generator.backend.sampling.beam_candidates import beam_candidates, num_candidates
-from services.generator.backend.sampling.logits_processors import LogitEdits
 from services.generator.backend.sampling.logprobs import token_logprobs
-from services.generator.backend.sampling.sampler import sample
 from services.generator.engine.chunk import Chunk, ChunkResult
-from services.generator.engine.draw import Draw
-from services.generator.engine.results import Choices, Scored, draws_of, results_of
-from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
+from services.generator.engine.results import Scored, draws_of, results_of
 from services.generator.model.decoder import Decoder, ForwardPass
 from services.generator.model.kv_cache import KVCache
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Chunks laid out; their tokens may be unknown as yet."""
+class _PreparedStep(NamedTuple):
+    """A batch laid out for its forward pass; its tokens may be unknown as yet."""
 
-    chunks: list[Chunk]
     batch: Batch
-    model_pass: ForwardPass
-
-    def serves(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether these very chunks were laid out, and no others."""
-        return len(chunks) == len(self.chunks) and all(map(operator.is_, chunks, self.chunks))
+    forward_pass: ForwardPass
 
 
-class Runner:
+class CpuRunner:
     """Owns the model and its KV memory; computing a chunk twice is harmless."""
 
     def __init__(self, model: Decoder, cache: KVCache) -> None:
         self._model = model
         self._cache = cache
-        self._edits = LogitEdits()
-        self._prepared: _Prepared | None = None
+        self._sampler = TokenSampler()
+        self._prepared: _PreparedStep | None = None
 
     @raising_out_of_memory()
     @torch.inference_mode()
@@ -57,28 +41,27 @@ class Runner:
         A chunk that does not reach its request's last token yields neither tokens nor failure.
         The chunks that `overlap` returns are laid out for the next pass while this one computes.
         """
-        prepared = self._prepared
-        if prepared is None or not prepared.serves(chunks):
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or not prepared.batch.is_of(chunks):
             prepared = self._prepare(chunks)
-        self._prepared = None
 
         def prepare_next() -> None:
             if planned := overlap():
                 self._prepared = self._prepare(planned)
 
         batch = prepared.batch
-        logits = self._model.run(batch.token_ids, prepared.model_pass, self._cache, prepare_next)
+        logits = self._model.run(batch.token_ids, prepared.forward_pass, self._cache, prepare_next)
         num_samples = len(batch.sample_rows)
-        choices = self._choose(logits[:num_samples], draws_of(batch.chunks))
+        choices = self._sampler.sample(logits[:num_samples], draws_of(batch.chunks))
         scored = Scored.of(batch.chunks)
         scores = token_logprobs(logits[num_samples:], scored.token_ids, scored.counts)
         return results_of(chunks, batch.chunks, choices, scores)
 
-    def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
+    def _prepare(self, chunks: Sequence[Chunk]) -> _PreparedStep:
         batch = build_batch(chunks, self._cache.block_size)
         rows = torch.cat((batch.sample_rows, batch.score_rows))
-        model_pass = self._model.prepare(batch.positions, batch.tables, self._cache, rows)
-        return _Prepared(list(chunks), batch, model_pass)
+        forward_pass = self._model.prepare(batch.positions, batch.tables, self._cache, rows)
+        return _PreparedStep(batch, forward_pass)
 
     @torch.inference_mode()
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -94,28 +77,5 @@ class Runner:
         """Give back what no step holds, after one found too little."""
         self._prepared = None
 
-    def _choose(self, logits: torch.Tensor, draws: Sequence[Draw]) -> Choices:
-        """Return what is drawn from rows [S, vocab]."""
-        asking = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
-        # a copy, because the edits change the rows before it is known which token to describe
-        raw = logits[asking] if asking else None
-        searching = [row for row, draw in enumerate(draws) if draw.request.beams is not None]
-        totals = logits[searching].float().logsumexp(dim=1, keepdim=True) if searching else None
-        logits = self._edits.apply(logits, draws)
-        token_ids = sample(logits, draws)
-        described: list[TokenLogprobs] = []
-        if raw is not None:
-            counts = [draws[row].params.logprobs or 0 for row in asking]
-            described = token_logprobs(raw, [token_ids[row] or 0 for row in asking], counts)
-        found: list[list[Candidate]] = []
-        if totals is not None:
-            beams = [draws[row].request for row in searching]
-            found = beam_candidates(logits[searching], totals, list(map(num_candidates, beams)))
-        return Choices(
-            token_ids,
-            dict(zip(asking, described, strict=True)),
-            dict(zip(searching, found, strict=True)),
-        )
-
     def __repr__(self) -> str:
-        return f"Runner({self._cache!r})"
+        return f"CpuRunner({self._cache!r})"

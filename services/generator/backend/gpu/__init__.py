@@ -1,1 +1,1 @@
-"""The engine's work on a GPU: the same models and schedules, by the Triton kernels."""
+"""The GPU backend: the same models and schedules, by the Triton kernels."""

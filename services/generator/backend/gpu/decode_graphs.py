@@ -1,10 +1,8 @@
-"""Steps of decodes alone, recorded once for each of a ladder of batch sizes and then replayed.
+"""CUDA graphs of decodes, captured once for each of a ladder of batch sizes and then replayed.
 
 A replay is one call from the host where a step is hundreds of launches; a batch between two sizes
 is padded to the larger one.
 """
-
-from __future__ import annotations
 
 import bisect
 import logging
@@ -31,7 +29,7 @@ def ladder(largest: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """Owns the recordings, and the block tables that they read."""
+    """Owns the CUDA graphs, and the block table that they read."""
 
     def __init__(
         self,
@@ -42,7 +40,7 @@ class DecodeGraphs:
         largest: int,
         num_blocks: int,
     ) -> None:
-        """Record all sizes, the largest first, whose memory the others share.
+        """Capture all sizes, the largest first, whose memory the others share.
 
         `num_blocks` is the most that one sequence has.
         """
@@ -51,12 +49,12 @@ class DecodeGraphs:
         self._table = torch.zeros(largest, num_blocks, dtype=torch.int32, device=device.device)
         self._model, self._cache = model, cache
         largest_first = self._sizes[::-1]
-        # by size, where the latest run of the work left it: on a GPU the recorded one
+        # by size, where the latest run of the work left it: on a GPU the captured one
         self._hidden: dict[int, torch.Tensor] = {}
         works = [self._work(inputs.decodes(size), size) for size in largest_first]
-        self._replays = dict(zip(largest_first, device.record(*works), strict=True))
+        self._replays = dict(zip(largest_first, device.capture(*works), strict=True))
         logger.info(
-            "recorded decodes of %s sequences in %.1f s and %.1f MiB",
+            "captured decodes of %s sequences in %.1f s and %.1f MiB",
             ", ".join(map(str, self._sizes)),
             time.monotonic() - started_s,
             (free_bytes - device.free_bytes()) / 2**20,
@@ -78,7 +76,7 @@ class DecodeGraphs:
         tables = replace(inputs, block_table=self._table[:size]).block_tables(size)
 
         def work() -> None:
-            # the inputs are zeros: such a batch writes to the first block, which nobody has yet
+            # the inputs are zeros: such a batch writes to the first block, which is still free
             prepared = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
             self._hidden[size] = self._model.hidden_states(inputs.token_ids, prepared, self._cache)
 

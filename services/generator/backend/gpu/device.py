@@ -1,6 +1,4 @@
-"""What a runner asks of a device besides arithmetic: memory, order, and recorded launches."""
-
-from __future__ import annotations
+"""The device behind the GPU runner: memory, the order of work, and CUDA graphs."""
 
 import gc
 from collections.abc import Callable
@@ -14,7 +12,7 @@ _cuda: Any = torch.cuda
 
 
 class Device(Protocol):
-    """Work is launched in order and completes later; `mark` tells when."""
+    """Work is launched in order and completes later; `mark` knows when."""
 
     device: torch.device
     compiles: bool  # whether a kernel waits for a compiler when it is launched first
@@ -27,7 +25,7 @@ class Device(Protocol):
         """Return what waits for all that was launched before."""
         ...
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """Return for each what does again what it launches, on the same memory; run it once before.
 
         All share the memory of what they make and let go: the largest comes first.
@@ -48,7 +46,7 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """The first visible GPU, by its default stream. Recordings share memory: replay, then read."""
+    """The first visible GPU, by its default stream. Its graphs share memory: replay, then read."""
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", 0)
@@ -65,9 +63,9 @@ class CudaDevice:
         wait: Call = event.synchronize
         return wait
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """See `Device`."""
-        # what dies while a stream is recorded may call what must not be called then
+        # what dies while a stream is captured may call what must not be called then
         gc.collect()
         # one for all, because a library keeps a workspace for each stream that it has met
         side = _cuda.Stream()
@@ -76,13 +74,13 @@ class CudaDevice:
         for work in works:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                # workspaces are taken and kernels are compiled before, not while, recording
+                # workspaces are taken and kernels are compiled before the capture, not in it
                 work()
             torch.cuda.current_stream().wait_stream(side)
             graph = _cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=side):
                 work()
-            # which ends with the last of these recordings
+            # which ends with the last of these graphs
             pool = pool or graph.pool()
             replays.append(graph.replay)
         return replays
@@ -110,7 +108,7 @@ class CudaDevice:
 
 
 class HostDevice:
-    """The CPU in a GPU's place, where Triton's interpreter runs the kernels; records nothing."""
+    """The CPU in a GPU's place, where Triton's interpreter runs the kernels; captures nothing."""
 
     def __init__(self, num_bytes: int = 2**30) -> None:
         """`num_bytes` is what it says is free."""
@@ -126,7 +124,7 @@ class HostDevice:
         """See `Device`."""
         return lambda: None
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         """See `Device`."""
         return list(works)
 
@@ -138,7 +136,7 @@ class HostDevice:
         """See `Device`."""
 
     def peak_bytes(self, work: Call) -> int:
-        """See `Device`; nothing tells here, so nothing is run."""
+        """See `Device`; nothing measures here, so nothing is run."""
         return 0
 
     def __repr__(self) -> str:

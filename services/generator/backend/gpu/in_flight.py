@@ -1,61 +1,56 @@
-"""A pass that was launched and not read yet."""
-
-from __future__ import annotations
+"""Overlap scheduling: a step in flight, launched and not read yet, and the tokens it samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from services.generator.backend.batch import Batch
-from services.generator.backend.gpu.sampling.sampled_tokens import Chosen
+from services.generator.backend.gpu.sampling.sampled_tokens import SampledTokens
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.request import Request
 from services.generator.engine.results import Choices, results_of
 from services.generator.engine.token_logprobs import TokenLogprobs
 
+_NO_CHOICES = Choices((), {}, {})
 
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """What it computes, and where its results will be."""
+
+class StepInFlight(NamedTuple):
+    """What a step computes, and where its results will be."""
 
     batch: Batch
-    chosen: Chosen | None  # None where nothing is drawn
-    scores: list[Callable[[], list[TokenLogprobs]]]
+    sampled: SampledTokens | None  # None where nothing is sampled
+    scores: Sequence[Callable[[], list[TokenLogprobs]]]
     wait: Callable[[], None]
 
-    def land(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """Wait; return the results of some of its chunks, in their order."""
+    def collect(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """Wait for the device; return the results of some of the step's chunks, in their order."""
         self.wait()
-        choices = Choices((), {}, {})
-        if self.chosen is not None:
-            choices = Choices(
-                self.chosen.token_ids(), self.chosen.logprobs(), self.chosen.candidates()
-            )
+        choices = _NO_CHOICES if self.sampled is None else self.sampled.choices()
         scores = [score for read in self.scores for score in read()]
         return results_of(chunks, self.batch.chunks, choices, scores)
 
 
-class Drawn:
-    """The tokens that passes under way draw, where they will be read by the next one."""
+class PendingTokens:
+    """The tokens that steps in flight sample, where the step behind them reads them."""
 
-    def __init__(self, flights: Sequence[Flight]) -> None:
+    def __init__(self, steps: Sequence[StepInFlight]) -> None:
         self._tokens: list[torch.Tensor] = []
-        self._places: dict[int, int] = {}
+        self._indices: dict[int, int] = {}
         count = 0
-        for flight in flights:
-            if flight.chosen is None:
+        for step in steps:
+            if step.sampled is None:
                 continue
-            self._tokens.append(flight.chosen.drawn)
-            for chunk in flight.batch.chunks:
+            self._tokens.append(step.sampled.on_device)
+            for chunk in step.batch.chunks:
                 if chunk.samples:
-                    # of several draws the first: whoever has forks or drafts is not planned
-                    self._places[id(chunk.request)] = count
+                    # of several draws the first: no request with forks or drafts is planned ahead
+                    self._indices[id(chunk.request)] = count
                     count += 1 + len(chunk.drafts) + len(chunk.forks)
 
-    def place(self, request: Request) -> int:
+    def index(self, request: Request) -> int:
         """Return which of the `tokens` is the request's."""
-        return self._places[id(request)]
+        return self._indices[id(request)]
 
     @property
     def tokens(self) -> torch.Tensor:

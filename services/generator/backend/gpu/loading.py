@@ -1,6 +1,4 @@
-"""Loads a model onto a device, and gives its cache what weights and steps leave."""
-
-from __future__ import annotations
+"""Loading of a model onto a GPU; its KV cache gets what weights and steps leave."""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +11,12 @@ from services.generator.backend.gpu.decode_graphs import DecodeGraphs
 from services.generator.backend.gpu.device import Device
 from services.generator.backend.gpu.layers.parts import GpuParts
 from services.generator.backend.gpu.runner import GpuRunner
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler
 from services.generator.backend.gpu.step_inputs import Layout, StepInputs
 from services.generator.backend.gpu.triton.checks import KernelError, require_capability
-from services.generator.backend.gpu.warmup import rehearse
+from services.generator.backend.gpu.warmup import warm_up
 from services.generator.backend.memory import (
-    Room,
+    MemoryBudget,
     check_weights,
     mib,
     num_blocks_within,
@@ -32,7 +30,7 @@ from services.generator.model.decoder import Decoder
 from services.generator.model.kv_cache import KVCache, block_bytes
 from services.generator.model.loader import build_decoder, compute_dtype
 
-# of what is free beside weights and the largest step: recordings and penalties need some later
+# of what is free beside weights and the largest step: CUDA graphs and penalties need some later
 _FREE_SHARE = 0.9
 
 
@@ -48,17 +46,37 @@ class LoadedRunner(NamedTuple):
 def load_runner(
     config: EngineConfig, shape: ModelConfig, weights: Weights, device: Device
 ) -> LoadedRunner:
-    """Load the weights, measure the largest step, allocate the cache, record decodes, rehearse.
+    """Load the weights, measure the largest step, allocate the cache, capture CUDA graphs, warm up.
 
     Raises ModelConfigError for a model that the kernels do not take, and EngineConfigError for
     one, or a cache, that does not fit, or a quantization that the device does not have.
     """
     dtype = compute_dtype(shape, config.dtype, widens_half=False)
     cache_dtype = _cache_dtype(config, dtype, device)
+    before_bytes = device.free_bytes()
+    model = _load_model(config, shape, weights, dtype, device)
+    weight_bytes = before_bytes - device.free_bytes()
+    num_blocks = _plan_num_blocks(config, model, cache_dtype, weight_bytes, device)
+    cache = KVCache(shape, num_blocks, config.block_size, cache_dtype, _zeros_on(device))
+    longest = min(-(-shape.context_length // config.block_size), num_blocks)
+    inputs = StepInputs(device, _capacity(config, longest))
+    sampler = TokenSampler(device, shape.vocab_size, _max_rows(config))
+    graphs = None
+    if config.graphs:
+        graphs = DecodeGraphs(model, cache, device, inputs, config.max_num_seqs, longest)
+    runner = GpuRunner(model, cache, device, inputs, sampler, graphs)
+    if device.compiles:
+        warm_up(runner, config, min(shape.context_length, num_blocks * config.block_size))
+        device.release()
+    return LoadedRunner(runner, num_blocks)
+
+
+def _load_model(
+    config: EngineConfig, shape: ModelConfig, weights: Weights, dtype: torch.dtype, device: Device
+) -> Decoder:
     # quantised here, they take a byte each at least
     kept = dtype if config.quantization is None else torch.int8
     check_weights(weights.num_bytes(kept), device.free_bytes())
-    before_bytes = device.free_bytes()
     parts = GpuParts(shape, device.device, config.quantization)
     try:
         model = build_decoder(shape, weights, dtype, parts)
@@ -66,31 +84,29 @@ def load_runner(
         field = "quantization" if config.quantization else "model"
         raise EngineConfigError(field, str(error)) from error
     device.release()
-    weight_bytes = before_bytes - device.free_bytes()
+    return model
+
+
+def _plan_num_blocks(
+    config: EngineConfig,
+    model: Decoder,
+    cache_dtype: torch.dtype,
+    weight_bytes: int,
+    device: Device,
+) -> int:
+    """Return the number of KV blocks beside weights, which are loaded, and the largest step."""
     step_bytes = device.peak_bytes(lambda: _largest_step(config, model, device))
     device.release()
-    num_blocks = num_blocks_within(
+    return num_blocks_within(
         config,
-        shape.context_length,
-        block_bytes(shape, config.block_size, cache_dtype),
-        Room(
+        model.config.context_length,
+        block_bytes(model.config, config.block_size, cache_dtype),
+        MemoryBudget(
             device.free_bytes() - step_bytes,
             _FREE_SHARE,
             f"beside weights of {mib(weight_bytes)} and a step's largest {mib(step_bytes)}",
         ),
     )
-    cache = KVCache(shape, num_blocks, config.block_size, cache_dtype, _zeros_on(device))
-    longest = min(-(-shape.context_length // config.block_size), num_blocks)
-    inputs = StepInputs(device, _capacity(config, longest))
-    choice = TokenChoice(device, shape.vocab_size, _max_rows(config))
-    graphs = None
-    if config.graphs:
-        graphs = DecodeGraphs(model, cache, device, inputs, config.max_num_seqs, longest)
-    runner = GpuRunner(model, cache, device, inputs, choice, graphs)
-    if device.compiles:
-        rehearse(runner, config, min(shape.context_length, num_blocks * config.block_size))
-        device.release()
-    return LoadedRunner(runner, num_blocks)
 
 
 def _cache_dtype(config: EngineConfig, dtype: torch.dtype, device: Device) -> torch.dtype:
@@ -108,7 +124,7 @@ def _zeros_on(device: Device) -> Callable[..., torch.Tensor]:
 
 
 def _max_rows(config: EngineConfig) -> int:
-    """Return the most rows that are drawn from in a step: of decodes, drafts and forks."""
+    """Return the most rows that are sampled in a step: of decodes, drafts and forks."""
     return config.max_num_seqs * (1 + config.speculative_tokens)
 
 
@@ -125,7 +141,7 @@ def _capacity(config: EngineConfig, longest: int) -> Layout:
 
 
 def _largest_step(config: EngineConfig, model: Decoder, device: Device) -> None:
-    """Compute one prompt of a whole budget, and logits for as many rows as are drawn from."""
+    """Compute one prompt of a whole budget, and logits for as many rows as are sampled."""
     count, where = config.max_batched_tokens, device.device
     num_blocks = -(-count // config.block_size)
     cache = KVCache(model.config, 1, config.block_size, model.dtype, _zeros_on(device))

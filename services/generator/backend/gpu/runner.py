@@ -1,13 +1,10 @@
-"""Executes chunks on a GPU: copies in, launches and copies out, all without a wait, then one wait.
+"""Runner of a GPU with overlap scheduling: copies in, launches, copies out, then one wait.
 
 While the device computes a step, the host plans the next one and launches it behind, on the tokens
-that this one will have drawn; so the device goes from step to step without waiting for the host.
+that this one will have sampled; the device goes from step to step without waiting for the host.
 """
 
-from __future__ import annotations
-
 import logging
-import operator
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +14,8 @@ import torch
 from services.generator.backend.batch import Batch, build_batch
 from services.generator.backend.gpu.decode_graphs import DecodeGraphs
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.in_flight import Drawn, Flight
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice, follows_known_tokens
+from services.generator.backend.gpu.in_flight import PendingTokens, StepInFlight
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler, follows_known_tokens
 from services.generator.backend.gpu.step_inputs import Inputs, Layout, StepInputs
 from services.generator.backend.gpu.triton.elementwise.feed_tokens import feed_tokens
 from services.generator.backend.memory import raising_out_of_memory
@@ -36,18 +33,13 @@ _SCORED_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Chunks laid out in host memory; their tokens may be unknown as yet."""
+class _PreparedStep:
+    """A batch laid out in host memory; its tokens may be unknown as yet."""
 
-    chunks: list[Chunk]
     batch: Batch
     layout: Layout
     inputs: Inputs
-    is_recorded: bool
-
-    def serves(self, chunks: Sequence[Chunk]) -> bool:
-        """Return whether these very chunks were laid out, and no others."""
-        return len(chunks) == len(self.chunks) and all(map(operator.is_, chunks, self.chunks))
+    is_recorded: bool  # replayed from a CUDA graph
 
 
 class GpuRunner:
@@ -59,18 +51,18 @@ class GpuRunner:
         cache: KVCache,
         device: Device,
         inputs: StepInputs,
-        choice: TokenChoice,
+        sampler: TokenSampler,
         graphs: DecodeGraphs | None = None,
     ) -> None:
-        """Without `graphs` all steps are launched one by one."""
+        """Without `graphs` all steps are launched kernel by kernel."""
         self._model = model
         self._cache = cache
         self._device = device
         self._inputs = inputs
-        self._choice = choice
+        self._sampler = sampler
         self._graphs = graphs
-        self._prepared: _Prepared | None = None
-        self._ahead: Flight | None = None
+        self._prepared: _PreparedStep | None = None
+        self._ahead: StepInFlight | None = None
 
     @raising_out_of_memory()
     @torch.inference_mode()
@@ -79,8 +71,8 @@ class GpuRunner:
     ) -> list[ChunkResult]:
         """Compute the chunks; return a result for each, in their order.
 
-        The chunks that `overlap` returns are launched behind them, or at least laid out. Of what is
-        under way already, only the chunks that are still asked for count.
+        The chunks that `overlap` returns are launched behind them, or at least laid out. Of a step
+        in flight, only the chunks that are still asked for count.
         """
         try:
             return self._execute(chunks, overlap)
@@ -93,13 +85,14 @@ class GpuRunner:
     def _execute(
         self, chunks: Sequence[Chunk], overlap: Callable[[], Sequence[Chunk]]
     ) -> list[ChunkResult]:
-        flights = self._under_way(chunks)
+        steps = self._steps_in_flight(chunks)
         if planned := overlap():
-            self._launch_ahead(planned, [flight for flight, _ in flights])
+            self._launch_ahead(planned, [step for step, _ in steps])
+        # by identity: a hash would go through every field of a chunk
         results = {
             id(chunk): result
-            for flight, own in flights
-            for chunk, result in zip(own, flight.land(own), strict=True)
+            for step, own in steps
+            for chunk, result in zip(own, step.collect(own), strict=True)
         }
         return [results[id(chunk)] for chunk in chunks]
 
@@ -115,7 +108,7 @@ class GpuRunner:
 
     @property
     def has_step_in_flight(self) -> bool:
-        """Return whether a step is under way that nobody has asked for yet."""
+        """Return whether a step was launched that is not asked for yet."""
         return self._ahead is not None
 
     def release_memory(self) -> None:
@@ -123,87 +116,88 @@ class GpuRunner:
         self._prepared = self._ahead = None
         self._device.release()
 
-    def _under_way(self, chunks: Sequence[Chunk]) -> list[tuple[Flight, list[Chunk]]]:
-        """Return what computes the chunks, with those of each; launch what is not yet."""
+    def _steps_in_flight(self, chunks: Sequence[Chunk]) -> list[tuple[StepInFlight, list[Chunk]]]:
+        """Return the steps that compute the chunks, with those of each; launch what is not yet."""
         ahead, self._ahead = self._ahead, None
         prepared, self._prepared = self._prepared, None
-        flights = []
+        steps = []
         rest = list(chunks)
         if ahead is not None:
             launched = set(map(id, ahead.batch.chunks))
             own = [chunk for chunk in chunks if id(chunk) in launched]
             rest = [chunk for chunk in chunks if id(chunk) not in launched]
-            # a flight without passengers lands by itself: nobody reads it
-            flights = [(ahead, own)] if own else []
+            # a step whose requests all ended is dropped unread
+            steps = [(ahead, own)] if own else []
         if rest:
-            if prepared is None or not prepared.serves(rest):
+            if prepared is None or not prepared.batch.is_of(rest):
                 prepared = self._prepare(rest)
-            flights.append((self._launch(prepared), rest))
-        return flights
+            steps.append((self._launch(prepared), rest))
+        return steps
 
-    def _launch_ahead(self, planned: Sequence[Chunk], flights: Sequence[Flight]) -> None:
-        """Launch what is planned behind the flights, or lay it out where it cannot follow yet."""
+    def _launch_ahead(self, planned: Sequence[Chunk], steps: Sequence[StepInFlight]) -> None:
+        """Launch what is planned behind the steps, or lay it out where it cannot follow yet."""
         try:
             prepared = self._prepare(planned)
             if _can_follow(prepared):
-                self._ahead = self._launch(prepared, Drawn(flights))
+                self._ahead = self._launch(prepared, PendingTokens(steps))
             else:
                 self._prepared = prepared
         except Exception:
-            # those of this step are not to blame: it is launched again, and told, as its own step
+            # the step in flight is not to blame: the planned one is launched again as its own step
             logger.exception("%d chunks could not be launched ahead", len(planned))
 
-    def _prepare(self, chunks: Sequence[Chunk]) -> _Prepared:
+    def _prepare(self, chunks: Sequence[Chunk]) -> _PreparedStep:
         batch = build_batch(chunks, self._cache.block_size)
         num_decodes, num_padded = len(batch.singles), None
         if self._graphs is not None and num_decodes == len(batch.positions):
             num_padded = self._graphs.padded(num_decodes)
         layout, inputs = self._inputs.lay_out(batch, num_padded)
-        return _Prepared(list(chunks), batch, layout, inputs, num_padded is not None)
+        return _PreparedStep(batch, layout, inputs, num_padded is not None)
 
-    def _launch(self, prepared: _Prepared, drawn: Drawn | None = None) -> Flight:
-        """Launch a pass; `drawn` has the tokens of those that it follows before they landed."""
+    def _launch(
+        self, prepared: _PreparedStep, pending: PendingTokens | None = None
+    ) -> StepInFlight:
+        """Launch a step; `pending` has the tokens of the steps in flight that it follows."""
         batch = prepared.batch
         draws = draws_of(batch.chunks)
-        if drawn is None:
+        if pending is None:
             inputs = self._inputs.send(prepared.layout, prepared.inputs, batch.token_ids)
         else:
-            undrawn = batch.undrawn
-            sources = {row: drawn.place(request) for row, request in undrawn.items()}
+            sources = {row: pending.index(request) for row, request in batch.undrawn.items()}
             inputs = self._inputs.send(
                 prepared.layout, prepared.inputs, batch.known_token_ids, sources
             )
             if sources:
-                feed_tokens(inputs.token_ids, inputs.sources, drawn.tokens)
+                feed_tokens(inputs.token_ids, inputs.sources, pending.tokens)
             draws = [d._replace(num_unknown=d.request.num_lookahead_tokens) for d in draws]
         hidden = self._hidden_states(prepared, inputs)
-        self._choice.turn()
+        self._sampler.turn()
         num_samples = len(batch.sample_rows)
-        chosen = None
+        sampled = None
         if draws:
             logits = self._model.logits(hidden.index_select(0, inputs.rows[:num_samples]))
-            chosen = self._choice.launch(logits, draws)
+            sampled = self._sampler.launch(logits, draws)
         scores = self._launch_scores(hidden, inputs.rows[num_samples:], Scored.of(batch.chunks))
-        return Flight(batch, chosen, scores, self._device.mark())
+        return StepInFlight(batch, sampled, scores, self._device.mark())
 
-    def _hidden_states(self, prepared: _Prepared, inputs: Inputs) -> torch.Tensor:
+    def _hidden_states(self, prepared: _PreparedStep, inputs: Inputs) -> torch.Tensor:
         if prepared.is_recorded:
-            assert self._graphs is not None, "a batch for no recording. This is a bug."
+            assert self._graphs is not None, "a padded batch without CUDA graphs. This is a bug."
             return self._graphs.replay(inputs)
         tables = inputs.block_tables(len(prepared.batch.singles))
-        model_pass = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
-        return self._model.hidden_states(inputs.token_ids, model_pass, self._cache)
+        forward_pass = self._model.prepare(inputs.positions, tables, self._cache, inputs.rows)
+        return self._model.hidden_states(inputs.token_ids, forward_pass, self._cache)
 
     def _launch_scores(
         self, hidden: torch.Tensor, rows: torch.Tensor, scored: Scored
     ) -> list[Callable[[], list[TokenLogprobs]]]:
-        """Launch in parts, lest a long prompt's logits are all there at once."""
+        """Launch in parts, so that a long prompt's logits are never all in memory."""
         reads = []
         for first in range(0, len(scored.counts), _SCORED_ROWS):
             part = slice(first, first + _SCORED_ROWS)
             logits = self._model.logits(hidden.index_select(0, rows[part]))
             reads.append(
-                self._choice.launch_scores(logits, scored.token_ids[part], scored.counts[part])
+                self._sampler.launch_scores(logits, scored.token_ids[part], scored.counts[part])
             )
         return reads
 
@@ -211,7 +205,7 @@ class GpuRunner:
         return f"GpuRunner({self._device!r}, {self._cache!r}, {self._graphs!r})"
 
 
-def _can_follow(prepared: _Prepared) -> bool:
-    """Return whether a pass may be launched before the tokens that it follows are known here."""
-    requests = (chunk.request for chunk in prepared.chunks if chunk.samples)
+def _can_follow(prepared: _PreparedStep) -> bool:
+    """Return whether a step may be launched before the tokens that it follows are known here."""
+    requests = (chunk.request for chunk in prepared.batch.chunks if chunk.samples)
     return all(follows_known_tokens(Draw(request)) for request in requests)

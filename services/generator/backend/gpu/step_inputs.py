@@ -1,6 +1,4 @@
-"""A step's batch on its way to the device: laid out in host memory, sent in one copy."""
-
-from __future__ import annotations
+"""Inputs of a step on their way to the device: laid out in host memory, sent in one copy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ class Inputs:
     token_ids: torch.Tensor  # int64 [T]
     positions: torch.Tensor  # int64 [T]
     slots: torch.Tensor  # int64 [T]
-    sources: torch.Tensor  # int64 [T], which of the tokens just drawn is a row's; -1 for none
+    sources: torch.Tensor  # int64 [T], which of the tokens just sampled is a row's; -1 for none
     lengths: torch.Tensor  # int32 [S]
     rows: torch.Tensor  # int64 [N], whose logits are wanted
     chunk_starts: torch.Tensor  # int32 [chunks + 1]
@@ -37,7 +35,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many of everything there are. The first parts' places follow from T and S alone."""
+    """How many of everything there are. Where the first parts are follows from T and S alone."""
 
     num_tokens: int
     num_sequences: int
@@ -46,7 +44,7 @@ class Layout:
     num_blocks: int
 
     @classmethod
-    def of(cls, batch: Batch, num_padded: int | None = None) -> Layout:
+    def of(cls, batch: Batch, num_padded: int | None = None) -> "Layout":
         """Return the layout of a batch, or of one of decodes padded to `num_padded` rows."""
         tables = batch.tables
         num_sequences = len(tables.num_queries)
@@ -136,7 +134,7 @@ class StepInputs:
     ) -> Inputs:
         """Start the copy of what was laid out last, with its tokens; return it on the device.
 
-        `sources` tells, by row, which of the tokens just drawn takes the place of `token_ids`'.
+        `sources` has, by row, which of the tokens just sampled takes the place of `token_ids`'.
         """
         host.token_ids[: len(token_ids)] = token_ids
         if sources:

@@ -1,6 +1,4 @@
-"""Traffic between host and device that nobody waits for, through memory that stays where it is."""
-
-from __future__ import annotations
+"""Asynchronous copies between host and device, through pinned memory that stays where it is."""
 
 from collections.abc import Mapping
 
@@ -16,7 +14,7 @@ class Transfers:
     """Three arenas of host memory, used in turn and grown as needed.
 
     What was sent or fetched in one turn is overwritten three turns later; until then the caller has
-    waited for it (`Device.mark`): two passes may be under way while a third is launched.
+    waited for it (`Device.mark`): two steps may be in flight while a third is launched.
     """
 
     def __init__(self, device: Device, num_bytes: int) -> None:

@@ -1,10 +1,8 @@
-"""Steps that nobody asked for, run at load, so that no request waits for a compiler.
+"""Warmup: steps run at load, so that no request waits for a compiler.
 
 A kernel is compiled for each combination of constants, dtypes and alignments that it is launched
 with; which those are follows from the sizes of a step and from what its requests ask for.
 """
-
-from __future__ import annotations
 
 import logging
 import time
@@ -20,7 +18,7 @@ from services.generator.engine.sampling_params import SamplingParams
 
 _PLAIN = SamplingParams()
 # their kernels read other dtypes, or are of other widths
-_CHOICES = (
+_SAMPLING = (
     SamplingParams(repetition_penalty=1.1),
     *(SamplingParams(logprobs=width) for width in WIDTHS),
 )
@@ -28,31 +26,31 @@ _CHOICES = (
 logger = logging.getLogger(__name__)
 
 
-def rehearse(runner: GpuRunner, config: EngineConfig, num_tokens: int) -> None:
-    """Run steps as requests of up to `num_tokens` tokens bring about; before there are any."""
+def warm_up(runner: GpuRunner, config: EngineConfig, num_tokens: int) -> None:
+    """Run the steps that requests of up to `num_tokens` tokens may bring about; before any does."""
     started_s = time.monotonic()
-    rehearsal = Rehearsal(config, num_tokens)
-    steps = list(rehearsal.steps())
+    warmup = Warmup(config, num_tokens)
+    steps = list(warmup.steps())
     for chunks in steps:
         runner.execute(chunks, lambda: ())
-    first, second = rehearsal.one_behind_the_other()
+    first, second = warmup.one_behind_the_other()
     runner.execute([first], lambda: [second])
     if not runner.has_step_in_flight:
         raise RuntimeError("no step could be launched behind another; the log says why")
     runner.execute([second], lambda: ())
     runner.clear([0])
-    logger.info("rehearsed %d steps in %.1f s", len(steps) + 2, time.monotonic() - started_s)
+    logger.info("warmed up %d steps in %.1f s", len(steps) + 2, time.monotonic() - started_s)
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """Makes chunks whose keys and values are all in the first block, which nobody has yet."""
+class Warmup:
+    """Makes chunks whose keys and values are all in the first block, which is still free."""
 
     config: EngineConfig
     num_tokens: int  # of a sequence at most
 
     def steps(self) -> Iterator[list[Chunk]]:
-        """Yield steps of all sizes, with prompts and without, and of all choices of tokens."""
+        """Yield steps of all sizes, with prompts and without, and of all kinds of sampling."""
         config = self.config
         for size in _doubling(2, config.max_batched_tokens - 1):
             yield from self._mixed(1, size)
@@ -60,13 +58,13 @@ class Rehearsal:
             yield from self._mixed(context, 2)
         for count in _doubling(1, config.max_num_seqs):
             yield [self._decode(1) for _ in range(count)]
-        for params in _CHOICES:
+        for params in _SAMPLING:
             yield [self._decode(1, params)]
         scored = min(self.num_tokens, config.max_batched_tokens)
         yield [Chunk(self._request(scored, SamplingParams(prompt_logprobs=0)), 0, scored)]
 
     def one_behind_the_other(self) -> tuple[Chunk, Chunk]:
-        """Return two chunks of one request, of which the second takes what the first draws."""
+        """Return two chunks of one request, of which the second takes what the first samples."""
         request = self._request(1)
         first = Chunk(request, 0, 1)
         request.num_lookahead_tokens = 1
@@ -91,7 +89,7 @@ class Rehearsal:
 
     def _request(self, num_tokens: int, params: SamplingParams = _PLAIN) -> Request:
         return Request(
-            request_id="rehearsal",
+            request_id="warmup",
             token_ids=[0] * num_tokens,
             params=params,
             seed=0,

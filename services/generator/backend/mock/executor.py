@@ -1,4 +1,4 @@
-"""Executes chunks on the mock model and takes the time that a real one is said to take."""
+"""Executes chunks on the mock model and takes the time that was chosen for it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from services.generator.backend.mock.config import MockConfig
 from services.generator.backend.mock.model import MockModel, digest
 from services.generator.engine.chunk import Chunk, ChunkResult
 from services.generator.engine.draw import Draw
+from services.generator.engine.executor import Overlap
 from services.generator.engine.request import Request
 from services.generator.engine.results import Choices, draws_of, results_of
 from services.generator.engine.token_logprobs import TokenLogprobs
@@ -25,11 +26,9 @@ class MockExecutor:
         # of the tokens that a request had last, and how many they were
         self._digests: WeakKeyDictionary[Request, tuple[int, int]] = WeakKeyDictionary()
 
-    def execute(
-        self, chunks: Sequence[Chunk], meanwhile: Callable[[], Sequence[Chunk]]
-    ) -> list[ChunkResult]:
+    def execute(self, chunks: Sequence[Chunk], overlap: Overlap) -> list[ChunkResult]:
         """Return one result per chunk, in order, after the step's time."""
-        meanwhile()
+        overlap()
         choices = self._choose(draws_of(chunks))
         scores = [score for chunk in chunks if chunk.scored for score in self._scores(chunk)]
         step_s = self.step_s(chunks)

@@ -56,16 +56,16 @@ class MockModel:
         """Return a beam's likeliest continuations, best first; stop tokens are none."""
         params, top = beam.params, self._top(context)
         allowed = frozenset(params.allowed_token_ids)
-        found: list[Candidate] = []
+        candidates: list[Candidate] = []
         for rank in range(1, self._vocab_size + 1):
             token_id = (top + rank - 1) % self._vocab_size
             if token_id in beam.stop_token_ids or token_id in params.bad_token_ids:
                 continue
             if not allowed or token_id in allowed:
-                found.append(Candidate(token_id, _logprob(rank)))
-            if len(found) == params.beam_width:
+                candidates.append(Candidate(token_id, _logprob(rank)))
+            if len(candidates) == params.beam_width:
                 break
-        return found
+        return candidates
 
     def _top(self, context: int) -> int:
         return _hash(context) % self._vocab_size

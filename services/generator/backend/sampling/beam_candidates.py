@@ -1,6 +1,4 @@
-"""The likeliest continuations of beams from their logits, without a log-softmax over all tokens."""
-
-from __future__ import annotations
+"""Beam search candidates from the logits of beams, without a log-softmax over all tokens."""
 
 from collections.abc import Sequence
 
@@ -15,14 +13,14 @@ def beam_candidates(
 ) -> list[list[Candidate]]:
     """Return up to `counts[row]` candidates per row of `logits` [R, vocab], best first.
 
-    `totals` [R, 1] are the logsumexp of the logits before their edits, so that a ban leaves the
+    `totals` [R, 1] are the logsumexp of the logits before the processors, so that a ban leaves the
     other tokens' probabilities as the model gave them. Banned tokens are no candidates.
     """
     return candidates(*likeliest(logits, totals, max(counts)), counts)
 
 
 def num_candidates(beam: Request) -> int:
-    """Return how many a beam must tell, so that a width of them are no stops."""
+    """Return how many candidates a beam needs, so that a width of them are no stops."""
     return beam.params.beam_width + len(beam.stop_token_ids)
 
 
@@ -37,7 +35,7 @@ def likeliest(
 def candidates(
     token_ids: torch.Tensor, logprobs: torch.Tensor, counts: Sequence[int]
 ) -> list[list[Candidate]]:
-    """Return what `likeliest` found as plain values, up to `counts[row]` of each row."""
+    """Return the results of `likeliest` as plain values, up to `counts[row]` of each row."""
     return [
         [
             Candidate(token_id, logprob)

@@ -1,11 +1,9 @@
-"""Changes logits before a token is chosen: who may be chosen at all, bias, penalties.
+"""Logits processors: what changes logits before a token is sampled. Masks, bias, penalties.
 
 The order is vLLM's: bans (what is not allowed, what is bad, stops before min_tokens) and bias, of
 which none undoes another; then the repetition penalty; then frequency and presence. All of it is
 sparse: a row pays for the tokens that its request names or has seen, other rows pay nothing.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -13,41 +11,41 @@ from weakref import WeakKeyDictionary
 import torch
 
 from services.generator.backend.sampling.token_counts import TokenCounts
-from services.generator.backend.sampling.token_mask import VocabularyEdit
+from services.generator.backend.sampling.token_mask import TokenMask
 from services.generator.engine.draw import Draw, held_back_stops
 from services.generator.engine.request import Request
 
 
-class LogitEdits:
+class LogitsProcessors:
     """Remembers per live request what its options need, and drops it with the request."""
 
     def __init__(self) -> None:
-        self._vocabularies: WeakKeyDictionary[Request, VocabularyEdit] = WeakKeyDictionary()
+        self._masks: WeakKeyDictionary[Request, TokenMask] = WeakKeyDictionary()
         self._counts: WeakKeyDictionary[Request, TokenCounts] = WeakKeyDictionary()
 
     def apply(self, logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-        """Return `logits` [S, vocab] with every draw's edits, in place where they are float32.
+        """Return `logits` [S, vocab] with every draw's changes, in place where they are float32.
 
         Narrower logits are widened first, because a small penalty would be lost in their rounding.
         """
-        edited = [row for row, draw in enumerate(draws) if _is_edited(draw)]
-        if not edited:
+        processed = [row for row, draw in enumerate(draws) if _needs_processing(draw)]
+        if not processed:
             return logits
         logits = logits.float()
-        for row in edited:
-            if draws[row].params.edits_vocabulary:
-                self._vocabulary(draws[row].request).apply_(logits[row])
+        for row in processed:
+            if draws[row].params.masks_tokens:
+                self._mask(draws[row].request).apply_(logits[row])
         rows, columns = held_back_stops(draws)
         if rows:
             logits[rows, columns] = float("-inf")
-        self._penalize(logits, [row for row in edited if draws[row].params.penalizes], draws)
+        self._penalize(logits, [row for row in processed if draws[row].params.penalizes], draws)
         return logits
 
-    def _vocabulary(self, request: Request) -> VocabularyEdit:
-        edit = self._vocabularies.get(request)
-        if edit is None:
-            edit = self._vocabularies[request] = VocabularyEdit(request.params)
-        return edit
+    def _mask(self, request: Request) -> TokenMask:
+        mask = self._masks.get(request)
+        if mask is None:
+            mask = self._masks[request] = TokenMask(request.params)
+        return mask
 
     def _penalize(self, logits: torch.Tensor, rows: Sequence[int], draws: Sequence[Draw]) -> None:
         if not rows:
@@ -61,9 +59,9 @@ class LogitEdits:
         def spread(values: list[float]) -> torch.Tensor:
             return torch.tensor(values).repeat_interleave(sizes)
 
-        lines = torch.tensor(rows).repeat_interleave(sizes)
-        logits[lines, columns] = penalized(
-            logits[lines, columns],
+        penalized_rows = torch.tensor(rows).repeat_interleave(sizes)
+        logits[penalized_rows, columns] = penalized(
+            logits[penalized_rows, columns],
             counts,
             repetition=spread([p.repetition_penalty for p in params]),
             frequency=spread([p.frequency_penalty for p in params]),
@@ -98,6 +96,6 @@ def penalized(
     return scaled - frequency * counts - presence * (counts > 0)
 
 
-def _is_edited(draw: Draw) -> bool:
+def _needs_processing(draw: Draw) -> bool:
     params = draw.params
-    return params.edits_vocabulary or params.penalizes or draw.holds_back_stops
+    return params.masks_tokens or params.penalizes or draw.holds_back_stops

@@ -1,7 +1,5 @@
 """Log-probabilities of given tokens from raw logits, without a log-softmax over the vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -19,11 +17,11 @@ def token_logprobs(
 
     Raw logits as in vLLM's default mode; a row that is not finite gives a value that is not.
     """
-    found: list[TokenLogprobs] = []
+    logprobs: list[TokenLogprobs] = []
     for first in range(0, len(token_ids), _SLICE_ROWS):
         part = slice(first, first + _SLICE_ROWS)
-        found += _described(logits[part].float(), token_ids[part], num_alternatives[part])
-    return found
+        logprobs += _described(logits[part].float(), token_ids[part], num_alternatives[part])
+    return logprobs
 
 
 def _described(
@@ -47,12 +45,12 @@ def _best(
 
     One call per width, because which of equal tokens come first depends on how many are taken.
     """
-    found: list[tuple[tuple[int, ...], tuple[float, ...]]] = [((), ())] * len(counts)
+    best: list[tuple[tuple[int, ...], tuple[float, ...]]] = [((), ())] * len(counts)
     for count in set(counts) - {0}:
         rows = [row for row, wanted in enumerate(counts) if wanted == count]
         some = logits if len(rows) == len(counts) else logits[rows]
         values, candidates = some.topk(min(count, logits.shape[1]), dim=1)
         logprobs = (values - totals[rows]).tolist()
         for row, ids, one in zip(rows, candidates.tolist(), logprobs, strict=True):
-            found[row] = tuple(ids), tuple(one)
-    return found
+            best[row] = tuple(ids), tuple(one)
+    return best

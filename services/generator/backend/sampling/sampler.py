@@ -1,12 +1,10 @@
-"""Draws one token per row of logits. It depends on the row, its request's seed and its position.
+"""Sampling of one token per row of logits, by the row, its request's seed and its position.
 
 Each draw uses one uniform number from a counter-based generator, so that it is the same alone,
 in a batch, after drafts, and again after a preemption. Order of the filters: temperature, min_p,
 top_k, top_p as in vLLM, then typical_p, which comes last in transformers; each is a share of what
-the ones before it left. `logit_edits` has changed the logits before.
+the ones before it left. Logits processors have changed the logits before.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -24,7 +22,7 @@ _FAILED = -1
 
 def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
     """Return a token id per row of `logits` [S, vocab], None where the row is not finite."""
-    # max is several times faster than argmax here, and its value tells of NaN and infinity.
+    # max is several times faster than argmax here, and its value shows NaN and infinity.
     best, tokens = logits.max(dim=-1)
     rows = [row for row, draw in enumerate(draws) if not draw.params.is_greedy]
     if rows:

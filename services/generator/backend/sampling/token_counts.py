@@ -1,6 +1,4 @@
-"""How often which token occurred in a request, as tensors that grow by one token at a time."""
-
-from __future__ import annotations
+"""Token counts of a request for penalties, as tensors that grow by one token at a time."""
 
 from collections.abc import Sequence
 

@@ -1,13 +1,11 @@
-"""One request's bans and bias, which follow from its options alone, as tensors."""
-
-from __future__ import annotations
+"""Token mask and bias of one request, which follow from its options alone, as tensors."""
 
 import torch
 
 from services.generator.engine.sampling_params import SamplingParams
 
 
-class VocabularyEdit:
+class TokenMask:
     """Token ids int64 [n] in host memory; `bias` float32 has one for each of `biased`.
 
     `allowed` empty allows all.

@@ -1,1 +1,1 @@
-"""Blocks of the paged KV cache: who holds them, which prefix they have, which goes first."""
+"""Blocks of the paged KV cache: allocation, prefix caching, eviction, block events."""

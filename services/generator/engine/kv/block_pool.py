@@ -1,9 +1,7 @@
-"""The KV cache's blocks as numbers: who holds each, and which may be recycled next.
+"""Block pool of the paged KV cache: how many requests hold each block, and which are recycled.
 
-A block is free (no content), cached (content kept, nobody holds it) or used (held by someone).
+A block is free (no content), cached (content kept, without a holder) or used (held by a request).
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,7 +33,7 @@ class BlockPool:
 
     @property
     def num_cached(self) -> int:
-        """Blocks that nobody holds but whose prefix can still be hit."""
+        """Blocks without a holder whose prefix can still be hit."""
         return len(self._cached)
 
     @property
@@ -79,19 +77,19 @@ class BlockPool:
                 self._retire(block_id)
 
     def taint(self, block_ids: Iterable[int]) -> None:
-        """Distrust the content of a failed request's blocks: nobody may hit them any more."""
+        """Distrust the content of a failed request's blocks: they are not hit any more."""
         for block_id in block_ids:
             self._forget(block_id)
             self._tainted.add(block_id)
 
     def take_tainted(self) -> list[int]:
-        """Return the tainted blocks that nobody holds; the caller clears them before reuse."""
+        """Return the tainted blocks without a holder; the caller clears them before reuse."""
         idle = [block_id for block_id in self._tainted if self._num_holders[block_id] == 0]
         self._tainted.difference_update(idle)
         return idle
 
     def reset(self) -> None:
-        """Take back and taint every block that is neither free nor idle, whoever holds it."""
+        """Take back and taint every block that is neither free nor cached, whatever holds it."""
         idle = {*self._free, *self._cached}
         suspects = [block_id for block_id in range(self.num_blocks) if block_id not in idle]
         self._num_holders = [0] * self.num_blocks

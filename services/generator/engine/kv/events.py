@@ -1,6 +1,4 @@
-"""What happened to the named blocks, numbered, so that a reader elsewhere can follow the cache."""
-
-from __future__ import annotations
+"""Block events: changes of the prefix cache, numbered, so that a reader elsewhere can follow it."""
 
 import enum
 from collections import deque

@@ -1,6 +1,4 @@
-"""Which idle block loses its content next."""
-
-from __future__ import annotations
+"""Eviction order: which idle block loses its content next."""
 
 import heapq
 from collections.abc import Iterator
@@ -16,10 +14,10 @@ _Rank = tuple[bool, bool, int]
 
 
 class IdleBlocks:
-    """The named blocks that nobody holds, in the order of their eviction.
+    """The named blocks without a holder, in the order of their eviction.
 
     Priority shifts the moment of the last use instead of ruling absolutely, so that urgent content
-    that nobody uses any more goes too (GreedyDual, Young 1994). A pin is the strongest wish, yet no
+    that is not used any more goes too (GreedyDual, Young 1994). A pin is the strongest wish, yet no
     lock: with nothing else left, pinned blocks go, and no request waits for an unpin.
     The heap is lazy: an entry whose rank is outdated is corrected when it surfaces.
     """

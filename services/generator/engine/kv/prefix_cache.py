@@ -1,9 +1,7 @@
-"""Which block holds which prefix: chained block hashes, the blocks behind them, and their tree.
+"""Prefix cache: which block holds which prefix, by chained block hashes, and their tree.
 
 Owns names only. Whether a block is in use, idle or free is the pool's business.
 """
-
-from __future__ import annotations
 
 import hashlib
 from array import array
@@ -87,11 +85,11 @@ class PrefixCache:
         return self._block_by_hash.get(parent_hash)
 
     def has_children(self, block_id: int) -> bool:
-        """Whether a named block continues this one."""
+        """Return whether a named block continues this one."""
         return self._hash_by_block[block_id] in self._num_children
 
     def is_pinned(self, block_id: int) -> bool:
-        """Whether somebody asked to keep this block's content."""
+        """Return whether this block's content is pinned."""
         return self._hash_by_block[block_id] in self._pins
 
     def pin(self, block_hashes: Iterable[bytes]) -> None:
@@ -108,7 +106,7 @@ class PrefixCache:
         return [self._block_by_hash[key] for key in unpinned if key in self._block_by_hash]
 
     def events_since(self, number: int) -> list[BlockEvent] | None:
-        """Return the changes after event `number`; None if only a snapshot can tell them."""
+        """Return the changes after event `number`; None if the reader needs a snapshot."""
         return self._events.since(number)
 
     def snapshot(self) -> BlockSnapshot:

@@ -1,1 +1,1 @@
-"""Scheduling: which requests run, and how many tokens each gets in a step (continuous batching)."""
+"""Scheduling: continuous batching, chunked prefill, admission, preemption, lookahead."""

@@ -1,20 +1,26 @@
-"""What one step may still compute of prompts: tokens, and seconds if streams wait for it."""
+"""Token budget of a step (chunked prefill): what it may compute of prompts beside its decodes.
 
-from __future__ import annotations
+In tokens, of which a step computes less after one found too little memory; and in seconds, so that
+prompts do not hold up the streams that decode.
+"""
 
 import math
+from collections.abc import Sequence
 
-from services.generator.engine.chunk import num_pairs
-from services.generator.engine.scheduling.step_time import StepTime
+from services.generator.engine.chunk import Chunk, num_pairs
+from services.generator.engine.scheduling.queues import RunningQueue
+from services.generator.engine.scheduling.step_time import StepTime, StepTimeModel
 
 # prompts always get so much of a step, however slow it is, so that they end
 MIN_PROMPT_TOKENS = 8
 # a share of the budget this many times larger than any before is the furthest to extrapolate
 _GROWTH = 2
+# so many good steps let the token limit double
+_GOOD_STEPS = 256
 
 
 class StepBudget:
-    """Prompt chunks take from it in order; decodes were counted before it was made."""
+    """Prompt chunks take from it in order; decodes were counted before."""
 
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens = num_tokens
@@ -59,3 +65,66 @@ class StepBudget:
         if left_s <= 0.0:
             return 0
         return int(2 * left_s / (first_s + math.sqrt(first_s**2 + 2 * pair_s * left_s)))
+
+
+class TokenLimit:
+    """Between `least` and `most` tokens; the memory of a step grows with them."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.num_tokens = most
+        self._least = least
+        self._most = most
+        self._num_good_steps = 0
+
+    def lower(self) -> None:
+        """Halve it, after a step for which there was no memory."""
+        self.num_tokens = max(self._least, self.num_tokens // 2)
+        self._num_good_steps = 0
+
+    def observe_step(self) -> None:
+        """Count a step that was computed."""
+        if self.num_tokens == self._most:
+            return
+        self._num_good_steps += 1
+        if self._num_good_steps == _GOOD_STEPS:
+            self.num_tokens = min(self._most, 2 * self.num_tokens)
+            self._num_good_steps = 0
+
+    def __repr__(self) -> str:
+        return f"TokenLimit({self.num_tokens} of {self._most})"
+
+
+class StepLimits:
+    """Makes the budget of each step, from what steps have taken so far.
+
+    `target_step_s` is how long a step may take while streams decode; 0 sets no limit, None lets it
+    take twice what the decodes alone would, and more only while more prompts than streams wait.
+    """
+
+    def __init__(self, least: int, most: int, target_step_s: float | None) -> None:
+        self.tokens = TokenLimit(least, most)
+        self._target_step_s = target_step_s
+        self._times = StepTimeModel()
+
+    def budget(self, running: RunningQueue, num_waiting: int, *, speculates: bool) -> StepBudget:
+        """Keep one token for each decode; what is left is for prompts, within the time's target."""
+        decodes = [r for r in running if r.num_uncomputed_tokens == 1 and not r.has_all_tokens]
+        budget = StepBudget(self.tokens.num_tokens - len(decodes))
+        num_prompts = len(running) + num_waiting - len(decodes)
+        if self._target_step_s != 0.0 and decodes and (num_prompts or speculates):
+            time = self._times.fit()
+            decode_s = time.predict(len(decodes), sum(r.num_tokens for r in decodes))
+            if self._target_step_s is None:
+                left_s = decode_s * max(1.0, num_prompts / len(decodes))
+            else:
+                left_s = self._target_step_s - decode_s
+            budget.limit_time(left_s, time, self._times.max_prompt_tokens)
+        return budget
+
+    def observe_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
+        """Learn how long a step of these chunks took."""
+        self.tokens.observe_step()
+        self._times.observe(chunks, step_s)
+
+    def __repr__(self) -> str:
+        return f"StepLimits({self.tokens!r}, {self._times!r})"

@@ -1,6 +1,4 @@
-"""How long a step takes, learnt from those that ran."""
-
-from __future__ import annotations
+"""Step time model: how long a step takes, learnt from those that ran."""
 
 from collections.abc import Sequence
 from itertools import combinations

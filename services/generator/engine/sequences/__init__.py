@@ -1,1 +1,1 @@
-"""Sequences of one request: forks that share blocks, and beam search."""
+"""Sequences of one request: parallel sampling by forks that share blocks, and beam search."""

@@ -7,8 +7,6 @@ length penalty. The search ends when no beam can still get ahead of the k best t
 so it is exact where transformers' `early_stopping="never"` is, and needs not run to the last token.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -83,14 +81,14 @@ class BeamSearch:
 
     def _finish(self, logprob: float, token_ids: tuple[int, ...], *, is_stopped: bool) -> None:
         num_tokens = len(token_ids)
-        told = token_ids[:-1] if is_stopped else token_ids
         score = self._score(logprob, num_tokens)
-        self.finished.append(Hypothesis(score, told, num_tokens, is_stopped))
+        delivered = token_ids[:-1] if is_stopped else token_ids
+        self.finished.append(Hypothesis(score, delivered, num_tokens, is_stopped))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self._width :]
 
     def _can_improve(self, num_tokens: int) -> bool:
-        """Whether the best beam's score, at the length that suits it, beats a finished one's."""
+        """Return whether the best beam, at the length that suits it, may beat a finished one."""
         if len(self.finished) < self._width:
             return True
         num_best = self._max_tokens if self._length_penalty > 0.0 else num_tokens

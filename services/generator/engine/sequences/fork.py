@@ -1,10 +1,8 @@
-"""Sequences that go on from one computed prompt: they share its blocks and copy on write.
+"""Parallel sampling: sequences that fork from one computed prompt and share its blocks.
 
 A fork adds a holder to every block of its source. Before a sequence writes into a block that
-others hold as well, it gets a copy of its own; only a partly filled last block is ever copied.
+others hold as well, it gets a copy of its own, see `kv.allocator.CopyOnWrite`.
 """
-
-from __future__ import annotations
 
 from hashlib import blake2b
 
@@ -33,7 +31,7 @@ def plan_forks(source: Request, followers: list[Request]) -> None:
         follower.source = source
 
 
-def part(request: Request) -> None:
+def cancel_forks(request: Request) -> None:
     """Take a request that ends out of the forks it was planned for; the others go on alone."""
     for follower in request.forks:
         follower.source = None
@@ -41,6 +39,14 @@ def part(request: Request) -> None:
     if request.source is not None:
         request.source.forks.remove(request)
         request.source = None
+
+
+def fork_followers(source: Request, pool: BlockPool) -> list[Request]:
+    """Fork all that waited for the source's prompt, and return them."""
+    followers, source.forks = source.forks, []
+    for follower in followers:
+        fork(source, follower, pool)
+    return followers
 
 
 def fork(source: Request, target: Request, pool: BlockPool) -> None:
@@ -57,37 +63,3 @@ def fork(source: Request, target: Request, pool: BlockPool) -> None:
     target.new_prompt_logprobs = list(source.new_prompt_logprobs)
     target.first_scheduled_s = source.first_scheduled_s
     target.first_token_s = source.first_token_s
-
-
-class CopyOnWrite:
-    """The copies that the next step needs before it writes."""
-
-    def __init__(self, pool: BlockPool) -> None:
-        self._pool = pool
-        self._source_by_target: dict[int, int] = {}
-
-    def num_needed(self, request: Request) -> int:
-        """Return 1 if the block that the request writes into next is held by others too, or 0."""
-        index = request.num_computed_tokens // self._pool.block_size
-        block_ids = request.block_ids
-        return int(index < len(block_ids) and self._pool.num_holders(block_ids[index]) > 1)
-
-    @property
-    def is_pending(self) -> bool:
-        """Return whether there is something to take."""
-        return bool(self._source_by_target)
-
-    def detach(self, request: Request) -> None:
-        """Give the request its own copy of the shared block that it writes into next."""
-        index = request.num_computed_tokens // self._pool.block_size
-        shared = request.block_ids[index]
-        [request.block_ids[index]] = self._pool.allocate(1, request.priority)
-        self._pool.release([shared])
-        # a target of a sequence that was preempted since then may be another's by now
-        self._source_by_target[request.block_ids[index]] = shared
-
-    def take(self) -> list[tuple[int, int]]:
-        """Return the pairs (from, to) to be copied now, each target once, all read first."""
-        pairs = [(source, target) for target, source in self._source_by_target.items()]
-        self._source_by_target = {}
-        return pairs

@@ -1,6 +1,4 @@
-"""What one more row adds to the time of a decoding step, learnt from those that ran."""
-
-from __future__ import annotations
+"""Cost of a draft: what one more row adds to the time of a decode step, learnt from past ones."""
 
 _KEPT = 0.98
 # while all steps had as many rows: a row's share of what a step takes for each of its rows
@@ -12,7 +10,7 @@ _GUESS_WEIGHT = 1.0
 class RowTime:
     """A straight line through seconds over rows; recent steps count more.
 
-    Steps of one size do not tell how their time divides, and what is known is forgotten with them;
+    Steps of one size do not show how their time divides, and what is known is forgotten with them;
     the line then returns to a guess low enough to be put to the test.
     """
 

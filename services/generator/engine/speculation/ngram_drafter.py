@@ -1,6 +1,4 @@
-"""Guesses a request's next tokens from what followed its latest ones before."""
-
-from __future__ import annotations
+"""N-gram drafter (prompt lookup): guesses next tokens from what followed the latest before."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,15 +1,15 @@
-"""How many guessed tokens each decode of a step tries, so that they bring more than they cost.
+"""Speculative decoding: how many drafts each decode tries, so that they bring more than they cost.
 
 Policy only. A draft costs its row's time, as learnt; it brings a token if it and all before it are
 accepted, as likely as drafts were of late. Both change with traffic and load, so that speculation
 switches itself on and off, for each request by itself.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
+from services.generator.engine.chunk import Chunk
+from services.generator.engine.kv.allocator import BlockAllocator
 from services.generator.engine.request import Request
 from services.generator.engine.speculation.cost import RowTime
 from services.generator.engine.speculation.ngram_drafter import SIZES, NgramDrafter, Proposal
@@ -111,6 +111,24 @@ class Speculation:
                 left_s -= row_s * len(token_ids)
         return drafts
 
+    def with_drafts(
+        self, chunks: list[Chunk], num_tokens: int, left_s: float, blocks: BlockAllocator
+    ) -> list[Chunk]:
+        """Return the chunks of a step, decodes extended by the drafts that `propose` returns."""
+        if not self.is_on:
+            return chunks
+        decodes = [c.request for c in chunks if _may_speculate(c)]
+        proposals = self.propose(decodes, num_tokens, left_s)
+        if not proposals:
+            return chunks
+        extended = []
+        for chunk in chunks:
+            drafts = proposals.get(chunk.request, ())
+            drafts = drafts[: blocks.ensure_drafts(chunk.request, chunk.end, len(drafts))]
+            num_all = chunk.num_tokens + len(drafts)
+            extended.append(Chunk(chunk.request, chunk.start, num_all, drafts))
+        return extended
+
     def observe(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         """Learn how many of a request's drafts were drawn; those after a wrong one were no try."""
         self.num_drafts += 1
@@ -166,6 +184,12 @@ class Speculation:
             f"Speculation({self.num_accepted_tokens} of {self.num_draft_tokens} drafts accepted, "
             f"by n-gram {self._by_size})"
         )
+
+
+def _may_speculate(chunk: Chunk) -> bool:
+    """Return whether the chunk is a decode of a sequence that shares its rows with no other."""
+    request = chunk.request
+    return chunk.num_tokens == 1 and chunk.samples and not request.forks and not request.beams
 
 
 def _num_useful(request: Request) -> int:

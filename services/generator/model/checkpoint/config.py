@@ -3,8 +3,6 @@
 Knows no torch: the dtype is a name, the rotary scaling a set of numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +82,7 @@ class ModelConfig:
         return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
 
     @classmethod
-    def read(cls, folder: Path) -> ModelConfig:
+    def read(cls, folder: Path) -> "ModelConfig":
         """Read `config.json`, and the end ids from `generation_config.json` if it has them.
 
         Raises ModelConfigError naming the first missing or unsupported field.
@@ -95,7 +93,7 @@ class ModelConfig:
         return cls.parse(raw, eos_token_id=GenerationConfig.read(folder).eos_token_ids)
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any], eos_token_id: Sequence[int] | None) -> ModelConfig:
+    def parse(cls, raw: Mapping[str, Any], eos_token_id: Sequence[int] | None) -> "ModelConfig":
         """Check and translate; `eos_token_id` wins over the one inside `raw`."""
         family = _family(raw)
         fields = Fields(raw, family)

@@ -4,8 +4,6 @@ A family says which layers it is made of, what its `config.json` calls things, a
 are named. `config.py` reads numbers by it and `decoder.py` runs it; neither knows a family's name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -53,7 +51,7 @@ class WeightNames:
 class Family:
     """The structure of a decoder; the defaults are Llama's.
 
-    A bias is fixed, or the configuration field that tells. `window` says which layers see only
+    A bias is fixed, or the configuration field that says so. `window` says which layers see only
     `sliding_window` tokens where the file does not list them: none, every one, those from
     `max_window_layers` on, or all but each `sliding_window_pattern`-th.
     """

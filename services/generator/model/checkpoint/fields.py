@@ -1,7 +1,5 @@
 """Typed access to `config.json`, by Llama's words, whatever the family's file calls the fields."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""How a checkpoint wants to be sampled by a request that does not say, and where it ends."""
-
-from __future__ import annotations
+"""Generation config: how a checkpoint wants to be sampled by default, and where it ends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,12 +46,12 @@ class GenerationConfig:
     eos_token_ids: tuple[int, ...] | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> GenerationConfig:
+    def read(cls, folder: Path) -> "GenerationConfig":
         """Read the file of a checkpoint that may lack it; raises ModelConfigError."""
         return cls.parse(read_object(folder / FILE) or {})
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> GenerationConfig:
+    def parse(cls, raw: Mapping[str, Any]) -> "GenerationConfig":
         """Check and translate; raises ModelConfigError naming the first bad field."""
         given = {name: _number(raw, field) for field, name in _NAMES.items()}
         eos_token_ids = _ids(raw.get("eos_token_id"))

@@ -1,7 +1,5 @@
 """What differs between layers of one model: rotary settings, window, experts. Knows no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from services.generator.model.checkpoint.families import Family

@@ -1,6 +1,4 @@
-"""Reads matrices of four bits from a checkpoint, and refuses what the products do not take."""
-
-from __future__ import annotations
+"""Packed matrices of four bits read from a checkpoint; what the products do not take is refused."""
 
 from collections.abc import Sequence
 

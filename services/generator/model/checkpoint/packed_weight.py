@@ -1,7 +1,5 @@
 """Matrices of four bits as GPTQ (arXiv:2210.17323) and AWQ (arXiv:2306.00978) store them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ class PackedWeight(NamedTuple):
     group_size: int
 
     @staticmethod
-    def stacked(parts: Sequence[PackedWeight]) -> PackedWeight:
+    def stacked(parts: "Sequence[PackedWeight]") -> "PackedWeight":
         """Return one matrix of the parts' outputs, one after the other; the rest must agree."""
         return parts[0]._replace(
             qweight=torch.cat([part.qweight for part in parts], 1),
@@ -47,7 +45,7 @@ class PackedWeight(NamedTuple):
         """What is missing from the stored zeros, modulo 16."""
         return 1 if self.layout == "gptq" else 0
 
-    def to(self, device: torch.device) -> PackedWeight:
+    def to(self, device: torch.device) -> "PackedWeight":
         """Return it with its tensors on the device."""
         return self._replace(
             qweight=self.qweight.to(device),

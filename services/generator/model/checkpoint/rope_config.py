@@ -1,7 +1,5 @@
 """Rotary position settings of a model: base, scaling kind and its numbers. Knows no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,7 +142,7 @@ class _Section:
         )
 
     def _original_length(self) -> int:
-        """A field of its own (Phi-3) wins over the section's, which wins over the length served."""
+        """Return the original context length: a field of its own (Phi-3) beats the section's."""
         inner = self.number(
             "original_max_position_embeddings", self._fields.positive("max_position_embeddings")
         )

@@ -1,7 +1,5 @@
 """The tensors of a safetensors checkpoint by name, memory-mapped, in one file or in shards."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

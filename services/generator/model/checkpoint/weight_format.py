@@ -1,10 +1,8 @@
-"""How a checkpoint's matrices are quantised, from `quantization_config` of its `config.json`.
+"""Weight format: how matrices are quantised, from `quantization_config` of `config.json`.
 
 Knows no torch. Which matrices are quantised is not read here, since the tools that write the lists
 match names each in its own way: those of which the file has a `.qweight`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ class WeightFormat:
     """Four bits by GPTQ (arXiv:2210.17323) or AWQ (arXiv:2306.00978), in groups along the inputs.
 
     Classic GPTQ stores zeros less one, `gptq_v2` as they are. `group_size` inputs share a scale,
-    None means all. Where `has_order`, the file must tell by `g_idx` which inputs a group has.
+    None means all. Where `has_order`, the file must say by `g_idx` which inputs a group has.
     """
 
     layout: Layout
@@ -55,9 +53,9 @@ def parse_weight_format(raw: Any) -> WeightFormat | None:
     if raw.get("bits") != 4:
         raise _error("bits", f"{raw.get('bits')} is not supported, only 4")
     for field, value in _REQUIRED.items():
-        found = raw.get(field)
-        if found is not None and found != value:
-            raise _error(field, f"{found} is not supported, only {value}")
+        given = raw.get(field)
+        if given is not None and given != value:
+            raise _error(field, f"{given} is not supported, only {value}")
     return WeightFormat(_layout(raw, layouts), _group_size(raw), bool(raw.get("desc_act")))
 
 

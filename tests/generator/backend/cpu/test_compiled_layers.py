@@ -44,7 +44,6 @@ def write(name: str, folder: Path) -> Path:
     sample: Sample = SAMPLES[name]
     if sample.changes.get("head_dim") == 24:
         sample = dataclasses.replace(sample, changes={**sample.changes, "head_dim": 32})
-    torch.manual_seed(1)
     save(sample.build(), folder)
     return folder
 

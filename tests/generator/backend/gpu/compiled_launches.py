@@ -65,13 +65,13 @@ PARAMS: list[dict[str, Any]] = [
 
 
 class AbsentDevice(HostDevice):
-    """Records as a GPU does: what is recorded was run before. Steps are rehearsed."""
+    """Captures as a GPU does: what is captured was run before. Steps are warmed up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.compiles = True
 
-    def record(self, *works: Call) -> list[Call]:
+    def capture(self, *works: Call) -> list[Call]:
         for work in works:
             work()
         return list(works)

@@ -23,7 +23,7 @@ def device() -> Device:
 
 @pytest.fixture(autouse=True)
 def nothing_fails_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The engine outlives what a step raises, and the runner what it launches ahead: both log it.
+    """Fail where an error was logged: the engine and the runner outlive what a step raises.
 
     A test that brings it about clears the log.
     """
@@ -33,7 +33,7 @@ def nothing_fails_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` need a device: recordings, bfloat16, what the compiler makes."""
+    """Skip tests marked `gpu` without a device: CUDA graphs, bfloat16, what the compiler makes."""
     if IS_GPU:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

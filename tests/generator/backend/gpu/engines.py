@@ -11,7 +11,7 @@ from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.loading import load_engine
 from services.generator.model.checkpoint.config import ModelConfig
 from services.generator.model.checkpoint.safetensors import Checkpoint
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 
 OPTIONS: dict[str, Any] = {
     "max_num_seqs": 4,
@@ -22,12 +22,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def on_cpu(folder: Path, **options: Any) -> Engine:
-    """The engine as it is without a GPU."""
+    """Return the engine as it is without a GPU."""
     return load_engine(EngineConfig(folder, num_threads=1, **{**OPTIONS, **options}))
 
 
 def on_device(folder: Path, device: Device, **options: Any) -> Engine:
-    """The engine with the runner of a GPU."""
+    """Return the engine with the runner of a GPU."""
     config = EngineConfig(folder, device="cuda", **{**OPTIONS, **options})
     shape = ModelConfig.read(folder)
     runner, num_blocks = load_runner(config, shape, Checkpoint(folder), device)

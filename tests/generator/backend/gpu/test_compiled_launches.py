@@ -47,7 +47,7 @@ def test_every_launch_compiles_without_spills(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_request_waits_for_a_compiler(launches: dict[str, dict[str, Any]], shape: str) -> None:
-    """The steps that are rehearsed at load have all types, alignments and tiles of those served."""
+    """The steps that are warmed up at load have all types, alignments and tiles of those served."""
     assert launches[shape]["serving"] == []
 
 

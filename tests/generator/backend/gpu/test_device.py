@@ -1,4 +1,4 @@
-"""What a device does besides arithmetic: recordings, and memory that copies read by themselves."""
+"""CUDA graphs of a device, and pinned memory that copies read by themselves."""
 
 import gc
 from collections.abc import Callable
@@ -14,43 +14,43 @@ Call = Callable[[], None]
 
 
 def products(device: Device, sizes: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Inputs for as many products, and where their results are put."""
+    """Return inputs for as many products, and where their results are put."""
     inputs = [torch.randn(size, 64, device=device.device) for size in sizes]
     return inputs, [torch.zeros(size, 64, device=device.device) for size in sizes]
 
 
-def recorded(
+def captured(
     device: Device, inputs: list[torch.Tensor], outs: list[torch.Tensor], weight: torch.Tensor
 ) -> list[Call]:
-    """What multiplies each of the inputs anew."""
+    """Return what multiplies each of the inputs anew."""
 
     def work_on(x: torch.Tensor, out: torch.Tensor) -> Call:
         def work() -> None:
-            # what lies between is made and let go in the memory that recordings share
+            # what lies between is made and let go in the memory that graphs share
             out.copy_(functional.linear(functional.linear(x, weight), weight))
 
         return work
 
-    return device.record(*map(work_on, inputs, outs))
+    return device.capture(*map(work_on, inputs, outs))
 
 
-def test_recordings_share_memory_and_stay_apart(device: Device) -> None:
+def test_graphs_share_memory_and_stay_apart(device: Device) -> None:
     """Each does its own work again on what its inputs hold then, in any order."""
     weight = torch.eye(64, device=device.device)
     inputs, outs = products(device, [32, 8, 1])
-    replays = recorded(device, inputs, outs, weight)
+    replays = captured(device, inputs, outs, weight)
     for index in (2, 0, 1, 0):
         inputs[index].normal_()
         replays[index]()
         assert torch.allclose(outs[index], inputs[index])
 
 
-def test_recordings_are_made_where_others_are_gone(device: Device) -> None:
-    """A device may record again after all that was recorded before has died."""
+def test_graphs_are_captured_where_others_are_gone(device: Device) -> None:
+    """A device may capture again after all that was captured before has died."""
     weight = torch.eye(64, device=device.device)
     for _ in range(3):
         inputs, outs = products(device, [8, 4])
-        replays = recorded(device, inputs, outs, weight)
+        replays = captured(device, inputs, outs, weight)
         inputs[1].fill_(3.0)
         replays[1]()
         assert outs[1].eq(3.0).all()
@@ -59,12 +59,12 @@ def test_recordings_are_made_where_others_are_gone(device: Device) -> None:
 
 
 @pytest.mark.gpu
-def test_many_recordings_take_one_workspace(device: Device) -> None:
-    """A library's workspace, tens of MiB, is there once and not for each recording."""
+def test_many_graphs_take_one_workspace(device: Device) -> None:
+    """A library's workspace, tens of MiB, is there once and not for each graph."""
     weight = torch.eye(64, device=device.device)
-    recorded(device, *products(device, [2]), weight)
+    captured(device, *products(device, [2]), weight)
     before = torch.cuda.memory_reserved()
-    recorded(device, *products(device, list(range(24, 0, -1))), weight)
+    captured(device, *products(device, list(range(24, 0, -1))), weight)
     assert torch.cuda.memory_reserved() - before < 2**27
 
 

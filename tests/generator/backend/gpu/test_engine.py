@@ -26,7 +26,7 @@ PROMPTS = {"a": [5, 6, 7], "b": [9, 3, 80, 14, 15, 9, 2, 6, 53], "c": list(range
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 from tests.generator.backend.gpu.engines import on_cpu, on_device, run
 from tests.generator.model.family_models import GEMMA3, SAMPLES
 
@@ -43,8 +43,7 @@ PROMPTS = {"short": [5, 6, 7], "long": [9, 3, 80, 14, 15, 9, 2, 6, 53]}
 def test_a_family_is_served_as_on_the_cpu(name: str, tmp_path: Path, device: Device) -> None:
     """Tokens are equal and probabilities near, for a prompt in chunks beside a stream."""
     sample = SAMPLES[name]
-    torch.manual_seed(3)
-    model = replace(sample, changes={**sample.changes, **SMALL, **CHANGES[name]}).build()
+    model = replace(sample, changes={**sample.changes, **SMALL, **CHANGES[name]}).build(seed=3)
     model.save_pretrained(tmp_path)
     params = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True, logprobs=3)
     options = {"max_batched_tokens": 8, "block_size": 16}

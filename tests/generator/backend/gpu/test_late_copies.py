@@ -60,7 +60,7 @@ def test_launches_that_fail_leave_nothing_under_way(
     """However many fail one after the other, each after its inputs were sent."""
     device = LateDevice()
     engine: Any = on_device(write_checkpoint(tmp_path, SHAPE), device)
-    launch = engine._runner._choice.launch
+    launch = engine._runner._sampler.launch
     num_failures = 0
 
     def fail_often(*arguments: Any) -> Any:
@@ -70,7 +70,7 @@ def test_launches_that_fail_leave_nothing_under_way(
             raise RuntimeError("told to fail")
         return launch(*arguments)
 
-    monkeypatch.setattr(engine._runner._choice, "launch", fail_often)
+    monkeypatch.setattr(engine._runner._sampler, "launch", fail_often)
     with Copies(device):
         for number in range(12):
             for name in (f"a{number}", f"b{number}"):

@@ -21,7 +21,7 @@ PROMPTS = {"a": [5, 6, 7], "b": list(range(20, 40))}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 

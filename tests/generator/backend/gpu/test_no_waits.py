@@ -56,7 +56,7 @@ def _is_mask(index: torch.Tensor | None) -> bool:
 def test_a_step_is_launched_without_a_wait(
     tmp_path: Path, device: Device, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts, decodes, and the choice of tokens in every way."""
+    """Prompts, decodes, and sampling in every way."""
     engine: Any = on_device(write_checkpoint(tmp_path, SHAPE), device)
     runner = engine._runner
     watch, launch = Watch(), runner._launch

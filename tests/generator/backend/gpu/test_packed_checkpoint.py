@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
 from services.generator.model.checkpoint.safetensors import Checkpoint
-from tests.generator.backend.gpu.cpu_choice import assert_same_logprobs
+from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 from tests.generator.backend.gpu.engines import on_cpu, on_device, run
 from tests.generator.backend.gpu.test_families import SMALL
 from tests.generator.model.checkpoint.test_packed_checkpoint import quantise

@@ -1,4 +1,4 @@
-"""Steps run at load, after which nothing is compiled for a request."""
+"""Warmup: steps run at load, after which nothing is compiled for a request."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import triton
 
 from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device, HostDevice
-from services.generator.backend.gpu.warmup import Rehearsal, rehearse
+from services.generator.backend.gpu.warmup import Warmup, warm_up
 from services.generator.engine import Engine, SamplingParams
 from tests.generator.backend.gpu.engines import Told, assert_same_told, on_device, run
 from tests.generator.backend.gpu.test_engine import SHAPE
@@ -27,7 +27,7 @@ ASKED: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of one layer whose heads the kernels take."""
+    """Return a random Llama of one layer whose heads the kernels take."""
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 
@@ -38,11 +38,11 @@ def serve(engine: Engine, asked: dict[str, Any]) -> Told:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="HostDevice needs the interpreter")
-def test_nothing_is_left_of_a_rehearsal(folder: Path) -> None:
+def test_nothing_is_left_of_a_warmup(folder: Path) -> None:
     """Neither in the cache nor in what the engine serves next."""
     expected, engine = on_device(folder, HostDevice()), on_device(folder, HostDevice())
     runner: Any = engine._runner
-    rehearse(runner, engine.config, num_tokens=20)
+    warm_up(runner, engine.config, num_tokens=20)
     assert all(not layer.blocks.count_nonzero() for layer in runner._cache.layers)
     assert_same_told(serve(engine, ASKED[1]), serve(expected, ASKED[1]))
 
@@ -51,7 +51,7 @@ def test_steps_stay_within_what_the_engine_has_room_for(folder: Path) -> None:
     """Neither more tokens nor more sequences than the options say, and none beyond a context."""
     for changes in ({}, {"max_num_seqs": 1}, {"max_num_seqs": 1, "max_batched_tokens": 1}):
         config = on_device(folder, HostDevice(), **changes).config
-        for chunks in Rehearsal(config, num_tokens=10).steps():
+        for chunks in Warmup(config, num_tokens=10).steps():
             assert 1 <= len(chunks) <= config.max_num_seqs
             assert sum(chunk.num_tokens for chunk in chunks) <= config.max_batched_tokens
             assert all(chunk.end <= 10 for chunk in chunks)

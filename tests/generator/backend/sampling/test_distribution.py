@@ -59,14 +59,14 @@ class Draws:
 
 @pytest.fixture(scope="module")
 def alone(checkpoint: Path) -> torch.Tensor:
-    """What DRAWS requests yield one after the other."""
+    """Return what DRAWS requests yield one after the other."""
     draws = Draws(checkpoint)
     return sum((draws.run({draws.add(seed)}) for seed in range(DRAWS)), torch.zeros(()))
 
 
 @pytest.fixture(scope="module")
 def batched(checkpoint: Path) -> torch.Tensor:
-    """What as many with other seeds yield in batches of random company."""
+    """Return what as many with other seeds yield in batches of random company."""
     draws, rng = Draws(checkpoint), random.Random(0)
     counts, seeds = torch.zeros(NUM_TOKENS, VOCAB), iter(range(DRAWS, 2 * DRAWS))
     while names := {draws.add(seed) for seed in itertools.islice(seeds, rng.randint(1, 24))}:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.generator.backend.sampling.logits_processors import LogitEdits
+from services.generator.backend.sampling.logits_processors import LogitsProcessors
 from services.generator.backend.sampling.token_counts import TokenCounts
 from services.generator.engine import SamplingParams
 from services.generator.engine.draw import Draw
@@ -31,7 +31,7 @@ PATIENT = settings(
 
 @st.composite
 def options(draw: st.DrawFn) -> SamplingParams:
-    """Any mixture of edits, often none."""
+    """Any mixture of processors, often none."""
     if draw(st.booleans()):
         return SamplingParams()
     bias = draw(st.dictionaries(TOKENS, st.sampled_from([-100.0, -0.5, 3.0]), max_size=3))
@@ -47,10 +47,10 @@ def options(draw: st.DrawFn) -> SamplingParams:
 
 
 def expected(logits: list[float], request: Request) -> list[float]:
-    """One row's edits, token by token."""
+    """One row's processors, token by token."""
     params = request.params
     output = request.token_ids[request.num_prompt_tokens :]
-    edited = []
+    processed = []
     for token_id, logit in enumerate(logits):
         if params.allowed_token_ids and token_id not in params.allowed_token_ids:
             logit = BAN
@@ -64,8 +64,8 @@ def expected(logits: list[float], request: Request) -> list[float]:
             logit = logit / factor if logit > 0 else logit * factor
         logit -= params.frequency_penalty * output.count(token_id)
         logit -= params.presence_penalty * (token_id in output)
-        edited.append(logit)
-    return edited
+        processed.append(logit)
+    return processed
 
 
 @PATIENT
@@ -79,17 +79,17 @@ def expected(logits: list[float], request: Request) -> list[float]:
 def test_a_batch_equals_a_naive_reference(
     make_request: MakeRequest, rows: Any, steps: list[list[int]], seed: int
 ) -> None:
-    """In every step each row has its own request's edits, counted on from the step before."""
+    """In every step each row has its own request's processors, counted on from the step before."""
     generator = torch.Generator().manual_seed(seed)
     requests = [make_request(prompt, params=p, stop_token_ids=STOPS) for p, prompt in rows]
-    edits = LogitEdits()
+    processors = LogitsProcessors()
     for step in [*steps, None]:
         logits = torch.randn(len(requests), VOCAB, generator=generator) * 3
         due = [
             expected(row, request) for row, request in zip(logits.tolist(), requests, strict=True)
         ]
         torch.testing.assert_close(
-            edits.apply(logits, list(map(Draw, requests))), torch.tensor(due)
+            processors.apply(logits, list(map(Draw, requests))), torch.tensor(due)
         )
         for request, token_id in zip(requests, step or (), strict=False):
             request.token_ids.append(token_id)
@@ -118,18 +118,18 @@ def test_counts_grow_with_the_output(prompt: list[int], output: list[int]) -> No
 def test_a_draw_after_drafts_sees_them_in_the_output(
     make_request: MakeRequest, row: SamplingParams, tokens: list[int], cuts: tuple[int, int]
 ) -> None:
-    """Its row is edited as the request's will be when the drafts are tokens, and then again."""
+    """Its row is processed as the request's will be when the drafts are tokens, and then again."""
     prompt, output = tokens[: cuts[0]], tokens[cuts[0] :]
     known, drafts = output[: cuts[1]], tuple(output[cuts[1] :])
     request = make_request(prompt, params=row, stop_token_ids=STOPS)
     request.token_ids += known
     later = make_request(prompt, params=row, stop_token_ids=STOPS)
     later.token_ids += output
-    edits, logits = LogitEdits(), torch.randn(2, VOCAB)
+    processors, logits = LogitsProcessors(), torch.randn(2, VOCAB)
     draws = [Draw(request), Draw(request, drafts)]
     for _ in range(2):
         due = [expected(logits[0].tolist(), request), expected(logits[1].tolist(), later)]
-        torch.testing.assert_close(edits.apply(logits.clone(), draws), torch.tensor(due))
+        torch.testing.assert_close(processors.apply(logits.clone(), draws), torch.tensor(due))
 
 
 def test_counts_outgrow_their_first_tensors() -> None:
@@ -143,7 +143,7 @@ def test_counts_outgrow_their_first_tensors() -> None:
 def test_rows_without_edits_are_left_alone(make_request: MakeRequest) -> None:
     """Where nobody asks for anything, the very tensor comes back, in its own dtype."""
     logits = torch.randn(3, VOCAB).bfloat16()
-    assert LogitEdits().apply(logits, [Draw(make_request()) for _ in range(3)]) is logits
+    assert LogitsProcessors().apply(logits, [Draw(make_request()) for _ in range(3)]) is logits
 
 
 def test_a_small_penalty_survives_bfloat16(make_request: MakeRequest) -> None:
@@ -151,27 +151,27 @@ def test_a_small_penalty_survives_bfloat16(make_request: MakeRequest) -> None:
     request = make_request([0], params=SamplingParams(presence_penalty=0.01))
     request.token_ids.append(3)
     logits = torch.full((1, 4), 20.0).bfloat16()
-    edited = LogitEdits().apply(logits, [Draw(request)])
-    assert edited[0, 3].item() == pytest.approx(19.99, abs=1e-5)
+    processed = LogitsProcessors().apply(logits, [Draw(request)])
+    assert processed[0, 3].item() == pytest.approx(19.99, abs=1e-5)
 
 
 def test_stops_are_held_back_until_min_tokens(make_request: MakeRequest) -> None:
     """A stop token cannot be drawn before min_tokens others, and can right after."""
     params = SamplingParams(max_tokens=9, min_tokens=2, temperature=0)
     request = make_request(params=params, stop_token_ids=frozenset({1, 2}))
-    edits, logits = LogitEdits(), torch.tensor([[1.0, 3.0, 2.0]])
-    assert edits.apply(logits.clone(), [Draw(request)]).argmax() == 0
+    processors, logits = LogitsProcessors(), torch.tensor([[1.0, 3.0, 2.0]])
+    assert processors.apply(logits.clone(), [Draw(request)]).argmax() == 0
     request.token_ids += [0, 0]
-    assert edits.apply(logits.clone(), [Draw(request)]).argmax() == 1
+    assert processors.apply(logits.clone(), [Draw(request)]).argmax() == 1
 
 
 def test_what_is_remembered_ends_with_the_request(make_request: MakeRequest) -> None:
     """A request that is gone leaves nothing behind."""
-    edits = LogitEdits()
+    processors = LogitsProcessors()
     params = SamplingParams(repetition_penalty=1.2, bad_token_ids=(1,))
     request = make_request(params=params)
-    edits.apply(torch.zeros(1, VOCAB), [Draw(request)])
-    assert len(edits._counts) == len(edits._vocabularies) == 1
+    processors.apply(torch.zeros(1, VOCAB), [Draw(request)])
+    assert len(processors._counts) == len(processors._masks) == 1
     del request
     gc.collect()
-    assert len(edits._counts) == len(edits._vocabularies) == 0
+    assert len(processors._counts) == len(processors._masks) == 0

@@ -144,7 +144,7 @@ def test_a_row_that_is_not_finite_fails_alone(make_request: MakeRequest, value: 
 
 
 def allowed_by(probabilities: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """What the filters leave of one distribution, one token at a time, in float64."""
+    """Return what the filters leave of one distribution, one token at a time, in float64."""
 
     def of(kept: list[int], share: float) -> list[int]:
         total, found = sum(float(probabilities[i]) for i in kept), []
@@ -169,7 +169,7 @@ def allowed_by(probabilities: torch.Tensor, params: SamplingParams) -> torch.Ten
 
 
 def chi_square_limit(degrees: int) -> float:
-    """The value that one in a thousand true samples exceeds (Wilson and Hilferty 1931)."""
+    """Return what one in a thousand true samples exceeds (Wilson and Hilferty 1931)."""
     part = 2 / (9 * degrees)
     return float(degrees * (1 - part + 3.09 * part**0.5) ** 3)
 

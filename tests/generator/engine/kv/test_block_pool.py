@@ -208,7 +208,7 @@ def test_a_reader_of_the_events_knows_every_name(
 
 
 def test_tainted_blocks_lose_their_name_and_wait_for_clearing() -> None:
-    """A tainted block cannot be hit, and is reported once, when nobody holds it any more."""
+    """A tainted block cannot be hit, and is reported once, when it has no holder any more."""
     pool = BlockPool(2, 16)
     block_ids = named(pool, 2)
     pool.taint(block_ids)

@@ -19,7 +19,7 @@ def test_a_reader_gets_what_it_missed() -> None:
 
 
 def test_a_reader_too_far_behind_needs_a_snapshot() -> None:
-    """What left the ring cannot be told, and the oldest event that can be is not lost."""
+    """What left the ring cannot be read, and the oldest event that can be is not lost."""
     events = filled(4, 6)
     assert [event.number for event in events.since(2) or []] == [3, 4, 5, 6]
     assert events.since(1) is None

@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.generator.engine.kv.block_pool import BlockPool
+from services.generator.engine.kv.prefix_sharing import PrefixSharing
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
-from services.generator.engine.scheduling.admission import Admission
-from services.generator.engine.scheduling.kv_peak import Demand, peak_blocks
-from services.generator.engine.scheduling.output_lengths import OutputLengths
+from services.generator.engine.scheduling.admission import (
+    Admission,
+    Demand,
+    OutputLengths,
+    peak_blocks,
+)
+from services.generator.engine.scheduling.queues import RequestQueues
 from services.generator.engine.scheduling.scheduler import Scheduler
 from tests.generator.engine import trace
 
@@ -41,7 +46,7 @@ def test_without_history_the_worst_is_expected() -> None:
 
 
 def test_the_expected_length_is_conditional() -> None:
-    """Only outputs longer than what a request has already tell about it; max_tokens bounds it."""
+    """Only outputs longer than what a request has already count for it; max_tokens bounds it."""
     lengths = OutputLengths(0.5)
     for length in (2, 4, 6, 8, 10):
         lengths.observe(length)
@@ -59,10 +64,14 @@ def test_old_lengths_are_forgotten() -> None:
     assert lengths.expected_remaining(0, 1000) == 5
 
 
+def admission_to(pool: BlockPool) -> Admission:
+    return Admission(pool, OutputLengths(0.5), PrefixSharing(pool, True), RequestQueues(8))
+
+
 def test_a_shared_prefix_is_counted_once(make_request: MakeRequest) -> None:
     """Requests over one long prefix fit together although their lengths add up to more."""
     pool = BlockPool(12, 4)
-    admission = Admission(pool, OutputLengths(0.5))
+    admission = admission_to(pool)
     params = SamplingParams(max_tokens=4)
     first, second = make_request(range(33), params=params), make_request(range(33), params=params)
     first.block_ids = pool.allocate(9)
@@ -74,7 +83,7 @@ def test_a_request_alone_always_fits(make_request: MakeRequest) -> None:
     """Expectations never keep the pool idle."""
     pool = BlockPool(2, 4)
     request = make_request(range(4), params=SamplingParams(max_tokens=100))
-    assert Admission(pool, OutputLengths(0.5)).fits(request, [], [])
+    assert admission_to(pool).fits(request, [], [])
 
 
 def finish(num_blocks: int, quantile: float, seed: int, per_step: float) -> tuple[int, Scheduler]:
@@ -87,9 +96,9 @@ def test_expecting_the_peak_prevents_thrashing() -> None:
     """At a steady load near capacity: a fraction of greedy's preemptions, in as many steps."""
     greedy = [finish(160, 0.0, seed, per_step=0.05) for seed in range(4)]
     ours = [finish(160, 0.4, seed, per_step=0.05) for seed in range(4)]
-    num_greedy = sum(scheduler.claims.num_preemptions for _, scheduler in greedy)
+    num_greedy = sum(scheduler.preemption.num_preemptions for _, scheduler in greedy)
     assert num_greedy >= 10
-    assert sum(scheduler.claims.num_preemptions for _, scheduler in ours) <= num_greedy / 2
+    assert sum(scheduler.preemption.num_preemptions for _, scheduler in ours) <= num_greedy / 2
     assert sum(steps for steps, _ in ours) <= 1.01 * sum(steps for steps, _ in greedy)
 
 
@@ -98,8 +107,8 @@ def test_a_burst_does_not_thrash(seed: int) -> None:
     """When all come at once, a third of greedy's recomputed tokens for some more steps."""
     greedy_steps, greedy = finish(160, 0.0, seed, per_step=120)
     steps, ours = finish(160, 0.4, seed, per_step=120)
-    assert greedy.claims.num_preempted_tokens > 2000
-    assert ours.claims.num_preempted_tokens < greedy.claims.num_preempted_tokens / 3
+    assert greedy.preemption.num_preempted_tokens > 2000
+    assert ours.preemption.num_preempted_tokens < greedy.preemption.num_preempted_tokens / 3
     assert steps <= 1.15 * greedy_steps
 
 
@@ -120,7 +129,7 @@ def test_little_of_the_kv_cache_is_wasted() -> None:
 
     def note() -> None:
         if scheduler.pool.num_used:
-            wastes.append(scheduler.kv_waste())
+            wastes.append(scheduler.blocks.waste(scheduler.running))
 
     trace.run(scheduler, trace.requests(azure_lengths(), 1000), 0.2, note)
     assert 0.0 < sum(wastes) / len(wastes) < 0.04

@@ -1,4 +1,4 @@
-"""What comes next is planned while a step is computed, and holds unless a result says otherwise."""
+"""Lookahead: the next step is planned while one is computed, and holds unless a result differs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ class Recorder(FakeExecutor):
     def kept(self) -> list[bool]:
         """Whether each step but the first computed the very chunks that were planned."""
         pairs = zip(self.planned, self.asked[1:], strict=False)
-        return [[*map(id, planned)] == [*map(id, asked)] for planned, asked in pairs]
+        return [list(planned) == asked for planned, asked in pairs]
 
 
 def make_engine(num_blocks: int = 100, **options: Any) -> tuple[Engine, Recorder]:
@@ -103,8 +103,8 @@ def test_an_abort_between_steps_drops_what_was_planned() -> None:
     assert {each[-1].finish_reason for each in outputs.values()} == {FinishReason.LENGTH}
 
 
-def test_who_arrives_while_a_step_runs_is_admitted_with_the_next() -> None:
-    """A plan delays nobody: admission is decided when the step begins."""
+def test_a_request_that_arrives_while_a_step_runs_is_admitted_with_the_next() -> None:
+    """A plan delays no request: admission is decided when the step begins."""
     engine, executor = make_engine()
     engine.add("a", [1] * 5, params(12))
     engine.step()

@@ -35,9 +35,9 @@ def test_a_stop_token_ends_a_beam_and_another_takes_its_place() -> None:
     search.advance([row([], t1=0.6, t2=0.3)])
     rows = [row([1], t0=0.9, t4=0.05, t5=0.02), row([2], t4=0.5, t6=0.1)]
     assert search.advance(rows) == [(1, 4), (0, 4)]
-    [found] = search.finished
-    assert (found.token_ids, found.num_tokens, found.is_stopped) == ((1,), 2, True)
-    assert found.score == pytest.approx(math.log(0.6 * 0.9) / 2)
+    [hypothesis] = search.finished
+    assert (hypothesis.token_ids, hypothesis.num_tokens, hypothesis.is_stopped) == ((1,), 2, True)
+    assert hypothesis.score == pytest.approx(math.log(0.6 * 0.9) / 2)
 
 
 def test_a_stop_outside_the_first_k_is_dropped() -> None:

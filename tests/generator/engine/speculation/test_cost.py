@@ -1,4 +1,4 @@
-"""The cost of a row, from noisy steps, and from steps that do not tell it."""
+"""The cost of a row, from noisy steps, and from steps that do not show it."""
 
 import random
 
@@ -8,7 +8,7 @@ from services.generator.engine.speculation.cost import RowTime
 
 
 def test_the_line_is_found_through_noise() -> None:
-    """Steps of different sizes tell what a row adds and what a step takes."""
+    """Steps of different sizes show what a row adds and what a step takes."""
     rng = random.Random(0)
     time = RowTime()
     for _ in range(200):

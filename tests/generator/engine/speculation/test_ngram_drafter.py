@@ -20,15 +20,15 @@ def test_a_proposal_follows_the_latest_longest_match(text: list[int], count: int
     """Each guess is the token that came after the same n-gram, the guesses before it included."""
     proposal = NgramDrafter().propose(text, count)
     ends = {size: latest_end(text, size) for size in SIZES if size < len(text)}
-    found = next(((size, end) for size, end in ends.items() if end is not None), None)
-    if found is None:
+    match = next(((size, end) for size, end in ends.items() if end is not None), None)
+    if match is None:
         assert proposal is None
         return
     assert proposal is not None
-    assert proposal.size == found[0]
+    assert proposal.size == match[0]
     assert len(proposal.token_ids) == count
     whole = text + list(proposal.token_ids)
-    assert whole[len(text) :] == whole[found[1] : found[1] + count]
+    assert whole[len(text) :] == whole[match[1] : match[1] + count]
 
 
 @given(TEXTS, st.sets(st.integers(0, 40)), COUNTS)

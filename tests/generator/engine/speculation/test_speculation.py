@@ -90,7 +90,7 @@ def test_load_switches_it_off(make_request: MakeRequest, num_decodes: int, is_tr
     requests = [make_request(REPEATING, params=PARAMS) for _ in range(num_decodes)]
     drafts = policy.propose(requests, 1000)
     assert bool(drafts) is is_tried
-    # nobody indexes texts in vain
+    # no text is indexed in vain
     assert bool(policy._records) is is_tried
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_guessed_past_the_end(make_request: MakeRequest) -> None:
 
 
 def test_what_is_counted(make_request: MakeRequest) -> None:
-    """The totals tell runs, tokens, and which places were right."""
+    """The totals count runs, tokens, and which places were right."""
     policy = speculation(max_drafts=4)
     request = make_request(REPEATING, params=PARAMS)
     propose(policy, request)

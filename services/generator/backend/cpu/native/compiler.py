@@ -1,9 +1,7 @@
-"""Compiles this folder's C++ sources for this processor when they are first needed, and keeps them.
+"""Compiler of this folder's C++ sources for this processor, at first use; keeps the results.
 
 A plain C interface through ctypes needs none of torch's headers and compiles in seconds.
 """
-
-from __future__ import annotations
 
 import ctypes
 import functools
@@ -56,15 +54,15 @@ def _compiled(name: str, compiler: str) -> Path:
     target = folder / f"{name}-{digest}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / target.name
-            command = [compiler, *_FLAGS, "-o", str(made), str(source)]
+            built = Path(scratch) / target.name
+            command = [compiler, *_FLAGS, "-o", str(built), str(source)]
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_LIMIT_S)
-            made.replace(target)
+            built.replace(target)
     return target
 
 
 def _folder() -> Path:
-    """The user's cache folder, or one of this process where that cannot be written."""
+    """Return the user's cache folder, or one of this process where that cannot be written."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infermesh"
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """Paged attention by the Triton kernels: one launch for RoPE and the cache, one or two attend."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,6 +1,4 @@
-"""Mixtures of experts on a GPU: all experts' products in two launches, whoever is chosen."""
-
-from __future__ import annotations
+"""Mixture of experts on a GPU: all experts' products in two launches, whichever are chosen."""
 
 from collections.abc import Iterable
 

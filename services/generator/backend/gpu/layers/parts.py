@@ -1,6 +1,4 @@
-"""The parts of a model on a GPU: Triton kernels, and torch's library for unquantised linears."""
-
-from __future__ import annotations
+"""Parts of a model on a GPU: Triton kernels, and torch's library for unquantised linear layers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -1,6 +1,4 @@
-"""Matrix products of weights in eight and in four bits; nothing waits for the device."""
-
-from __future__ import annotations
+"""Linear layers of weights in eight and in four bits; nothing waits for the device."""
 
 import abc
 

@@ -1,6 +1,4 @@
-"""Rotary angles looked up by position."""
-
-from __future__ import annotations
+"""RoPE angles looked up by position."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
-"""Products of unquantised weights, by torch's library."""
-
-from __future__ import annotations
+"""Linear layers of unquantised weights, by torch's library."""
 
 import torch
 from torch.nn import functional

@@ -1,6 +1,4 @@
-"""Draws with typical_p, for which there is no kernel: made by the CPU's sampler after the wait."""
-
-from __future__ import annotations
+"""Sampling with typical_p, for which there is no kernel: on the host, after the wait."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,39 +12,39 @@ from services.generator.engine.draw import Draw
 from services.generator.engine.token_logprobs import TokenLogprobs
 
 
-def is_drawn_on_host(draw: Draw) -> bool:
-    """Return whether the draw needs what only the CPU's sampler has."""
+def samples_on_host(draw: Draw) -> bool:
+    """Return whether the draw needs what only the host's sampler has."""
     return draw.params.typical_p < 1.0 and not draw.params.is_greedy
 
 
-class HostDraws:
+class HostSampling:
     """The rows of these draws, copied to host memory with the step's other results.
 
-    A copy is as long as the vocabulary. Random numbers are the CPU path's. Read it before the
+    A copy is as long as the vocabulary. Random numbers are those of a CPU. Read it before the
     requests have more tokens.
     """
 
     def __init__(
         self,
         raw: torch.Tensor,
-        edited: torch.Tensor,
+        processed: torch.Tensor,
         draws: Mapping[int, Draw],
         transfers: Transfers,
     ) -> None:
-        """Launch the copies of these rows' logits [S, vocab], before and after their edits."""
+        """Launch the copies of these rows' logits [S, vocab], before and after the processors."""
         self._draws = draws
         self._described = [row for row, d in draws.items() if d.params.logprobs is not None]
         self._raw = _fetch_rows(raw, self._described, transfers)
-        self._edited = _fetch_rows(edited, list(draws), transfers)
+        self._processed = _fetch_rows(processed, list(draws), transfers)
 
     @cached_property
     def token_ids(self) -> dict[int, int | None]:
-        """The drawn tokens by row, None where the row is not finite."""
-        drawn = sample(self._edited, list(self._draws.values()))
-        return dict(zip(self._draws, drawn, strict=True))
+        """The sampled tokens by row, None where the row is not finite."""
+        sampled = sample(self._processed, list(self._draws.values()))
+        return dict(zip(self._draws, sampled, strict=True))
 
     def logprobs(self) -> dict[int, TokenLogprobs]:
-        """Return the tokens' descriptions by row, for draws that ask."""
+        """Return the tokens' log-probabilities by row, for draws that ask."""
         rows = self._described
         if not rows:
             return {}
@@ -55,7 +53,7 @@ class HostDraws:
         return dict(zip(rows, token_logprobs(self._raw, token_ids, counts), strict=True))
 
     def __repr__(self) -> str:
-        return f"HostDraws({list(self._draws)})"
+        return f"HostSampling({list(self._draws)})"
 
 
 def _fetch_rows(logits: torch.Tensor, rows: list[int], transfers: Transfers) -> torch.Tensor:

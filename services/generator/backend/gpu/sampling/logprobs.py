@@ -1,6 +1,4 @@
-"""Log-probabilities of tokens that were launched on the device, read when the caller has waited."""
-
-from __future__ import annotations
+"""Log-probabilities of tokens: launched on the device, read when the caller has waited."""
 
 from collections.abc import Sequence
 
@@ -15,8 +13,8 @@ from services.generator.engine.token_logprobs import TokenLogprobs
 WIDTHS = (0, 5, MAX_LOGPROBS)
 
 
-class DescribedTokens:
-    """A token per row, each with as many alternatives as it asks for."""
+class LogprobsReader:
+    """Reads the log-probabilities of a token per row, each with the alternatives it asks for."""
 
     def __init__(
         self,
@@ -32,7 +30,7 @@ class DescribedTokens:
         self._fetched = [transfers.fetch(t) for t in logprobs(logits, token_ids, width)]
 
     def read(self, token_ids: Sequence[int]) -> list[TokenLogprobs]:
-        """Describe the tokens, which the caller knows by now."""
+        """Return the log-probabilities of the tokens, which the caller knows by now."""
         values = (fetched.tolist() for fetched in self._fetched)
         return [
             TokenLogprobs(token_id, logprob, rank, tuple(top_ids[:count]), tuple(top[:count]))
@@ -42,4 +40,4 @@ class DescribedTokens:
         ]
 
     def __repr__(self) -> str:
-        return f"DescribedTokens({len(self._counts)})"
+        return f"LogprobsReader({len(self._counts)})"

@@ -1,6 +1,7 @@
-"""Penalties on the rows that ask for them, as `LogitEdits` has them, on the device."""
+"""Penalties on the device: repetition, frequency and presence, for the rows that ask for them.
 
-from __future__ import annotations
+The same as those of `backend.sampling.logits_processors`.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,23 +1,22 @@
-"""What a step chose, in host memory, to be read once the caller has waited for the device."""
-
-from __future__ import annotations
+"""Sampled tokens of a step, copied to host memory and read once the caller has waited for them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from services.generator.backend.gpu.sampling.host_sampling import HostDraws
-from services.generator.backend.gpu.sampling.logprobs import DescribedTokens
+from services.generator.backend.gpu.sampling.host_sampling import HostSampling
+from services.generator.backend.gpu.sampling.logprobs import LogprobsReader
 from services.generator.backend.sampling.beam_candidates import candidates
+from services.generator.engine.results import Choices
 from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
-class DescribedRows(NamedTuple):
-    """The rows whose log-probabilities are told."""
+class LogprobsRows(NamedTuple):
+    """The rows whose log-probabilities are asked for, and what reads them."""
 
     rows: Sequence[int]
-    tokens: DescribedTokens
+    reader: LogprobsReader
 
 
 class BeamRows(NamedTuple):
@@ -29,54 +28,55 @@ class BeamRows(NamedTuple):
     counts: Sequence[int]
 
 
-class Chosen:
+class SampledTokens:
     """The results of one launch. They must be read before the third turn after it.
 
-    `drawn` are the tokens on the device, int64 [S], for what is launched next.
+    `on_device` are the tokens, int64 [S], for what is launched next.
     """
 
     def __init__(
         self,
-        drawn: torch.Tensor,
+        on_device: torch.Tensor,
         tokens: torch.Tensor,
-        on_host: HostDraws | None,
-        described: DescribedRows | None,
+        host_sampling: HostSampling | None,
+        logprobs: LogprobsRows | None,
         beams: BeamRows | None,
     ) -> None:
         """`tokens`, their copy on the host, has -1 where a row is not finite."""
-        self.drawn = drawn
+        self.on_device = on_device
         self._tokens = tokens
-        self._on_host = on_host
-        self._described = described
+        self._host_sampling = host_sampling
+        self._logprobs = logprobs
         self._beams = beams
 
-    def token_ids(self) -> list[int | None]:
-        """Return a token id per row, None where the row is not finite."""
-        found = [None if token_id < 0 else token_id for token_id in self._tokens.tolist()]
-        if self._on_host is not None:
-            for row, token_id in self._on_host.token_ids.items():
-                found[row] = token_id
-        return found
+    def choices(self) -> Choices:
+        """Return the tokens, and by row the log-probabilities and candidates that are asked for.
 
-    def logprobs(self) -> dict[int, TokenLogprobs]:
-        """Return the tokens' descriptions by row, for draws that ask; raw logits, before edits.
-
-        What a row that is not finite has instead is of no use.
+        Log-probabilities are those of raw logits; those of a row that is not finite are of no use.
         """
-        found = {} if self._on_host is None else self._on_host.logprobs()
-        if self._described is not None:
-            rows, tokens = self._described
-            token_ids = self._tokens.tolist()
-            described = tokens.read([max(token_ids[row], 0) for row in rows])
-            found.update(zip(rows, described, strict=True))
-        return found
+        tokens = self._tokens.tolist()
+        return Choices(self._token_ids(tokens), self._logprobs_by_row(tokens), self._candidates())
 
-    def candidates(self) -> dict[int, list[Candidate]]:
-        """Return the likeliest continuations by row, for draws of beams; see `beam_candidates`."""
+    def _token_ids(self, tokens: Sequence[int]) -> list[int | None]:
+        token_ids = [None if token_id < 0 else token_id for token_id in tokens]
+        if self._host_sampling is not None:
+            for row, token_id in self._host_sampling.token_ids.items():
+                token_ids[row] = token_id
+        return token_ids
+
+    def _logprobs_by_row(self, tokens: Sequence[int]) -> dict[int, TokenLogprobs]:
+        logprobs = {} if self._host_sampling is None else self._host_sampling.logprobs()
+        if self._logprobs is not None:
+            rows, reader = self._logprobs
+            described = reader.read([max(tokens[row], 0) for row in rows])
+            logprobs.update(zip(rows, described, strict=True))
+        return logprobs
+
+    def _candidates(self) -> dict[int, list[Candidate]]:
         if self._beams is None:
             return {}
         rows, token_ids, logprobs, counts = self._beams
         return dict(zip(rows, candidates(token_ids, logprobs, counts), strict=True))
 
     def __repr__(self) -> str:
-        return f"Chosen({len(self._tokens)} rows)"
+        return f"SampledTokens({len(self._tokens)} rows)"

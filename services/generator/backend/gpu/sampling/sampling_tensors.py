@@ -1,27 +1,25 @@
-"""What the sampling kernel must know of each row, from its draw."""
-
-from __future__ import annotations
+"""Sampling tensors: the arguments of the sampling kernel, from the draws of its rows."""
 
 from collections.abc import Sequence
 
 import torch
 
-from services.generator.backend.gpu.sampling.host_sampling import is_drawn_on_host
+from services.generator.backend.gpu.sampling.host_sampling import samples_on_host
 from services.generator.engine.draw import Draw
 
 # what float32 cannot hold would be infinity, and so would its product with the noise
 _MAX_TEMPERATURE = 1e30
 
 
-def row_params(draws: Sequence[Draw], vocab_size: int) -> dict[str, torch.Tensor]:
-    """Return the arguments [S] of `kernels.sample` by name, in host memory.
+def sampling_tensors(draws: Sequence[Draw], vocab_size: int) -> dict[str, torch.Tensor]:
+    """Return the arguments [S] of `triton.sampling.sample` by name, in host memory.
 
-    Rows that are drawn on the host are as quick as greedy ones. A draw's random numbers follow
-    from its request's seed and the place of its token in the output.
+    Rows that are sampled on the host are greedy here, which is quickest. A draw's random numbers
+    follow from its request's seed and the index of its token in the output.
     """
     params = [draw.params for draw in draws]
     temperatures = [
-        0.0 if p.is_greedy or is_drawn_on_host(draw) else min(p.temperature, _MAX_TEMPERATURE)
+        0.0 if p.is_greedy or samples_on_host(draw) else min(p.temperature, _MAX_TEMPERATURE)
         for p, draw in zip(params, draws, strict=True)
     ]
     return {

@@ -1,6 +1,4 @@
-"""Which tokens occurred in the requests that penalise them, dense on the device."""
-
-from __future__ import annotations
+"""Token counts of the requests that penalise what occurred, dense on the device."""
 
 from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary, finalize
@@ -41,7 +39,7 @@ class DeviceTokenCounts:
     def columns(self, requests: Iterable[Request]) -> dict[str, torch.Tensor]:
         """Return what `catch_up` needs to know of these distinct requests, in host memory.
 
-        Tokens are places in the flat counts.
+        Tokens are indices into the flat counts.
         """
         new_slots: list[int] = []
         prompt: list[int] = []
@@ -58,10 +56,10 @@ class DeviceTokenCounts:
             first = request.num_prompt_tokens + (slot.num_counted or 0)
             output += [start + token_id for token_id in request.token_ids[first:]]
         columns = {"new_slots": new_slots, "prompt": prompt, "output": output}
-        return {name: torch.tensor(found, dtype=torch.int64) for name, found in columns.items()}
+        return {name: torch.tensor(column, dtype=torch.int64) for name, column in columns.items()}
 
     def catch_up(self, requests: Iterable[Request], sent: Mapping[str, torch.Tensor]) -> None:
-        """Count what came since the last call, as told by `columns`."""
+        """Count what came since the last call, by what `columns` returned."""
         self.counts.index_fill_(0, sent["new_slots"], 0)
         self.prompts.index_fill_(0, sent["new_slots"], 0)
         self.prompts.view(-1).index_fill_(0, sent["prompt"], 1)
@@ -88,7 +86,7 @@ class DeviceTokenCounts:
         return f"DeviceTokenCounts({len(self._slots)} of {len(self.counts)} slots)"
 
 
-def add_ones(counts: torch.Tensor, places: torch.Tensor) -> None:
-    """Add 1 to contiguous int32 counts at each of these places (int64 [n]) in them, laid flat."""
-    ones = torch.ones(len(places), dtype=torch.int32, device=counts.device)
-    counts.view(-1).scatter_add_(0, places, ones)
+def add_ones(counts: torch.Tensor, indices: torch.Tensor) -> None:
+    """Add 1 to contiguous int32 counts, laid flat, at each of these `indices` (int64 [n])."""
+    ones = torch.ones(len(indices), dtype=torch.int32, device=counts.device)
+    counts.view(-1).scatter_add_(0, indices, ones)

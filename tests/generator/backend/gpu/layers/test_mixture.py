@@ -51,7 +51,7 @@ class Weights:
         return GroupedMixture(TorchLinear(self.router), *stacks, activation, num_chosen, normalizes)
 
     def reference(self, num_chosen: int, normalizes: bool) -> Mixture:
-        """The same in float32, one expert after the other, by the same router."""
+        """Return the same in float32, one expert after the other, by the same router."""
         experts = [
             Expert(TorchLinear(up.float()), TorchLinear(down.float()), activation)
             for up, down in self.experts
@@ -84,7 +84,7 @@ def test_no_tokens_are_no_work(device: Device) -> None:
     assert mixture.add_to(empty, empty).shape == (0, HIDDEN)
 
 
-def test_a_recorded_mixture_is_the_same(device: Device) -> None:
+def test_a_captured_mixture_is_the_same(device: Device) -> None:
     """Nothing waits for the device, and other experts may be chosen when it is run again."""
     mixture = Weights(torch.float16, device.device).grouped(2, True)
     x = torch.randn(9, HIDDEN, device=device.device).half()
@@ -94,7 +94,7 @@ def test_a_recorded_mixture_is_the_same(device: Device) -> None:
         out.zero_()
         mixture.add_to(x, out)
 
-    [replay] = device.record(work)
+    [replay] = device.capture(work)
     x.copy_(torch.randn_like(x))
     replay()
     assert_near("out", out, mixture.add_to(x, torch.zeros_like(x)))

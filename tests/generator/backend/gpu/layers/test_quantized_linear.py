@@ -137,7 +137,7 @@ def test_packed_weights_are_stacked_by_output(layout: str, device: Device) -> No
 
 
 @CASES
-def test_a_recorded_product_is_the_same(make: Maker, device: Device) -> None:
+def test_a_captured_product_is_the_same(make: Maker, device: Device) -> None:
     """Nothing waits for the device, and new rows are read."""
     linear = make(None, device.device).linear
     x = torch.randn(5, IN, device=device.device).half()
@@ -146,7 +146,7 @@ def test_a_recorded_product_is_the_same(make: Maker, device: Device) -> None:
     def work() -> None:
         out.copy_(linear(x))
 
-    [replay] = device.record(work)
+    [replay] = device.capture(work)
     x.copy_(torch.randn_like(x))
     replay()
     assert_near("out", out, linear(x))

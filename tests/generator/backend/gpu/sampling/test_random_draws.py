@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler
 from services.generator.backend.gpu.triton.reference import sampling as reference_sampling
-from services.generator.backend.sampling.logits_processors import LogitEdits
+from services.generator.backend.sampling.logits_processors import LogitsProcessors
 from services.generator.engine import SamplingParams
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from tests.generator.backend.gpu.cpu_choice import on_device
+from tests.generator.backend.gpu.both_samplers import on_device
 
 # numpy, behind the interpreter, warns of infinities and of the logarithm of 0
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -32,8 +32,8 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def choice(device: Device) -> TokenChoice:
-    return TokenChoice(device, VOCAB, 8)
+def sampler(device: Device) -> TokenSampler:
+    return TokenSampler(device, VOCAB, 8)
 
 
 def warm(make_request: MakeRequest, seed: int, **params: Any) -> Draw:
@@ -44,7 +44,7 @@ def warm(make_request: MakeRequest, seed: int, **params: Any) -> Draw:
 def left(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     """Return bool [S, V]: what the CPU's edits and a plain reference of the filters leave."""
     params = [draw.params for draw in draws]
-    edited = LogitEdits().apply(logits.clone(), draws)
+    edited = LogitsProcessors().apply(logits.clone(), draws)
     kept = reference_sampling.kept(
         edited,
         torch.tensor([p.temperature for p in params]),
@@ -56,7 +56,7 @@ def left(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
 
 
 def test_only_what_the_filters_leave_is_drawn(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """And of that more than one token, where more is left."""
     logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
@@ -64,7 +64,7 @@ def test_only_what_the_filters_leave_is_drawn(
     draws = [warm(make_request, seed, **kind) for seed in range(2) for kind in KINDS]
     rows = logits.repeat(len(draws), 1)
     possible = left(rows, draws)
-    drawn = on_device(device, choice, rows, draws).token_ids
+    drawn = on_device(device, sampler, rows, draws).token_ids
     assert all(possible[row, token_id] for row, token_id in enumerate(drawn))
     # the last kind leaves one token
     several = [set(drawn[kind :: len(KINDS)]) for kind in range(len(KINDS) - 1)]
@@ -72,26 +72,26 @@ def test_only_what_the_filters_leave_is_drawn(
 
 
 def test_a_seed_draws_alike_whatever_else_is_in_the_batch(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """A draw follows from its row, its seed of 64 bits and its place in the output."""
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(1))
     seeds = (7, 2**64 - 1, 2**63, -5)
     draws = [warm(make_request, seed) for seed in seeds]
     alone = [
-        on_device(device, choice, logits[row : row + 1], [draw]).token_ids[0]
+        on_device(device, sampler, logits[row : row + 1], [draw]).token_ids[0]
         for row, draw in enumerate(draws)
     ]
     others: list[dict[str, Any]] = [{"top_k": 3}, {"bad_token_ids": (1,)}, {"logprobs": 2}]
     mixed = [*(warm(make_request, 0, **kind) for kind in others), *draws]
     rows = torch.cat((torch.zeros(3, VOCAB), logits))
-    assert on_device(device, choice, rows, mixed).token_ids[3:] == alone
+    assert on_device(device, sampler, rows, mixed).token_ids[3:] == alone
     same = [warm(make_request, seed % 2**64) for seed in seeds]
-    assert on_device(device, choice, logits, same).token_ids == alone
+    assert on_device(device, sampler, logits, same).token_ids == alone
 
 
 def test_the_random_numbers_are_those_of_seed_and_place(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """64 bits of the seed count; after drafts a token is drawn as later, when they are tokens."""
     requests = [warm(make_request, seed).request for seed in (0, 1, 2**32, 2**63, -1)]
@@ -101,17 +101,17 @@ def test_the_random_numbers_are_those_of_seed_and_place(
         for draw in draws
     ]
     equal = torch.zeros(len(draws), VOCAB)
-    assert on_device(device, choice, equal, draws).token_ids == due
+    assert on_device(device, sampler, equal, draws).token_ids == due
     requests[3].token_ids += [1, 1]
-    assert on_device(device, choice, equal[:1], draws[3:4]).token_ids == due[-1:]
+    assert on_device(device, sampler, equal[:1], draws[3:4]).token_ids == due[-1:]
 
 
 def test_a_very_high_temperature_is_uniform(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """Higher than float32 holds; banned tokens stay banned."""
     allowed = tuple(range(0, VOCAB, 2))
     params = {"temperature": 1e300, "allowed_token_ids": allowed}
     draws = [warm(make_request, seed, **params) for seed in range(8)]
-    drawn = on_device(device, choice, torch.randn(8, VOCAB) * 9, draws).token_ids
+    drawn = on_device(device, sampler, torch.randn(8, VOCAB) * 9, draws).token_ids
     assert set(drawn) <= set(allowed) and len(set(drawn)) > 3

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from services.generator.backend.gpu.device import Device
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler
 from services.generator.backend.sampling.logprobs import token_logprobs
 from services.generator.engine import SamplingParams
 from services.generator.engine.draw import Draw
 from services.generator.engine.sequences.beam_group import BeamGroup
-from tests.generator.backend.gpu.cpu_choice import (
+from tests.generator.backend.gpu.both_samplers import (
     assert_same,
     assert_same_logprobs,
     on_cpu,
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture
-def choice(device: Device) -> TokenChoice:
-    return TokenChoice(device, VOCAB, 8)
+def sampler(device: Device) -> TokenSampler:
+    return TokenSampler(device, VOCAB, 8)
 
 
 def test_logprobs_are_those_of_the_raw_logits(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """As many alternatives as each row asks for, whatever its edits."""
     kinds: list[dict[str, Any]] = [
@@ -39,16 +39,16 @@ def test_logprobs_are_those_of_the_raw_logits(
     ]
     logits = favour(make_logits(5), 3, 5)
     draws = [Draw(greedy(make_request, (3,), **params)) for params in kinds]
-    chosen = on_device(device, choice, logits, draws)
-    assert_same(chosen, on_cpu(logits, draws))
-    assert [len(one.top_token_ids) for one in chosen.logprobs.values()] == [0, 5, 20, 2]
+    sampled = on_device(device, sampler, logits, draws)
+    assert_same(sampled, on_cpu(logits, draws))
+    assert [len(one.top_token_ids) for one in sampled.logprobs.values()] == [0, 5, 20, 2]
     # where every row asks, narrow logits are not gathered
     logits, draws = logits.bfloat16(), [draws[0], draws[0], draws[4], draws[4], draws[4]]
-    assert_same(on_device(device, choice, logits, draws), on_cpu(logits, draws))
+    assert_same(on_device(device, sampler, logits, draws), on_cpu(logits, draws))
 
 
 def test_beams_are_told_their_candidates(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """Of edited logits, at the probabilities of the raw ones, as many as each search needs."""
     kinds: list[dict[str, Any]] = [
@@ -60,14 +60,14 @@ def test_beams_are_told_their_candidates(
         BeamGroup(beam, [])
     draws = [Draw(greedy(make_request)), *map(Draw, beams)]
     logits = favour(make_logits(5), 3, 1, 5, 6)
-    chosen = on_device(device, choice, logits, draws)
-    assert_same(chosen, on_cpu(logits, draws))
-    assert [len(found) for found in chosen.candidates.values()] == [7, 5, 2, 43]
-    assert on_device(device, choice, logits[:1], draws[:1]).candidates == {}
+    sampled = on_device(device, sampler, logits, draws)
+    assert_same(sampled, on_cpu(logits, draws))
+    assert [len(found) for found in sampled.candidates.values()] == [7, 5, 2, 43]
+    assert on_device(device, sampler, logits[:1], draws[:1]).candidates == {}
 
 
 def test_typical_p_is_drawn_by_the_cpus_sampler(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """With its random numbers, of edited logits, beside rows that the device draws."""
     kinds: list[dict[str, Any]] = [
@@ -81,43 +81,43 @@ def test_typical_p_is_drawn_by_the_cpus_sampler(
     ]
     for dtype in (torch.float32, torch.bfloat16):
         logits = (favour(make_logits(3), 3, 9) / 4).to(dtype)
-        assert_same(on_device(device, choice, logits, draws), on_cpu(logits, draws))
+        assert_same(on_device(device, sampler, logits, draws), on_cpu(logits, draws))
 
 
-def test_prompt_tokens_are_described(device: Device, choice: TokenChoice) -> None:
+def test_prompt_tokens_are_described(device: Device, sampler: TokenSampler) -> None:
     """As on the CPU, in a launch of their own beside the step's, or none at all."""
     logits = make_logits(4)
     token_ids, counts = [0, 119, 7, 7], [0, 1, 20, 3]
-    read = choice.launch_scores(logits.to(device.device), token_ids, counts)
+    read = sampler.launch_scores(logits.to(device.device), token_ids, counts)
     device.mark()()
     assert_same_logprobs(read(), token_logprobs(logits, token_ids, counts))
-    assert choice.launch_scores(logits[:0].to(device.device), [], [])() == []
+    assert sampler.launch_scores(logits[:0].to(device.device), [], [])() == []
 
 
-def test_no_rows(device: Device, choice: TokenChoice) -> None:
+def test_no_rows(device: Device, sampler: TokenSampler) -> None:
     """A step may draw nothing."""
-    assert on_device(device, choice, make_logits(1)[:0], []) == ([], {}, {})
+    assert on_device(device, sampler, make_logits(1)[:0], []) == ([], {}, {})
 
 
 def test_results_outlast_one_more_launch(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """A step can be launched before the one before it is read."""
     logits = make_logits(2)
     draws = [Draw(greedy(make_request, logprobs=1))]
     first, second = (
-        choice.launch(row.to(device.device), draws) for row in (logits[:1], logits[1:])
+        sampler.launch(row.to(device.device), draws) for row in (logits[:1], logits[1:])
     )
     device.mark()()
     best = [[token_id] for token_id in logits.argmax(1).tolist()]
-    assert [first.token_ids(), second.token_ids()] == best
-    assert [[one.logprobs()[0].token_id] for one in (first, second)] == best
+    assert [step.choices().token_ids for step in (first, second)] == best
+    assert [[step.choices().logprobs[0].token_id] for step in (first, second)] == best
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not IS_GPU, reason="only CUDA tells of what is waited for")
 def test_nothing_is_waited_for(
-    make_request: MakeRequest, device: Device, choice: TokenChoice
+    make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """Whatever the rows ask for, once the kernels are compiled."""
     kinds = [*EDITS, {"logprobs": 5}, {"beam_width": 2, "bad_token_ids": (3,)}]
@@ -129,8 +129,8 @@ def test_nothing_is_waited_for(
         draws = [*map(Draw, requests), Draw(requests[-2], (4,))]
         torch.cuda.set_sync_debug_mode("error" if launch else "default")
         try:
-            choice.launch(logits, draws)
-            choice.launch_scores(logits[:2], [1, 2], [3, 0])
+            sampler.launch(logits, draws)
+            sampler.launch_scores(logits[:2], [1, 2], [3, 0])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         device.mark()()

@@ -8,11 +8,11 @@ import torch
 
 from services.generator.backend.gpu.device import Device
 from services.generator.backend.gpu.sampling.token_counts import DeviceTokenCounts
-from services.generator.backend.gpu.sampling.token_sampler import TokenChoice
+from services.generator.backend.gpu.sampling.token_sampler import TokenSampler
 from services.generator.engine import SamplingParams
 from services.generator.engine.draw import Draw
 from services.generator.engine.request import Request
-from tests.generator.backend.gpu.cpu_choice import on_cpu, on_device
+from tests.generator.backend.gpu.both_samplers import on_cpu, on_device
 
 MakeRequest = Callable[..., Request]
 
@@ -32,7 +32,7 @@ def catch_up(counts: DeviceTokenCounts, device: Device, *requests: Request) -> N
 
 
 def assert_counted(counts: DeviceTokenCounts, request: Request, has_prompt: bool = True) -> None:
-    """The request's row is what its tokens make it."""
+    """Assert that the request's row follows from its tokens."""
     output = torch.tensor(request.token_ids[request.num_prompt_tokens :], dtype=torch.int64)
     index = counts.index(request)
     assert torch.equal(counts.counts[index].cpu().long(), output.bincount(minlength=VOCAB))
@@ -84,16 +84,16 @@ def test_a_dead_requests_row_is_used_again(
 
 def test_a_step_that_runs_again_chooses_the_same(make_request: MakeRequest, device: Device) -> None:
     """Also after a step in which the request had no part, as while it was preempted."""
-    choice = TokenChoice(device, VOCAB, 2)
+    sampler = TokenSampler(device, VOCAB, 2)
     params = SamplingParams(max_tokens=64, temperature=0.0, frequency_penalty=0.3)
     first, second = (make_request(params=params) for _ in range(2))
     logits = torch.linspace(0.0, 1.0, VOCAB).repeat(2, 1)
     for draws in ([first], [first, second], [second], [second], [second, first], [first]):
         rows = logits[: len(draws)]
-        chosen = on_device(device, choice, rows, list(map(Draw, draws)))
-        assert chosen == on_cpu(rows, list(map(Draw, draws)))
-        assert chosen == on_device(device, choice, rows, list(map(Draw, draws)))
-        for request, token_id in zip(draws, chosen.token_ids, strict=True):
+        sampled = on_device(device, sampler, rows, list(map(Draw, draws)))
+        assert sampled == on_cpu(rows, list(map(Draw, draws)))
+        assert sampled == on_device(device, sampler, rows, list(map(Draw, draws)))
+        for request, token_id in zip(draws, sampled.token_ids, strict=True):
             assert token_id is not None
             request.token_ids.append(token_id)
 
@@ -102,11 +102,11 @@ def test_what_is_remembered_ends_with_the_request(
     make_request: MakeRequest, device: Device
 ) -> None:
     """A request that is gone leaves nothing behind."""
-    choice = TokenChoice(device, VOCAB, 2)
+    sampler = TokenSampler(device, VOCAB, 2)
     params = SamplingParams(repetition_penalty=1.2, allowed_token_ids=(1,))
     request = make_request(params=params)
-    on_device(device, choice, torch.zeros(1, VOCAB), [Draw(request)])
-    assert "1 requests, 1 masks" in repr(choice) and "1 of 2 slots" in repr(choice)
+    on_device(device, sampler, torch.zeros(1, VOCAB), [Draw(request)])
+    assert "1 requests, 1 on the device" in repr(sampler) and "1 of 2 slots" in repr(sampler)
     del request
     gc.collect()
-    assert "0 requests, 0 masks" in repr(choice) and "0 of 2 slots" in repr(choice)
+    assert "0 requests, 0 on the device" in repr(sampler) and "0 of 2 slots" in repr(sampler)
