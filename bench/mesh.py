@@ -227,7 +227,7 @@ def main() -> None:
 
 
 def smollm(folder: Path) -> Path:
-    """Write a random checkpoint of SmolLM-135M's shape with a vocabulary of as many made-up words."""
+    """Write a random checkpoint of SmolLM-135M's shape, its vocabulary of made-up words."""
     write_checkpoint(folder, SMOLLM_135M)
     alphabet = sorted(ByteLevel.alphabet())
     made_up = [f"w{index}" for index in range(SMOLLM_135M["vocab_size"] - len(alphabet))]
