@@ -71,9 +71,10 @@ def test_the_document_names_few_files() -> None:
 
 
 async def test_a_chat_goes_through_the_files_that_the_document_names(traced: Recording) -> None:
-    """It enters each of them, and is on its way in no other."""
+    """It enters each of them, the steps in their order, and is on its way in no other."""
     steps, helpers = life_of_a_request()
     entered = "\n".join(f"{path} by {function}" for path, function in traced.entered.items())
     assert [path for path in (*steps, *helpers) if path not in traced.entered] == [], entered
+    assert [path for path in traced.entered if path in steps] == steps, entered
     others = [path for path in traced.on_stacks if path not in {*steps, *helpers}]
     assert others == [], f"on the way: {traced.on_stacks}\nentered:\n{entered}"
