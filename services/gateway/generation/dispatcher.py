@@ -58,7 +58,7 @@ class Dispatcher:
         """Return the number of jobs in the queue."""
         return len(self._waiting)
 
-    def num_reserved(self) -> int:
+    def num_permits(self) -> int:
         """Return the number of permits that are held."""
         return self._waiting.num_reservations
 
