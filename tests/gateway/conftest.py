@@ -323,7 +323,7 @@ async def stack(settings: GatewaySettings) -> AsyncIterator[Stack]:
         )
     await lifecycle.close()
     queue.check()
-    assert queue.num_reserved() == 0, "a permit outlived its request"
+    assert queue.num_permits() == 0, "a permit outlived its request"
     for service in remotes.values():
         await service.channel.close()
         if service.life.state is not State.STOPPED:

@@ -48,7 +48,7 @@ def test_a_permit_holds_a_place_per_sequence() -> None:
         assert refusal(admission, DEV, asked(best_of=2)).code is Code.RESOURCE_EXHAUSTED
         with admission.admit(DEV, asked()):
             pass
-    assert places.num_reserved() == 0
+    assert places.num_permits() == 0
     places.check()
 
 
@@ -64,7 +64,7 @@ def test_whatever_ends_the_block_gives_back() -> None:
     places = queue()
     with pytest.raises(RuntimeError), Admission(places).admit(DEV, asked()):
         raise RuntimeError
-    assert places.num_reserved() == 0
+    assert places.num_permits() == 0
 
 
 def test_priority_and_model_come_before_the_queue() -> None:

@@ -791,7 +791,7 @@ class Histories(RuleBasedStateMachine):
         self.fleet.check()
         assert self.fleet.num_waiting() == len(self.waiting)
         assert self.fleet.num_running() == len(self.running)
-        assert self.fleet.num_reserved() == len(self.holdings)
+        assert self.fleet.num_permits() == len(self.holdings)
         for holding in self.holdings:
             held = holding.reservation
             assert held.num_places + held.num_direct == holding.left
