@@ -51,7 +51,7 @@ class Way(Protocol):
     """Turns one step's new token of each sequence into text."""
 
     async def step(self, tokens: dict[str, int]) -> Texts:
-        """New text by sequence; sequences without news may be left out."""
+        """Return new text by sequence; sequences without any may be left out."""
 
 
 class InProcess:
@@ -141,7 +141,7 @@ class Samples:
         self.cpu_s = 0.0
 
     async def round(self, way: Way, sequences: int, ids: list[int]) -> Texts:
-        """Adds one round, paced and then at full speed; returns the paced part's texts."""
+        """Add one round, paced and then at full speed; return the paced part's texts."""
         texts: Texts = defaultdict(str)
         steps = _steps(sequences, ids)
         for tokens in itertools.islice(steps, PACED_STEPS):

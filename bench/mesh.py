@@ -212,7 +212,7 @@ def _best(rounds: list[Figures]) -> Figures:
 
 
 def main() -> None:
-    """Runs, prints, writes."""
+    """Run, print, write."""
     parser = argparse.ArgumentParser(description="What the mesh adds over the engine.")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "infermesh-tiny")
     parser.add_argument("--smollm", action="store_true", help="random weights, 135M parameters")
@@ -227,7 +227,7 @@ def main() -> None:
 
 
 def smollm(folder: Path) -> Path:
-    """A random checkpoint of SmolLM-135M's shape with a vocabulary of as many made-up words."""
+    """Write a random checkpoint of SmolLM-135M's shape, its vocabulary of made-up words."""
     write_checkpoint(folder, SMOLLM_135M)
     alphabet = sorted(ByteLevel.alphabet())
     made_up = [f"w{index}" for index in range(SMOLLM_135M["vocab_size"] - len(alphabet))]

@@ -36,7 +36,7 @@ def _module() -> list[str]:
 
 
 def _portable(argument: str) -> str:
-    """An absolute path tells nothing on another machine but its name."""
+    """Return a path's name: the rest of an absolute one says nothing on another machine."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 

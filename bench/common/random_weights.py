@@ -48,7 +48,7 @@ class RandomWeights:
         return sum(map(math.prod, self._shapes.values()))
 
     def num_bytes(self, dtype: torch.dtype) -> int:
-        """What they take as `dtype`."""
+        """Return the bytes that they take as `dtype`."""
         return self.num_parameters * dtype.itemsize
 
     def __repr__(self) -> str:

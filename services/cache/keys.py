@@ -9,14 +9,23 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from mesh.pb.cache_pb2 import CacheKey
 from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
-VERSION = 3
+VERSION = 4
 # C's unsigned type of four bytes on this machine
 ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
+_FORMATS = {
+    FieldDescriptor.TYPE_BOOL: "<?",
+    FieldDescriptor.TYPE_FLOAT: "<f",
+    FieldDescriptor.TYPE_UINT32: "<I",
+    FieldDescriptor.TYPE_UINT64: "<Q",
+}
 
 
 def prefix(tenant: str) -> bytes:
@@ -49,32 +58,28 @@ def encode(key: CacheKey) -> bytes:
 
 
 def _sampling(sampling: SamplingParams) -> bytes:
-    """Absent parameters and an absent message are their proto defaults."""
-    numbers = struct.pack(
-        "<IIfIf?fffffII",
-        sampling.max_tokens,
-        sampling.min_tokens,
-        sampling.temperature + 0.0,  # -0.0 is 0.0
-        sampling.top_k,
-        sampling.top_p + 0.0,
-        sampling.ignore_eos,
-        sampling.min_p + 0.0,
-        sampling.typical_p + 0.0,
-        sampling.repetition_penalty + 0.0,
-        sampling.frequency_penalty + 0.0,
-        sampling.presence_penalty + 0.0,
-        sampling.n,
-        sampling.beam_width,
-    )
-    optional = [
-        _framed([struct.pack("<Q", getattr(sampling, name))] if sampling.HasField(name) else [])
-        for name in ("seed", "logprobs", "prompt_logprobs")
-    ]
-    penalty = struct.pack("<f", sampling.length_penalty + 0.0)
-    optional.append(_framed([penalty] if sampling.HasField("length_penalty") else []))
-    bias = [struct.pack("<If", i, b + 0.0) for i, b in sorted(sampling.logit_bias.items())]
-    ids = (sampling.stop_token_ids, sampling.allowed_token_ids, sampling.bad_token_ids)
-    return _framed([numbers, *optional, b"".join(bias), *map(_ids, ids)])
+    """Return the fields that are set, by number: a field that the contract gains changes no key.
+
+    Absent parameters and an absent message are their proto defaults.
+    """
+    parts = []
+    for field, value in sampling.ListFields():
+        encoded = _value(field, value)
+        # -0.0 is set, and is the default all the same
+        if field.is_repeated or field.has_presence or any(encoded):
+            parts += [struct.pack("<I", field.number), encoded]
+    return _framed(parts)
+
+
+def _value(field: FieldDescriptor, value: Any) -> bytes:
+    if field.message_type is not None:
+        pairs = struct.Struct("<If")
+        return b"".join(
+            pairs.pack(token_id, bias + 0.0) for token_id, bias in sorted(value.items())
+        )
+    if field.is_repeated:
+        return _ids(value)
+    return struct.pack(_FORMATS[field.type], value + 0)
 
 
 def _ids(ids: Sequence[int]) -> bytes:

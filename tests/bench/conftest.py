@@ -9,5 +9,5 @@ from bench.common.checkpoints import TINY, write_checkpoint
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama in Hugging Face's layout."""
+    """Write a random two-layer Llama in Hugging Face's layout."""
     return write_checkpoint(tmp_path_factory.mktemp("tiny"), TINY)

@@ -14,8 +14,8 @@ from services.cache import keys
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=4)
 NAME = (
-    "infermesh:answer:3:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
-    "07fba68c6b3cc88cb6be52efcb2e22a4c4b3ab3b628197ffe6bbbb5c91c60bcb"
+    "infermesh:answer:4:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
+    "403a4752c59cef471e666c5869ca10f8ace07c9cf92d45ed1ab1229cf60f573f"
 )
 # a small alphabet makes strings that differ only in where they are cut
 WORDS = st.text("ab\0é", max_size=3)
@@ -124,6 +124,13 @@ def test_every_sampling_field_counts(name: str) -> None:
     assert keys.name(seeded) != keys.name(CacheKey())
 
 
+def test_a_token_of_id_0_counts() -> None:
+    """A list or map that holds nothing but zeros is not an empty one."""
+    plain = keys.name(CacheKey())
+    for sampling in (SamplingParams(stop_token_ids=[0]), SamplingParams(logit_bias={0: 0.0})):
+        assert keys.name(CacheKey(sampling=sampling)) != plain
+
+
 def test_the_same_number_has_one_form() -> None:
     """Minus zero is zero, and 0.7 is the proto's 32-bit 0.7."""
     minus = CacheKey(sampling=SamplingParams(temperature=-0.0, top_p=-0.0))
@@ -154,5 +161,5 @@ def test_names_stay_the_same_between_versions() -> None:
         stop=["a", ""],
         include_stop=True,
     )
-    assert keys.VERSION == 3
+    assert keys.VERSION == 4
     assert keys.name(key).decode() == NAME

@@ -34,6 +34,7 @@ TICK_S = 0.5
 UNDELIVERED_LIMIT_S = 0.8
 
 _waiting = Gauge("infermesh_gateway_waiting_jobs", "Jobs in the gateway's queue")
+_reserved = Gauge("infermesh_gateway_reserved_jobs", "Jobs that admitted requests may still send")
 _running = Gauge("infermesh_gateway_running_jobs", "Jobs on replicas")
 _gaps = Counter("infermesh_gateway_frame_gaps_total", "Gaps in frames that were asked for again")
 _sent = Counter("infermesh_gateway_jobs_sent_total", "Jobs sent, by replica", ["replica"])
@@ -57,6 +58,7 @@ class Fleet:
 
     async def start(self) -> None:
         """Subscribe and ask all replicas to announce themselves."""
+        _reserved.set_function(self._dispatcher.num_reserved)
         await self._bus.subscribe(
             subjects.frames(self.gateway_id), events_pb2.Frame, self._on_frame
         )

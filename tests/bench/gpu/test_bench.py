@@ -194,7 +194,7 @@ def test_the_command_runs_on_a_cpu(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
     part = json.loads(output.read_text())["parts"]["engine"]

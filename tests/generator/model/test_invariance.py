@@ -12,10 +12,14 @@ import torch
 from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
+from tests.generator.model.backends import needs
 from tests.generator.model.conftest import save
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_decoding import Total, generate
 from tests.generator.model.test_parity import make_prompts
+
+# torch's own attention is not batch-invariant
+pytestmark = needs("paged_attention")
 
 # Long rows, where libraries change their order of summation by the number of rows, and a
 # vocabulary whose sums threads share out.
@@ -159,7 +163,7 @@ def test_after_a_preemption_as_without(load: Load, alone: Alone, numbers: Number
 def test_every_kind_of_layer(family: str, tmp_path: Path) -> None:
     """Experts, head norms, capped scores, windows and other activations, alone and in a batch.
 
-    With heads that the compiled attention serves; torch's own is not batch-invariant.
+    With heads that the compiled attention serves.
     """
     sample = SAMPLES[family]
     if sample.changes.get("head_dim") == 24:

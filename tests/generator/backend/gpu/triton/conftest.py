@@ -9,7 +9,7 @@ from tests.generator.interpreter import IS_GPU
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` need a device: bfloat16 products, long contexts, large offsets."""
+    """Skip tests marked `gpu` without a device: bfloat16 products, long contexts, large offsets."""
     if IS_GPU:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device: the interpreter is wrong or too slow here")
@@ -26,7 +26,7 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True)
 def nan_filled() -> Iterator[None]:
-    """What kernels leave unwritten is NaN, or the largest integer."""
+    """Fill what kernels leave unwritten with NaN, or the largest integer."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)

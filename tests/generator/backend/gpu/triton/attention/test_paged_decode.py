@@ -61,7 +61,7 @@ def pages(
 def queries(
     sequences: int, heads: int, size: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Queries as a part of wider rows."""
+    """Return queries as a part of wider rows."""
     return torch.randn(sequences, heads + 2, size, device=device).to(dtype)[:, :heads]
 
 
@@ -282,7 +282,7 @@ def test_a_short_sequence_is_not_split_for_nothing(
 
 
 def apart(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements, and the last dimension not contiguous."""
+    """Return the same elements, and the last dimension not contiguous."""
     return tensor.repeat_interleave(2, -1)[..., ::2]
 
 

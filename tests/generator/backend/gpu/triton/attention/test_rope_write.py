@@ -55,7 +55,7 @@ class Step:
 
 
 def random_step(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Step:
-    """A third of the rows are padding."""
+    """Return a step, of whose rows a third are padding."""
     tokens, heads, kv_heads, size, rotated = shape
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size, device=device).to(dtype)
     angles = 6.3 * torch.rand(tokens, rotated // 2, device=device)

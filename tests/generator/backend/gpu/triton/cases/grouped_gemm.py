@@ -14,7 +14,7 @@ from tests.generator.backend.gpu.triton.cases.compile_case import POINTERS, Comp
 
 
 def sort_case(index: str, pairs: int, num_experts: int, tile: int) -> CompileCase:
-    """The sort of so many pairs."""
+    """Return the sort of so many pairs."""
     options = moe_sort.launch_options(pairs, num_experts)
     warps = options.pop("num_warps")
     return CompileCase(
@@ -32,7 +32,7 @@ def sort_case(index: str, pairs: int, num_experts: int, tile: int) -> CompileCas
 
 
 def product_case(model: str, dtype: str, choices: int, tile: int) -> CompileCase:
-    """A product, the first with `choices` rows of the result to a row."""
+    """Return a product, the first with `choices` rows of the result to a row."""
     options = launch_options(tile, getattr(torch, dtype))
     warps, stages = options.pop("num_warps"), options.pop("num_stages")
     tensors = ("p_x", "p_weights", "p_out")
@@ -54,7 +54,7 @@ def product_case(model: str, dtype: str, choices: int, tile: int) -> CompileCase
 
 
 def combine_case(dtype: str, choices: int) -> CompileCase:
-    """The sum of a token's rows."""
+    """Return the sum of a token's rows."""
     tensors = ("p_outputs", "p_out")
     return CompileCase(
         f"combine {dtype} C {choices}",

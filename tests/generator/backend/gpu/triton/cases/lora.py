@@ -18,7 +18,7 @@ INDICES = ("p_pairs", "p_adapters")
 
 
 def shrink_case(dtype: str, rank: int, is_split: bool) -> CompileCase:
-    """The first product, of one chunk to a program or of all."""
+    """Return the first product, of one chunk to a program or of all."""
     options = shrink_options(rank, getattr(torch, dtype))
     warps, stages = options.pop("num_warps"), options.pop("num_stages")
     return CompileCase(
@@ -39,7 +39,7 @@ def shrink_case(dtype: str, rank: int, is_split: bool) -> CompileCase:
 
 
 def expand_case(dtype: str, rank: int) -> CompileCase:
-    """The second product."""
+    """Return the second product."""
     options = expand_options(rank)
     warps = options.pop("num_warps")
     pointers = ("p_y", "p_b", "p_shrunk", "p_scale", *INDICES)

@@ -15,7 +15,7 @@ SHAPES = pytest.mark.parametrize(
 
 
 def random_ids(tokens: int, vocabulary: int, device: torch.device) -> torch.Tensor:
-    """Some are outside the vocabulary, at both ends."""
+    """Return ids of which some are outside the vocabulary, at both ends."""
     return torch.randint(-2, vocabulary + 2, (tokens,), device=device)
 
 

@@ -54,7 +54,7 @@ def columns(
 
 
 def compare(logits: torch.Tensor, filters: list[tuple[float, int, float, float]]) -> None:
-    """The set is the reference's, but for a token whose share is at the bound to 1e-5."""
+    """Assert the reference's set, but for a token whose share is at the bound to 1e-5."""
     actual = kept(logits, filters)
     temperature, top_k, top_p, min_p = columns(filters, logits.device)
     near = 1e-5
