@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.generator.model.backends import needs
 
 from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
+from tests.generator.backend.cpu.kernels import needs
 from tests.generator.model.conftest import save
 from tests.generator.model.family_models import SAMPLES
 from tests.generator.model.test_decoding import Total, generate
