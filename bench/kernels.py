@@ -100,7 +100,7 @@ def turns(products: Any, x: torch.Tensor) -> Call:
 def gates() -> Iterator[tuple[str, Call, Call]]:
     """SwiGLU in one pass against torch's two, which are not batch-invariant."""
     gate = gated_activation("silu", torch.bfloat16)
-    other = gated_activation("silu", torch.bfloat16, batch_invariant=False, backend="torch")
+    other = gated_activation("silu", torch.bfloat16, batch_invariant=False, kernels="torch")
     for rows in (1, 32, 512):
         x = torch.randn(rows, 3072).bfloat16()
         yield f"gate 1536, {rows} rows", partial(gate, x), partial(other, x)

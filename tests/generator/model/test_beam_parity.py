@@ -32,16 +32,16 @@ def test_the_best_sequences_are_those_of_transformers(
     for index, prompt in enumerate(prompts):
         engine.add(str(index), prompt, params)
         engine.step()
-    found: dict[str, list[list[int]]] = {}
+    sequences: dict[str, list[list[int]]] = {}
     while engine.has_work:
         for output in engine.step():
             ends = [(output.token_ids, output.finish_reason)]
             ends += [(beam.token_ids, beam.finish_reason) for beam in output.other_beams]
-            found[output.request_id] = [
+            sequences[output.request_id] = [
                 [*ids, 11] if reason is FinishReason.STOP else list(ids) for ids, reason in ends
             ]
         engine.check()
-    assert [found[str(index)] for index in range(len(prompts))] == expected
+    assert [sequences[str(index)] for index in range(len(prompts))] == expected
 
 
 def reference(model: Any, prompt: list[int], width: int, length_penalty: float) -> list[list[int]]:

@@ -36,8 +36,8 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-class Told:
-    """What the outputs of one request add up to."""
+class Total:
+    """The outputs of one request, added up."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
@@ -47,28 +47,30 @@ class Told:
 
 def generate(
     engine: Engine, asked: Sequence[tuple[Sequence[int], SamplingParams]]
-) -> dict[str, Told]:
-    """Run requests together; return by number what was told of each."""
-    told = {str(index): Told() for index in range(len(asked))}
+) -> dict[str, Total]:
+    """Run requests together; return what each yields, by number."""
+    totals = {str(index): Total() for index in range(len(asked))}
     for index, (prompt, params) in enumerate(asked):
         engine.add(str(index), prompt, params)
     while engine.has_work:
         for output in engine.step():
-            mine = told[output.request_id]
+            mine = totals[output.request_id]
             # prompt and first token come in one output
             assert not (output.prompt_logprobs and mine.token_ids)
             mine.token_ids += output.token_ids
             mine.logprobs += output.logprobs
             mine.prompt_logprobs += output.prompt_logprobs
         engine.check()
-    return told
+    return totals
 
 
-def check(told: list[TokenLogprobs], logits: torch.Tensor, token_ids: list[int], top: int) -> None:
+def check(
+    actual: list[TokenLogprobs], logits: torch.Tensor, token_ids: list[int], top: int
+) -> None:
     """Compare with the full log-softmax of transformers' logits [n, vocab], one row per token."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    assert [one.token_id for one in told] == token_ids
-    for one, row in zip(told, logprobs, strict=True):
+    assert [one.token_id for one in actual] == token_ids
+    for one, row in zip(actual, logprobs, strict=True):
         assert one.logprob == pytest.approx(row[one.token_id].item(), abs=1e-4)
         assert one.rank == 1 + (row > row[one.token_id]).sum()
         values, ids = row.topk(top)
@@ -92,8 +94,8 @@ def test_logprobs_are_those_of_transformers(
     first = generate(engine, [(prompt, params) for prompt in prompts])
     again = generate(engine, [(prompt, params) for prompt in prompts])
     assert engine.stats().num_prefix_hit_tokens == 0
-    for told in (first, again):
-        for prompt, mine in zip(prompts, told.values(), strict=True):
+    for totals in (first, again):
+        for prompt, mine in zip(prompts, totals.values(), strict=True):
             with torch.inference_mode():
                 logits = model(torch.tensor([prompt + mine.token_ids])).logits[0]
             check(mine.prompt_logprobs, logits[: len(prompt) - 1], prompt[1:], 3)
@@ -103,7 +105,7 @@ def test_logprobs_are_those_of_transformers(
 def test_prompt_logprobs_come_once_under_preemption(
     make_llama: Callable[..., tuple[Any, Path]],
 ) -> None:
-    """A prompt that loses its place half-way goes on being told where it stopped."""
+    """A prompt that loses its place half-way goes on with its logprobs where it stopped."""
     _, folder = make_llama()
     prompts = make_prompts(89, (30, 100))
     params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True, prompt_logprobs=0)
@@ -146,9 +148,9 @@ def test_a_stop_token_is_not_described(make_llama: Callable[..., tuple[Any, Path
         max_tokens=20, temperature=0, logprobs=0, stop_token_ids=tuple(range(0, 89, 5))
     )
     for prompt in make_prompts(89, (5, 6, 7)):
-        [told] = generate(engine, [(prompt, params)]).values()
-        assert [one.token_id for one in told.logprobs] == told.token_ids
-        assert all(one.top_token_ids == () for one in told.logprobs)
+        [total] = generate(engine, [(prompt, params)]).values()
+        assert [one.token_id for one in total.logprobs] == total.token_ids
+        assert all(one.top_token_ids == () for one in total.logprobs)
     assert engine.stats().outcomes[FinishReason.STOP] > 0
 
 
@@ -164,6 +166,6 @@ def test_every_option_draws_alike_alone_and_in_a_batch(
     ]
     engine = load_engine(EngineConfig(folder))
     together = generate(engine, asked)
-    for index, (one, told) in enumerate(zip(asked, together.values(), strict=True)):
+    for index, (one, total) in enumerate(zip(asked, together.values(), strict=True)):
         [alone] = generate(load_engine(EngineConfig(folder)), [one]).values()
-        assert alone.token_ids == told.token_ids, OPTIONS[index]
+        assert alone.token_ids == total.token_ids, OPTIONS[index]

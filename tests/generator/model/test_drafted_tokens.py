@@ -114,15 +114,15 @@ def test_every_option_counts_the_drafts_before(
         assert tokens(one) == tokens(other)
         assert one[-1].finish_reason is other[-1].finish_reason
         assert one[-1].num_output_tokens == other[-1].num_output_tokens
-        told = [each for output in one for each in output.logprobs]
-        told_drafted = [each for output in other for each in output.logprobs]
-        assert [each.token_id for each in told_drafted] == tokens(other)
-        assert [each.rank for each in told_drafted] == [each.rank for each in told]
-        assert [each.top_token_ids for each in told_drafted] == [
-            each.top_token_ids for each in told
+        logprobs = [each for output in one for each in output.logprobs]
+        drafted_logprobs = [each for output in other for each in output.logprobs]
+        assert [each.token_id for each in drafted_logprobs] == tokens(other)
+        assert [each.rank for each in drafted_logprobs] == [each.rank for each in logprobs]
+        assert [each.top_token_ids for each in drafted_logprobs] == [
+            each.top_token_ids for each in logprobs
         ]
-        values = [each.logprob for each in told]
-        assert [each.logprob for each in told_drafted] == pytest.approx(values, abs=1e-4)
+        values = [each.logprob for each in logprobs]
+        assert [each.logprob for each in drafted_logprobs] == pytest.approx(values, abs=1e-4)
 
 
 def test_the_distribution_is_the_models(make_llama: MakeLlama) -> None:

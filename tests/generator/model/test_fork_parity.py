@@ -25,11 +25,11 @@ def load(folder: Path, kv_cache_bytes: int = 2**22) -> Engine:
     return load_engine(config)
 
 
-def collect(engine: Engine, told: dict[str, list[int]]) -> None:
+def collect(engine: Engine, outputs: dict[str, list[int]]) -> None:
     """Step until idle and gather each sequence's tokens."""
     while engine.has_work:
         for output in engine.step():
-            told.setdefault(output.request_id, []).extend(output.token_ids)
+            outputs.setdefault(output.request_id, []).extend(output.token_ids)
         engine.check()
 
 
@@ -38,13 +38,13 @@ def alone(make_llama: Callable, tmp_path: Path) -> dict[str, list[int]]:
     """Return what each sequence yields as a request of its own, without company."""
     make_llama(head_dim=16)  # which the batch-invariant attention serves
     engine = load(tmp_path)
-    told: dict[str, list[int]] = {}
+    outputs: dict[str, list[int]] = {}
     for index, name in enumerate(NAMES):
         seed = sequence_seed(11, index)
         params = SamplingParams(24, temperature=0.9, top_k=40, seed=seed, ignore_eos=True)
         engine.add(name, PROMPT, params)
-        collect(engine, told)
-    return told
+        collect(engine, outputs)
+    return outputs
 
 
 def test_seeded_sequences_are_those_of_separate_requests(
@@ -53,10 +53,10 @@ def test_seeded_sequences_are_those_of_separate_requests(
     """Token for token, with the prompt computed once."""
     engine = load(tmp_path)
     engine.add("a", PROMPT, DRAWN)
-    told: dict[str, list[int]] = {}
-    collect(engine, told)
-    assert told == alone
-    assert len({tuple(tokens) for tokens in told.values()}) == 4
+    outputs: dict[str, list[int]] = {}
+    collect(engine, outputs)
+    assert outputs == alone
+    assert len({tuple(tokens) for tokens in outputs.values()}) == 4
     assert engine.stats().num_computed_tokens == len(PROMPT) + 4 * 23
 
 
@@ -67,15 +67,15 @@ def test_the_end_of_one_changes_no_other(
     """Whenever the first sequence is aborted, the others say what they say alone."""
     engine = load(tmp_path)
     engine.add("a", PROMPT, DRAWN)
-    told: dict[str, list[int]] = {}
+    outputs: dict[str, list[int]] = {}
     for _ in range(num_steps):
         for output in engine.step():
-            told.setdefault(output.request_id, []).extend(output.token_ids)
+            outputs.setdefault(output.request_id, []).extend(output.token_ids)
     ended = engine.abort("a")
     assert ended is not None and ended.finish_reason is FinishReason.ABORT
-    collect(engine, told)
-    assert told.pop("a", []) == alone["a"][:num_steps]
-    assert told == {name: alone[name] for name in NAMES[1:]}
+    collect(engine, outputs)
+    assert outputs.pop("a", []) == alone["a"][:num_steps]
+    assert outputs == {name: alone[name] for name in NAMES[1:]}
 
 
 def test_preempted_sequences_say_the_same(alone: dict[str, list[int]], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_preempted_sequences_say_the_same(alone: dict[str, list[int]], tmp_path:
     block_bytes = 3 * 16 * 2 * 32 * 4
     engine = load(tmp_path, kv_cache_bytes=8 * block_bytes)
     engine.add("a", PROMPT, DRAWN)
-    told: dict[str, list[int]] = {}
-    collect(engine, told)
-    assert told == alone
+    outputs: dict[str, list[int]] = {}
+    collect(engine, outputs)
+    assert outputs == alone
     assert engine.stats().num_preemptions > 0

@@ -12,10 +12,10 @@ import torch
 from bench.common.checkpoints import write_checkpoint
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
-from tests.generator.model.backends import needs
+from tests.generator.backend.cpu.kernels import needs
 from tests.generator.model.conftest import save
 from tests.generator.model.family_models import SAMPLES
-from tests.generator.model.test_decoding import Told, generate
+from tests.generator.model.test_decoding import Total, generate
 from tests.generator.model.test_parity import make_prompts
 
 # torch's own attention is not batch-invariant
@@ -75,14 +75,14 @@ def load(folder: Path) -> Load:
 
 @pytest.fixture(scope="module")
 def alone(load: Load) -> Alone:
-    """Return what each request is told by itself, its prompt in one piece, made once."""
+    """Return what each request yields by itself, its prompt in one piece, made once."""
 
     @functools.cache
-    def told(numbers: Numbers) -> list[object]:
+    def yields(numbers: Numbers) -> list[object]:
         engine = load(numbers)
         return [fact for request in asked() for fact in together(engine, [request])]
 
-    return told
+    return yields
 
 
 def asked() -> Asked:
@@ -94,14 +94,14 @@ def asked() -> Asked:
     ]
 
 
-def facts(told: Told) -> tuple[object, ...]:
+def facts(total: Total) -> tuple[object, ...]:
     """Return all that must be equal; floats as they are."""
-    return told.token_ids, told.logprobs, told.prompt_logprobs
+    return total.token_ids, total.logprobs, total.prompt_logprobs
 
 
 def together(engine: Engine, requests: Asked) -> list[object]:
-    """Return what each request is told among the others."""
-    return [facts(told) for told in generate(engine, requests).values()]
+    """Return what each request yields among the others."""
+    return [facts(total) for total in generate(engine, requests).values()]
 
 
 @NUMBERS

@@ -13,14 +13,14 @@ _DTYPES = frozenset({torch.float32, torch.bfloat16})
 
 
 def gated_activation(
-    name: str, dtype: torch.dtype, batch_invariant: bool = True, backend: str = "auto"
+    name: str, dtype: torch.dtype, batch_invariant: bool = True, kernels: str = "auto"
 ) -> Activation:
     """Return the map of contiguous [T, 2 * inner], the gate's columns first, to [T, inner].
 
     `auto` takes the compiled one, which is batch-invariant in any case, where there is a compiler;
     `torch` never does.
     """
-    if backend == "auto" and name in _FUNCTIONS and dtype in _DTYPES:
+    if kernels == "auto" and name in _FUNCTIONS and dtype in _DTYPES:
         library = compiler.library("gated_activation")
         if library is not None:
             return CompiledGate(library, name)

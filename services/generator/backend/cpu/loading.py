@@ -53,7 +53,7 @@ def load_model(config: EngineConfig, shape: ModelConfig, weights: Weights) -> De
     parts = CpuParts(
         shape,
         dtype,
-        backend=config.attention,
+        kernels=config.attention,
         quantization=config.quantization,
         batch_invariant=config.batch_invariant,
         block_size=config.block_size,

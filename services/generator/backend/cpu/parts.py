@@ -36,7 +36,7 @@ from services.generator.model.rope import Rope, Rotation
 class CpuParts:
     """The `Parts` of a CPU; a compiled kernel serves where it takes the shape.
 
-    `backend` torch keeps to torch's operations. `quantization` int8 rounds all matrices but
+    `kernels` torch keeps to torch's operations. `quantization` int8 rounds all matrices but
     embeddings and routers.
     """
 
@@ -45,7 +45,7 @@ class CpuParts:
         config: ModelConfig,
         dtype: torch.dtype,
         *,
-        backend: str = "auto",
+        kernels: str = "auto",
         quantization: str | None = None,
         batch_invariant: bool = True,
         block_size: int = 16,
@@ -53,7 +53,7 @@ class CpuParts:
         self.device = torch.device("cpu")
         self._config = config
         self._dtype = dtype
-        self._backend = backend
+        self._kernels = kernels
         self._quantization = quantization
         self._batch_invariant = batch_invariant
         self._block_size = block_size
@@ -99,7 +99,7 @@ class CpuParts:
         name = self._config.activation
         if not self._config.family.is_gated:
             return activation(name, self._batch_invariant)
-        return gated_activation(name, self._dtype, self._batch_invariant, self._backend)
+        return gated_activation(name, self._dtype, self._batch_invariant, self._kernels)
 
     def linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
@@ -131,14 +131,14 @@ class CpuParts:
     def _attention(self, window: int | None) -> Attention:
         if window not in self._attentions:
             self._attentions[window] = attention(
-                self._config, window, self._dtype, self._backend, self._block_size
+                self._config, window, self._dtype, self._kernels, self._block_size
             )
         return self._attentions[window]
 
     def _steps(self, norm_weight: torch.Tensor | None, rope_index: int | None) -> list[HeadStep]:
         if norm_weight is None and rope_index is None:
             return []
-        if self._backend != "torch" and NativeHeadSteps.serves(self._config, self._dtype):
+        if self._kernels != "torch" and NativeHeadSteps.serves(self._config, self._dtype):
             return [NativeHeadSteps(self._config, norm_weight, rope_index)]
         steps: list[HeadStep] = []
         if norm_weight is not None:

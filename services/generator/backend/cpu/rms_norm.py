@@ -25,13 +25,13 @@ class _Norm(ctypes.Structure):
 class RMSNorm:
     """`x / rms(x) * weight` in float32, compiled where there is a compiler.
 
-    `weight` is [hidden] of any dtype; `backend` torch keeps to torch's operations.
+    `weight` is [hidden] of any dtype; `kernels` torch keeps to torch's operations.
     """
 
-    def __init__(self, weight: torch.Tensor, eps: float, backend: str = "auto") -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, kernels: str = "auto") -> None:
         self._weight = weight.float().contiguous()
         self._eps = eps
-        library = compiler.library("rms_norm") if backend == "auto" else None
+        library = compiler.library("rms_norm") if kernels == "auto" else None
         self._kernel = None if library is None else find_kernel(library, "rms_norm")
 
     @property

@@ -12,7 +12,7 @@ from services.generator.backend.cpu.native import compiler
 from services.generator.backend.cpu.program import Program
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.layer import LayerByLayer
-from tests.generator.model.backends import needs
+from tests.generator.backend.cpu.kernels import needs
 from tests.generator.model.conftest import save
 from tests.generator.model.cpu_model import load_model
 from tests.generator.model.family_models import SAMPLES, Sample
@@ -125,10 +125,10 @@ def test_the_overlap_is_called_once_and_its_fault_is_raised() -> None:
     out = torch.full_like(x, torch.nan)
     rows = ctypes.c_int64(len(x))
     program = Program(norm.calls(x, out, rows))
-    told: list[str] = []
-    program.run(lambda: told.append("done"))
-    assert told == ["done"]
+    calls: list[str] = []
+    program.run(lambda: calls.append("done"))
+    assert calls == ["done"]
     out.fill_(torch.nan)
     with pytest.raises(ZeroDivisionError):
-        program.run(lambda: told.append(str(1 / 0)))
+        program.run(lambda: calls.append(str(1 / 0)))
     assert torch.equal(out, norm(x))

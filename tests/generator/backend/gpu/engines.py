@@ -34,11 +34,11 @@ def on_device(folder: Path, device: Device, **options: Any) -> Engine:
     return Engine(config, shape, runner, BlockPool(num_blocks, config.block_size))
 
 
-Told = dict[str, tuple[list[int], list[TokenLogprobs]]]
+Outputs = dict[str, tuple[list[int], list[TokenLogprobs]]]
 
 
-def assert_same_told(actual: Told, expected: Told) -> None:
-    """Tokens are equal, and what is told of them is near."""
+def assert_same_outputs(actual: Outputs, expected: Outputs) -> None:
+    """Tokens are equal, and their log-probabilities are near."""
     assert actual.keys() == expected.keys()
     for name, (token_ids, logprobs) in expected.items():
         assert actual[name][0] == token_ids
@@ -50,16 +50,16 @@ def run(
     prompts: Mapping[str, Sequence[int]],
     params: SamplingParams,
     before_step: Callable[[], object] = lambda: None,
-) -> Told:
-    """Serve all prompts together; return tokens and what is told of them."""
-    told: Told = {name: ([], []) for name in prompts}
+) -> Outputs:
+    """Serve all prompts together; return tokens and log-probabilities."""
+    outputs: Outputs = {name: ([], []) for name in prompts}
     for name, prompt in prompts.items():
         engine.add(name, prompt, params)
     while engine.has_work:
         before_step()
         for output in engine.step():
-            tokens, logprobs = told.setdefault(output.request_id, ([], []))
+            tokens, logprobs = outputs.setdefault(output.request_id, ([], []))
             tokens += output.token_ids
             logprobs += [*output.prompt_logprobs, *output.logprobs]
         engine.check()
-    return told
+    return outputs

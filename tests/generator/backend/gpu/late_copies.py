@@ -15,7 +15,7 @@ class LateDevice(HostDevice):
         super().__init__()
         self.num_copies = 0
         self.num_torn = 0
-        # held, lest another tensor get the memory of one that is gone
+        # held, so that no other tensor gets the memory of one that is gone
         self._tensors: list[torch.Tensor] = []
         self._storages: set[int] = set()
         self._under_way: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -12,7 +12,7 @@ from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.gpu.engine.gate import ALTERNATIVES, BOUNDS, Answer, judge
 from services.generator.backend.gpu.device import Device
 from services.generator.engine import SamplingParams
-from tests.generator.backend.gpu.engines import Told, on_cpu, on_device, run
+from tests.generator.backend.gpu.engines import Outputs, on_cpu, on_device, run
 
 SHAPE: dict[str, Any] = {
     **SMOLLM_135M, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2, "hidden_size": 256,
@@ -41,9 +41,9 @@ def greedy(max_tokens: int) -> SamplingParams:
     )
 
 
-def answers(told: Told) -> list[Answer]:
+def answers(outputs: Outputs) -> list[Answer]:
     """Return the outputs in the order of the prompts."""
-    return [Answer(*told[name]) for name in PROMPTS]
+    return [Answer(*outputs[name]) for name in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tokens_are_the_cpus_where_no_tie_is_near(
     folder: Path, device: Device, dtype: str, graphs: bool
 ) -> None:
-    """At the first other token the CPU holds both for nearly as likely; until then near tells."""
+    """Where a token differs, the CPU holds both nearly as likely; logprobs before it are near."""
     params = greedy(24)
     expected = answers(run(on_cpu(folder, dtype=dtype, **OPTIONS), PROMPTS, params))
     engine = on_device(folder, device, dtype=dtype, graphs=graphs, **OPTIONS)
@@ -71,7 +71,7 @@ def test_tokens_are_the_cpus_where_no_tie_is_near(
 
 @pytest.mark.gpu
 def test_keys_and_values_in_eight_bits(folder: Path, device: Device) -> None:
-    """Tokens are the CPU's where no tie is near; rounding to fp8 moves what is told a little."""
+    """Tokens are the CPU's where no tie is near; rounding to fp8 moves their logprobs a little."""
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("float8 needs sm_90")
     expected = answers(run(on_cpu(folder, dtype="bfloat16", **OPTIONS), PROMPTS, greedy(24)))
@@ -80,7 +80,7 @@ def test_keys_and_values_in_eight_bits(folder: Path, device: Device) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("params", [HOT, greedy(24)], ids=["drawn", "told"])
+@pytest.mark.parametrize("params", [HOT, greedy(24)], ids=["drawn", "greedy"])
 def test_a_device_that_is_behind_reads_what_was_meant(
     folder: Path, device: Device, params: SamplingParams
 ) -> None:
@@ -96,8 +96,8 @@ def test_another_thread_may_step(folder: Path, device: Device) -> None:
     """What a thread has of its own, its stream and its libraries' handles, is made anew."""
     engine = on_device(folder, device, dtype="bfloat16", **OPTIONS)
     expected = run(engine, PROMPTS, HOT)
-    found: list[Told] = []
-    thread = threading.Thread(target=lambda: found.append(run(engine, PROMPTS, HOT)))
+    results: list[Outputs] = []
+    thread = threading.Thread(target=lambda: results.append(run(engine, PROMPTS, HOT)))
     thread.start()
     thread.join()
-    assert found == [expected]
+    assert results == [expected]

@@ -13,7 +13,7 @@ from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.engine import EngineConfig, EngineConfigError, SamplingParams
 from services.generator.loading import load_engine
 from services.generator.model.errors import ModelConfigError
-from tests.generator.backend.gpu.engines import assert_same_told, on_cpu, on_device, run
+from tests.generator.backend.gpu.engines import assert_same_outputs, on_cpu, on_device, run
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
 SHAPE: dict[str, Any] = {
@@ -37,12 +37,12 @@ def assert_equal(
     prompts: dict[str, Sequence[int]] | None = None,
     **options: Any,
 ) -> None:
-    """Serve the same on both; tokens are equal and what is told of them is near."""
+    """Serve the same on both; tokens are equal and their log-probabilities are near."""
     expected, actual = (
         run(engine, prompts or PROMPTS, params)
         for engine in (on_cpu(folder, **options), on_device(folder, device, **options))
     )
-    assert_same_told(actual, expected)
+    assert_same_outputs(actual, expected)
 
 
 @pytest.mark.parametrize("graphs", [True, False])

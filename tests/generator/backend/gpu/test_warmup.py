@@ -13,7 +13,7 @@ from bench.common.checkpoints import write_checkpoint
 from services.generator.backend.gpu.device import Device, HostDevice
 from services.generator.backend.gpu.warmup import Warmup, warm_up
 from services.generator.engine import Engine, SamplingParams
-from tests.generator.backend.gpu.engines import Told, assert_same_told, on_device, run
+from tests.generator.backend.gpu.engines import Outputs, assert_same_outputs, on_device, run
 from tests.generator.backend.gpu.test_engine import SHAPE
 
 # chunks begin behind one or two decodes, tables are one to three blocks wide
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("llama"), SHAPE)
 
 
-def serve(engine: Engine, asked: dict[str, Any]) -> Told:
+def serve(engine: Engine, asked: dict[str, Any]) -> Outputs:
     """Serve the prompts together, each as it asks."""
     params = {"max_tokens": 2, "temperature": 0.0, "ignore_eos": True, **asked}
     return run(engine, PROMPTS, SamplingParams(**params))
@@ -44,7 +44,7 @@ def test_nothing_is_left_of_a_warmup(folder: Path) -> None:
     runner: Any = engine._runner
     warm_up(runner, engine.config, num_tokens=20)
     assert all(not layer.blocks.count_nonzero() for layer in runner._cache.layers)
-    assert_same_told(serve(engine, ASKED[1]), serve(expected, ASKED[1]))
+    assert_same_outputs(serve(engine, ASKED[1]), serve(expected, ASKED[1]))
 
 
 def test_steps_stay_within_what_the_engine_has_room_for(folder: Path) -> None:

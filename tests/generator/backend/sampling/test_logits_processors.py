@@ -104,9 +104,9 @@ def test_counts_grow_with_the_output(prompt: list[int], output: list[int]) -> No
         counts.catch_up(prompt + output[:end], len(prompt))
         counts.catch_up(prompt + output[:end], len(prompt))
     counts.catch_up(prompt + output, len(prompt))
-    found = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
-    assert found == {token_id: output.count(token_id) for token_id in {*prompt, *output}}
-    assert len(counts) == len(found)
+    counted = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
+    assert counted == {token_id: output.count(token_id) for token_id in {*prompt, *output}}
+    assert len(counts) == len(counted)
 
 
 @PATIENT

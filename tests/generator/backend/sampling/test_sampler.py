@@ -147,14 +147,14 @@ def allowed_by(probabilities: torch.Tensor, params: SamplingParams) -> torch.Ten
     """Return what the filters leave of one distribution, one token at a time, in float64."""
 
     def of(kept: list[int], share: float) -> list[int]:
-        total, found = sum(float(probabilities[i]) for i in kept), []
+        total, kept_ids = sum(float(probabilities[i]) for i in kept), []
         mass = 0.0
         for i in kept:
             if mass >= share * total:
                 break
-            found.append(i)
+            kept_ids.append(i)
             mass += float(probabilities[i])
-        return found
+        return kept_ids
 
     ranked = probabilities.argsort(descending=True).tolist()
     kept = [i for i in ranked if probabilities[i] >= params.min_p * probabilities.max()]

@@ -31,14 +31,14 @@ def attention(
     config: ModelConfig,
     window: int | None,
     dtype: torch.dtype,
-    backend: str = "auto",
+    kernels: str = "auto",
     block_size: int = 16,
 ) -> Attention:
     """Return the attention for tensors of `dtype` and blocks of `block_size` tokens.
 
     `auto` takes the compiled kernel where a compiler is at hand and heads and blocks fit it.
     """
-    if backend == "torch" or not NativeAttention.serves(config, dtype, block_size):
+    if kernels == "torch" or not NativeAttention.serves(config, dtype, block_size):
         return TorchAttention(config, window)
     library = compiler.library("paged_attention")
     if library is None:

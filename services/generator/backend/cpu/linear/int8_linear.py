@@ -44,14 +44,14 @@ class _Product(ctypes.Structure):
 def int8_linear(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    backend: str = "auto",
+    kernels: str = "auto",
     memory: HugePages | None = None,
 ) -> Linear:
     """Return `x @ weight.T + bias` for [T, in] rows, its weight [out, in] rounded to int8.
 
-    `backend` torch keeps to torch's operations where auto takes the compiled kernel.
+    `kernels` torch keeps to torch's operations where auto takes the compiled kernel.
     """
-    library = None if backend == "torch" else compiler.library("int8_linear")
+    library = None if kernels == "torch" else compiler.library("int8_linear")
     if library is None or not library.int8_serves():
         return TorchInt8Linear(weight, bias)
     return NativeInt8Linear(library, weight, bias, memory or HugePages())

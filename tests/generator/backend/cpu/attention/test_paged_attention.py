@@ -20,8 +20,8 @@ from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
 HAS_COMPILER = compiler.library("paged_attention") is not None
-BACKENDS = pytest.mark.parametrize(
-    "backend",
+KERNELS = pytest.mark.parametrize(
+    "kernels",
     [
         "torch",
         pytest.param(
@@ -58,7 +58,7 @@ def naive(
     return scores.softmax(-1) @ values
 
 
-@BACKENDS
+@KERNELS
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64), (8, 2, 80)])
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_pages_give_what_contiguous_memory_gives(
     heads: tuple[int, int, int],
     dtype: torch.dtype,
     tolerance: float,
-    backend: str,
+    kernels: str,
 ) -> None:
     """Odd lengths, scattered blocks, grouped heads, mixed batches: each row attends to its own.
 
@@ -109,7 +109,7 @@ def test_pages_give_what_contiguous_memory_gives(
     batch = build_batch(chunks, BLOCK_SIZE)
     rows = [histories[id(chunk)][chunk.start :] for chunk in batch.chunks]
     with torch.inference_mode():
-        attend = attention(config, window, dtype, backend)
+        attend = attention(config, window, dtype, kernels)
         for chunk in chunks:
             if chunk.start:  # what came before, whose own results are of no interest
                 earlier = build_batch([Chunk(chunk.request, 0, chunk.start)], BLOCK_SIZE)
@@ -131,9 +131,9 @@ def test_pages_give_what_contiguous_memory_gives(
         first += chunk.num_tokens
 
 
-@BACKENDS
+@KERNELS
 @pytest.mark.parametrize("num_new", [1, 40])
-def test_blocks_outside_the_window_are_not_read(num_new: int, backend: str) -> None:
+def test_blocks_outside_the_window_are_not_read(num_new: int, kernels: str) -> None:
     """What lies before the first query's window may hold anything, and is never gathered."""
     config = shape(head_dim=16)
     cache = KVCache(config, 8, BLOCK_SIZE, torch.float32)
@@ -143,7 +143,7 @@ def test_blocks_outside_the_window_are_not_read(num_new: int, backend: str) -> N
     first_needed = (120 - num_new - 20 + 1) // BLOCK_SIZE
     cache.layers[0].blocks[request.block_ids[:first_needed]] = math.nan
     qkv = torch.randn(num_new, config.q_size + 2 * config.kv_size)
-    attend = attention(config, 20, torch.float32, backend)
+    attend = attention(config, 20, torch.float32, kernels)
     assert attend(qkv, cache.layers[0], attend.plan(tables, BLOCK_SIZE)).isfinite().all()
 
 

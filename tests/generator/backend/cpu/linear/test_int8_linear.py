@@ -14,8 +14,8 @@ from services.generator.model.quantize import quantize_rows
 
 LIBRARY = compiler.library("int8_linear")
 HAS_KERNEL = LIBRARY is not None and LIBRARY.int8_serves()
-BACKENDS = pytest.mark.parametrize(
-    "backend",
+KERNELS = pytest.mark.parametrize(
+    "kernels",
     [
         "torch",
         pytest.param(
@@ -27,19 +27,19 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 SHAPES = pytest.mark.parametrize(("inputs", "outputs"), [(64, 128), (37, 51), (3, 1), (576, 90)])
 
 
-@BACKENDS
+@KERNELS
 @DTYPES
 @SHAPES
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_product_is_that_of_the_rounded_numbers(
-    backend: str, dtype: torch.dtype, inputs: int, outputs: int, has_bias: bool
+    kernels: str, dtype: torch.dtype, inputs: int, outputs: int, has_bias: bool
 ) -> None:
     """In any number of rows: what float64 gives for weights and rows rounded to 8 bits."""
     torch.manual_seed(0)
     weight, x = torch.randn(outputs, inputs).to(dtype), torch.randn(40, inputs).to(dtype)
     bias = torch.randn(outputs).to(dtype) if has_bias else None
     residual = torch.randn(40, outputs).to(dtype)
-    linear = int8_linear(weight, bias, backend)
+    linear = int8_linear(weight, bias, kernels)
     (data, units), (whole, scales) = quantize_rows(x), quantize_rows(weight)
     expected = (data.double() @ whole.double().t()) * units.double().unsqueeze(1) * scales.double()
     if bias is not None:
@@ -53,14 +53,14 @@ def test_a_product_is_that_of_the_rounded_numbers(
         torch.testing.assert_close(added, wanted, **tolerance)
 
 
-@BACKENDS
+@KERNELS
 @pytest.mark.parametrize("inputs", [2, 64, 3072])
-def test_the_largest_products_are_not_clipped(backend: str, inputs: int) -> None:
+def test_the_largest_products_are_not_clipped(kernels: str, inputs: int) -> None:
     """Sums of 127 times 127, as of -127, which processors without VNNI would add in 16 bits."""
     x, weight = torch.ones(5, inputs), torch.ones(20, inputs)
     x[1::2] = -1.0
     expected = inputs * x[:, :1].expand(5, 20)
-    torch.testing.assert_close(int8_linear(weight, None, backend)(x), expected)
+    torch.testing.assert_close(int8_linear(weight, None, kernels)(x), expected)
 
 
 @pytest.mark.parametrize("inputs", [1, 1024, 3000])
@@ -74,15 +74,15 @@ def test_floats_give_the_integers(inputs: int) -> None:
     assert torch.equal(_float_product(x, weight).double(), expected)
 
 
-@BACKENDS
+@KERNELS
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_has_the_same_bits_beside_any_others(
-    backend: str, dtype: torch.dtype, threads: int
+    kernels: str, dtype: torch.dtype, threads: int
 ) -> None:
     """Alone, in batches of any size, at any place, with any number of threads."""
     torch.manual_seed(0)
-    linear = int8_linear(torch.randn(200, 3072).to(dtype), torch.randn(200).to(dtype), backend)
+    linear = int8_linear(torch.randn(200, 3072).to(dtype), torch.randn(200).to(dtype), kernels)
     x, residual = torch.randn(50, 3072).to(dtype), torch.randn(50, 200).to(dtype)
     plain, added = linear(x), linear.add_to(x, residual)
     num_threads = torch.get_num_threads()
@@ -96,23 +96,23 @@ def test_a_row_has_the_same_bits_beside_any_others(
         torch.set_num_threads(num_threads)
 
 
-@BACKENDS
-def test_rounding_loses_little(backend: str) -> None:
+@KERNELS
+def test_rounding_loses_little(kernels: str) -> None:
     """A product of normal numbers is off by about a hundredth of its spread."""
     torch.manual_seed(0)
     weight, x = torch.randn(256, 1024), torch.randn(20, 1024)
     expected = x @ weight.t()
-    error = int8_linear(weight, None, backend)(x) - expected
+    error = int8_linear(weight, None, kernels)(x) - expected
     assert error.std() / expected.std() < 0.015
 
 
-@BACKENDS
+@KERNELS
 @DTYPES
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_row_that_is_not_finite_stays_so(backend: str, dtype: torch.dtype, bad: float) -> None:
+def test_a_row_that_is_not_finite_stays_so(kernels: str, dtype: torch.dtype, bad: float) -> None:
     """None of its outputs is finite, and its neighbours are as without it."""
     torch.manual_seed(0)
-    linear = int8_linear(torch.randn(33, 50).to(dtype), None, backend)
+    linear = int8_linear(torch.randn(33, 50).to(dtype), None, kernels)
     x = torch.randn(8, 50).to(dtype)
     expected = linear(x)
     x[3, 17] = bad
@@ -122,26 +122,26 @@ def test_a_row_that_is_not_finite_stays_so(backend: str, dtype: torch.dtype, bad
     assert torch.equal(out[others], expected[others])
 
 
-@BACKENDS
-def test_zeros_and_no_rows(backend: str) -> None:
+@KERNELS
+def test_zeros_and_no_rows(kernels: str) -> None:
     """A row or an output of zeros gives zeros; no rows give none."""
     weight = torch.randn(17, 20)
     weight[5] = 0.0
-    linear = int8_linear(weight, None, backend)
+    linear = int8_linear(weight, None, kernels)
     out = linear(torch.cat((torch.zeros(1, 20), torch.randn(1, 20))))
     assert (out[0] == 0.0).all()
     assert out[1, 5] == 0.0
     assert linear(torch.empty(0, 20)).shape == (0, 17)
 
 
-@BACKENDS
-def test_views_are_read_in_place(backend: str) -> None:
+@KERNELS
+def test_views_are_read_in_place(kernels: str) -> None:
     """Rows may lie apart, and a weight may be a transposed view."""
     torch.manual_seed(0)
     wide, stored = torch.randn(5, 60), torch.randn(30, 44)
-    view = int8_linear(stored.t(), None, backend)(wide[:, :30])
+    view = int8_linear(stored.t(), None, kernels)(wide[:, :30])
     assert torch.equal(
-        view, int8_linear(stored.t().contiguous(), None, backend)(wide[:, :30].clone())
+        view, int8_linear(stored.t().contiguous(), None, kernels)(wide[:, :30].clone())
     )
 
 

@@ -1,4 +1,4 @@
-"""What is told beside the tokens, and when it can be read."""
+"""Log-probabilities and candidates beside the tokens, and when they can be read."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_logprobs_are_those_of_the_raw_logits(
     assert_same(on_device(device, sampler, logits, draws), on_cpu(logits, draws))
 
 
-def test_beams_are_told_their_candidates(
+def test_beams_have_their_candidates(
     make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:
     """Of edited logits, at the probabilities of the raw ones, as many as each search needs."""
@@ -62,7 +62,7 @@ def test_beams_are_told_their_candidates(
     logits = favour(make_logits(5), 3, 1, 5, 6)
     sampled = on_device(device, sampler, logits, draws)
     assert_same(sampled, on_cpu(logits, draws))
-    assert [len(found) for found in sampled.candidates.values()] == [7, 5, 2, 43]
+    assert [len(each) for each in sampled.candidates.values()] == [7, 5, 2, 43]
     assert on_device(device, sampler, logits[:1], draws[:1]).candidates == {}
 
 
@@ -115,7 +115,7 @@ def test_results_outlast_one_more_launch(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not IS_GPU, reason="only CUDA tells of what is waited for")
+@pytest.mark.skipif(not IS_GPU, reason="only CUDA knows what is waited for")
 def test_nothing_is_waited_for(
     make_request: MakeRequest, device: Device, sampler: TokenSampler
 ) -> None:

@@ -11,6 +11,6 @@ def needs(library: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(absent, reason=f"no C++ compiler is here for {library}")
 
 
-def backends(library: str) -> pytest.MarkDecorator:
-    """Run with `backend` torch, and auto where the source is compiled."""
-    return pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=needs(library))])
+def torch_and_compiled(library: str) -> pytest.MarkDecorator:
+    """Run with `kernels` torch, and auto where the source is compiled."""
+    return pytest.mark.parametrize("kernels", ["torch", pytest.param("auto", marks=needs(library))])
