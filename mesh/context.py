@@ -3,9 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
 
 from mesh.errors import DEADLINE_PASSED, Code, MeshError
 
@@ -41,20 +41,13 @@ class RequestContext:
             raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED)
         return min(left, limit_s)
 
-    @asynccontextmanager
-    async def limit(self, limit_s: float = float("inf")) -> AsyncIterator[None]:
-        """End the block at the deadline, or after `limit_s` where that is earlier.
+    def limit(self, limit_s: float = float("inf")) -> "_Limit":
+        """Return a context manager that ends its block at the deadline, or after `limit_s`.
 
-        Raises DEADLINE_EXCEEDED then, or at once when no time is left. A TimeoutError from the
-        block and a cancellation from outside pass through.
+        It raises DEADLINE_EXCEEDED then; this call does when no time is left. A TimeoutError from
+        the block and a cancellation from outside pass through.
         """
-        try:
-            async with asyncio.timeout(self.remaining(limit_s)) as timeout:
-                yield
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED) from error
+        return _Limit(self.remaining(limit_s))
 
     @property
     def deadline_unix_ms(self) -> int:
@@ -64,3 +57,26 @@ class RequestContext:
     def headers(self) -> dict[str, str]:
         """Header or metadata entries that carry this context."""
         return {REQUEST_ID: self.request_id, DEADLINE: str(self.deadline_unix_ms)}
+
+
+class _Limit:
+    """A class, not a generator: it is entered for each batch of tokens."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout = asyncio.timeout(timeout_s)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as expired:
+            raise MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED) from expired

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from mesh.errors import Code, MeshError, unavailable
 from mesh.pb import common_pb2, events_pb2
@@ -41,9 +42,11 @@ class End:
     expected_wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """New tokens of a job, described where it asks for that; the last has its `end`."""
+class Delta(NamedTuple):
+    """New tokens of a job, described where it asks for that; the last has its `end`.
+
+    A tuple, because one is made for each sequence of each step.
+    """
 
     job_id: str
     token_ids: Sequence[int]
