@@ -31,9 +31,10 @@ class Mailbox(Generic[T]):
     def put(self, *items: T) -> None:
         """Add items in this order; drop them after `fail`."""
         if self._error is None and items:
-            self._items.extend(items)
-            self._idle.clear()
-            self._readable.set()
+            if not self._items:
+                self._idle.clear()
+                self._readable.set()
+            self._items += items
 
     def fail(self, error: Exception) -> None:
         """End the mailbox: its reader gets what was put before, then the first error."""

@@ -106,19 +106,18 @@ def report(message: events_pb2.Announcement) -> Report:
 
 def delta(message: events_pb2.SequenceDelta) -> Delta:
     """Return what a replica says of one job in one frame."""
+    logprobs, prompt_logprobs = message.logprobs, message.prompt_logprobs
     return Delta(
-        job_id=message.job_id,
-        token_ids=message.token_ids,
-        logprobs=tuple(map(_token_logprobs, message.logprobs)),
-        prompt_logprobs=tuple(map(_token_logprobs, message.prompt_logprobs)),
-        end=_end(message),
+        message.job_id,
+        message.token_ids,
+        tuple(map(_token_logprobs, logprobs)) if logprobs else (),
+        tuple(map(_token_logprobs, prompt_logprobs)) if prompt_logprobs else (),
+        _end(message) if message.finish_reason else None,
     )
 
 
-def _end(message: events_pb2.SequenceDelta) -> End | None:
+def _end(message: events_pb2.SequenceDelta) -> End:
     reason = message.finish_reason
-    if reason == common_pb2.FINISH_REASON_UNSPECIFIED:
-        return None
     if reason == common_pb2.FINISH_REASON_REJECTED:
         wait_s = message.expected_wait_s if message.HasField("expected_wait_s") else None
         return End(rejected=True, expected_wait_s=wait_s)
