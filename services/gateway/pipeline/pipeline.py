@@ -110,7 +110,6 @@ class Pipeline:
         tenant: str,
         context: RequestContext,
     ) -> Plan:
-        key = MemoKey.of(tenant, model, request)
         prompt = request.prompt
         passages: tuple[Passage, ...] | None = None
         echoes = _echoed_texts(prompt)
@@ -129,6 +128,7 @@ class Pipeline:
         num_answered = request.options.n
         if not (runs[0].request.is_cacheable and len(runs) == len(runs[0].choices) == 1):
             return Plan(runs, num_answered, self._cache.counted(Outcome.BYPASS), passages=passages)
+        key = MemoKey.of(tenant, model, request)
         plan = Plan(runs, num_answered, Outcome.BYPASS, policy.store, passages=passages, key=key)
         return await self._looked_up(plan, policy, context)
 
