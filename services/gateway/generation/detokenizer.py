@@ -6,7 +6,6 @@ delivered is cut off, so that a reader never notices.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections import deque
@@ -30,7 +29,7 @@ RECONNECT_S = 0.1
 MAX_DELTA_TOKENS = 32_768
 
 # grpc raises the last one where a stream ended just before a write
-_WRITER_ENDS = (asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+_WRITER_ENDS = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 _reopened = Counter(
     "infermesh_gateway_detokenize_reopened_total", "Detokenize streams that had to be reopened"
@@ -162,8 +161,9 @@ class _Stream:
             finally:
                 call.cancel()
                 writing.cancel()
-                with contextlib.suppress(*_WRITER_ENDS):
-                    await writing
+                # waited for, not awaited: its cancellation would swallow one of this task
+                await asyncio.wait({writing})
+            _raise_unless_ended(writing)
             _reopened.inc()
             self._start_over()
             await asyncio.sleep(RECONNECT_S)
@@ -249,3 +249,10 @@ class _Stream:
                 sequence.forgotten = sequence.closed = True
             if text or stopped or final:
                 sequence.sink(Text(text, num_tokens, stopped, final or stopped))
+
+
+def _raise_unless_ended(writing: "asyncio.Task[None]") -> None:
+    """Raise what a writer failed of, unless its stream just ended."""
+    fault = None if writing.cancelled() else writing.exception()
+    if fault is not None and not isinstance(fault, _WRITER_ENDS):
+        raise fault

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cli.servers import free_port
 from mesh import rpc
 from services.gateway.generation import detokenizer
 from services.gateway.generation.detokenizer import NUM_STREAMS, Detokenizer, Text
@@ -223,3 +224,16 @@ async def test_a_long_replay_goes_in_parts(stage: Stage, monkeypatch: pytest.Mon
     assert reader.text == LETTERS
     assert len(reader.texts) > 2
     stage.detokenizer.forget("long")
+
+
+async def test_it_ends_whenever_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while a stream to a service that is away has just broken, at any step of its end."""
+    monkeypatch.setattr(detokenizer, "RECONNECT_S", 0)
+    async with rpc.channel(f"127.0.0.1:{free_port()}") as channel:
+        for num_turns in range(300):
+            running = asyncio.create_task(Detokenizer(channel).run())
+            for _ in range(num_turns % 60):
+                await asyncio.sleep(0)
+            running.cancel()
+            done, _ = await asyncio.wait({running}, timeout=10)
+            assert done, f"it goes on after {num_turns} turns of the loop"
