@@ -1,6 +1,6 @@
 """Loading of an engine: the model, its cache and what computes, on the device that was chosen.
 
-With `__main__` the only module that knows the backends; each is imported where it is chosen.
+The only module that knows the CPU and the GPU; each is imported where it is chosen.
 """
 
 import logging

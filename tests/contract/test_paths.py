@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TREES = ("bench", "cli", "mesh", "services", "tests", "training")
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "docs/*.md", "services/*/README.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/**/*.md", "services/*/README.md")
+    for path in ROOT.glob(pattern)
 )
 # Files that the documents name and the repository does not hold.
 ELSEWHERE = {

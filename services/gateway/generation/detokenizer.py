@@ -190,7 +190,7 @@ class _Stream:
         for sequence in sequences:
             sequence.queued = False
             if sequence.forgotten:
-                if not sequence.closed:
+                if sequence.opened and not sequence.closed:
                     request.deltas.add(sequence_id=sequence.id, final=True)
                 continue
             end = min(sequence.num_sent + MAX_DELTA_TOKENS, len(sequence.token_ids))

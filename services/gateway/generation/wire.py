@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from mesh.errors import Code, MeshError, unavailable
+from mesh.errors import DEADLINE_PASSED, Code, MeshError, unavailable
 from mesh.pb import common_pb2, events_pb2
 from services.gateway.common_wire import FINISH_REASONS, sampling_message, usage_value
 from services.gateway.domain.generation import (
@@ -136,7 +136,7 @@ def _end(message: events_pb2.SequenceDelta) -> End:
 
 def _failure(reason: common_pb2.FinishReason) -> MeshError:
     if reason == common_pb2.FINISH_REASON_DEADLINE:
-        return MeshError(Code.DEADLINE_EXCEEDED, "The request's deadline has passed.")
+        return MeshError(Code.DEADLINE_EXCEEDED, DEADLINE_PASSED)
     if reason == common_pb2.FINISH_REASON_ABORT:
         return unavailable("The generator stopped before the answer was complete.")
     return MeshError(Code.INTERNAL, "The generator failed on this request.")

@@ -13,6 +13,8 @@ from services.gateway.domain.request import Conversation, InferenceRequest, Prom
 
 MAX_ENTRIES = 4096
 MAX_TOKENS = 500_000
+# a key holds its request's text, which a template may have cut: it is weighed as tokens, too
+CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class RequestMemo:
 
     @property
     def num_tokens(self) -> int:
-        """Token ids that the remembered requests hold."""
+        """Token ids that the remembered requests hold, and their text as tokens."""
         return self._num_tokens
 
     def get(self, key: MemoKey) -> GenerationRequest | None:
@@ -66,12 +68,21 @@ class RequestMemo:
         """Remember a request; forget what was not asked for longest."""
         older = self._requests.pop(key, None)
         if older is not None:
-            self._num_tokens -= _num_token_ids(older)
+            self._num_tokens -= _weight(key, older)
         self._requests[key] = request
-        self._num_tokens += _num_token_ids(request)
+        self._num_tokens += _weight(key, request)
         while len(self._requests) > self._max_entries or self._num_tokens > self._max_tokens:
-            _, forgotten = self._requests.popitem(last=False)
-            self._num_tokens -= _num_token_ids(forgotten)
+            self._num_tokens -= _weight(*self._requests.popitem(last=False))
+
+
+def _weight(key: MemoKey, request: GenerationRequest) -> int:
+    prompt = key.request.prompt
+    if isinstance(prompt, Conversation):
+        texts = [text for m in prompt.messages for text in (m.content, m.name)]
+    else:
+        texts = [*prompt.texts]
+    num_characters = sum(map(len, [*texts, *request.stop]))
+    return _num_token_ids(request) + num_characters // CHARACTERS_PER_TOKEN
 
 
 def _num_token_ids(request: GenerationRequest) -> int:

@@ -124,6 +124,8 @@ class EngineBridge:
         """Return when the thread ends; raise EngineFailedError where the engine made it end."""
         fault = await asyncio.wrap_future(self._thread.ended)
         if fault is not None:
+            # nothing that is live will end: a drain must not wait for it
+            self._idle.set()
             raise EngineFailedError from fault
 
     async def close(self) -> None:

@@ -34,7 +34,7 @@ class EngineThread:
     def __init__(self, load: Callable[[], Engine], wedged_s: float) -> None:
         self.watchdog = Watchdog(wedged_s)
         self.loaded: Future[Engine] = Future()
-        self.ended: Future[Exception | None] = Future()
+        self.ended: Future[BaseException | None] = Future()
         for future in (self.loaded, self.ended):
             # who stops waiting for it does not cancel it
             future.set_running_or_notify_cancel()
@@ -65,7 +65,7 @@ class EngineThread:
         self.loaded.set_result(engine)
         try:
             self._step_until_stopped(engine)
-        except Exception as fault:
+        except BaseException as fault:
             logger.exception("the engine failed")
             self.watchdog.end()
             self.ended.set_result(fault)

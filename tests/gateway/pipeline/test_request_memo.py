@@ -45,6 +45,14 @@ def test_the_last_ones_within_both_bounds_stay(puts: list[tuple[str, int]]) -> N
     assert all(memo.get(key(name)) == request(count) for name, count in recent.items())
 
 
+def test_text_weighs_though_it_became_few_tokens() -> None:
+    """A template may cut white space: what is kept of a request is bounded all the same."""
+    memo = RequestMemo(max_tokens=1000)
+    for i in range(9):
+        memo.put(key(f"{i}" + " " * 2000), request(1))
+    assert len(memo) == 1
+
+
 def test_what_is_asked_for_stays_longer() -> None:
     """A look counts as a use."""
     memo = RequestMemo(max_entries=2)

@@ -99,6 +99,18 @@ async def test_a_failing_cache_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.lookups == 1
 
 
+async def test_a_caller_in_a_hurry_is_no_fault_of_the_cache() -> None:
+    """One whose own deadline ends the lookup does not turn the cache off for the others."""
+    memory = Memory()
+    cache = ResponseCache(memory, timeout_s=30)
+    cache.keep(request(), ANSWER, "id")
+    hurried = await cache.lookup(request(), RequestContext.start(0.01))
+    assert hurried == (Outcome.BYPASS, None)
+    assert (await cache.lookup(request(2), RequestContext.start(60)))[0] is Outcome.MISS
+    memory.gate.set()
+    await cache.drain()
+
+
 async def test_what_was_stored_or_found_is_recalled() -> None:
     """A key finds its request once the answer is stored, or was found; a miss leaves nothing."""
     memory = Memory()

@@ -68,6 +68,17 @@ def test_a_fault_at_load_is_what_loading_raises() -> None:
     assert thread.ended.result(10) is None
 
 
+def test_whatever_ends_the_thread_is_told() -> None:
+    """Also what is no Exception: the process would wait for a thread that is gone."""
+
+    def leave(engine: Engine) -> list[StepOutput]:
+        raise SystemExit(3)
+
+    thread = EngineThread(make_engine, 3.0)
+    thread.put(leave)
+    assert isinstance(thread.ended.result(10), SystemExit)
+
+
 def test_a_process_ends_though_its_engine_is_stuck() -> None:
     """The interpreter does not wait for a thread that never returns."""
     assert subprocess.run([sys.executable, "-c", STUCK], timeout=30, check=False).returncode == 0
