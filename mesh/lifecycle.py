@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Settings)
 Drain = Callable[[], Awaitable[None]]
+# a task that goes on for so long was not reached
+CANCEL_AGAIN_S = 1.0
 
 
 class State(enum.Enum):
@@ -88,9 +90,7 @@ class Lifecycle:
     async def close(self) -> None:
         """Cancel the tasks, close the resources in reverse order, re-raise a task's fault."""
         self.advance(State.STOPPED)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_until_ended(self._tasks)
         await self.stack.aclose()
         if self._fault is not None:
             raise self._fault
@@ -106,6 +106,18 @@ class Lifecycle:
         logger.error("task %s failed", task.get_name(), exc_info=task.exception())
         self._fault = self._fault or task.exception()
         self._stop.set()
+
+
+async def cancel_until_ended(tasks: Collection["asyncio.Task[Any]"]) -> None:
+    """Cancel tasks, and again those that go on.
+
+    `asyncio.wait_for` of Python 3.11 swallows a cancellation that comes together with its result.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 def run(

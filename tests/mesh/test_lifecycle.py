@@ -1,6 +1,7 @@
 """The life of a process: in this one for its parts, in a subprocess for signals and exit codes."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh import lifecycle as lifecycle_module
 from mesh.lifecycle import Lifecycle, State
 from tests.waiting import until
 
@@ -214,3 +216,22 @@ def test_there_is_no_way_back() -> None:
     life.advance(State.DRAINING)
     with pytest.raises(AssertionError, match="bug"):
         life.advance(State.READY)
+
+
+async def test_a_task_that_swallowed_its_cancellation_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does whose library catches it; the process would never end."""
+    monkeypatch.setattr(lifecycle_module, "CANCEL_AGAIN_S", 0.01)
+    lifecycle = Lifecycle()
+
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = lifecycle.spawn(stubborn(), "stubborn")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await lifecycle.close()
+    assert task.cancelled()

@@ -9,6 +9,7 @@ from nats.js.errors import KeyNotFoundError
 
 from mesh.bus import Bus, LeaseError, LeaseHeldError, LeaseLostError
 from mesh.bus.lease import KEY, Lease
+from mesh.lifecycle import cancel_until_ended
 
 New = Callable[..., Lease]
 
@@ -84,8 +85,7 @@ async def test_renewing_keeps_the_lease_and_finds_it_again(
                 await keys.purge(KEY)
             await _renewed(bus, bucket)
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        await cancel_until_ended({keeping})
 
 
 async def test_renewing_outlives_a_bus_that_is_away(nats_url: str, bus: Bus, bucket: str) -> None:
