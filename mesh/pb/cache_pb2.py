@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.pb import common_pb2 as mesh_dot_pb_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mesh/pb/cache.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\xaa\x01\n\x08\x43\x61\x63heKey\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0emodel_revision\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12)\n\x08sampling\x18\x05 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x07 \x01(\x08\"\x81\x01\n\x0c\x43\x61\x63hedAnswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12\x16\n\x0e\x63reated_unix_s\x18\x04 \x01(\x04\"/\n\rLookupRequest\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.v1.CacheKey\"7\n\x0eLookupResponse\x12%\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x15.mesh.v1.CachedAnswer\"d\n\x0cStoreRequest\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.v1.CacheKey\x12%\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x15.mesh.v1.CachedAnswer\x12\r\n\x05ttl_s\x18\x03 \x01(\r\"\x1f\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\"#\n\x11InvalidateRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"%\n\x12InvalidateResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x32\xc1\x01\n\x05\x43\x61\x63he\x12\x39\n\x06Lookup\x12\x16.mesh.v1.LookupRequest\x1a\x17.mesh.v1.LookupResponse\x12\x36\n\x05Store\x12\x15.mesh.v1.StoreRequest\x1a\x16.mesh.v1.StoreResponse\x12\x45\n\nInvalidate\x12\x1a.mesh.v1.InvalidateRequest\x1a\x1b.mesh.v1.InvalidateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mesh/pb/cache.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\xc1\x01\n\x08\x43\x61\x63heKey\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0emodel_revision\x18\x03 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12)\n\x08sampling\x18\x05 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x07 \x01(\x08\x12\x15\n\ranswer_prefix\x18\x08 \x01(\t\"\x81\x01\n\x0c\x43\x61\x63hedAnswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12\x16\n\x0e\x63reated_unix_s\x18\x04 \x01(\x04\"/\n\rLookupRequest\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.v1.CacheKey\"7\n\x0eLookupResponse\x12%\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x15.mesh.v1.CachedAnswer\"d\n\x0cStoreRequest\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.v1.CacheKey\x12%\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x15.mesh.v1.CachedAnswer\x12\r\n\x05ttl_s\x18\x03 \x01(\r\"\x1f\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\"#\n\x11InvalidateRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"%\n\x12InvalidateResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x32\xc1\x01\n\x05\x43\x61\x63he\x12\x39\n\x06Lookup\x12\x16.mesh.v1.LookupRequest\x1a\x17.mesh.v1.LookupResponse\x12\x36\n\x05Store\x12\x15.mesh.v1.StoreRequest\x1a\x16.mesh.v1.StoreResponse\x12\x45\n\nInvalidate\x12\x1a.mesh.v1.InvalidateRequest\x1a\x1b.mesh.v1.InvalidateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.pb.cache_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CACHEKEY']._serialized_start=55
-  _globals['_CACHEKEY']._serialized_end=225
-  _globals['_CACHEDANSWER']._serialized_start=228
-  _globals['_CACHEDANSWER']._serialized_end=357
-  _globals['_LOOKUPREQUEST']._serialized_start=359
-  _globals['_LOOKUPREQUEST']._serialized_end=406
-  _globals['_LOOKUPRESPONSE']._serialized_start=408
-  _globals['_LOOKUPRESPONSE']._serialized_end=463
-  _globals['_STOREREQUEST']._serialized_start=465
-  _globals['_STOREREQUEST']._serialized_end=565
-  _globals['_STORERESPONSE']._serialized_start=567
-  _globals['_STORERESPONSE']._serialized_end=598
-  _globals['_INVALIDATEREQUEST']._serialized_start=600
-  _globals['_INVALIDATEREQUEST']._serialized_end=635
-  _globals['_INVALIDATERESPONSE']._serialized_start=637
-  _globals['_INVALIDATERESPONSE']._serialized_end=674
-  _globals['_CACHE']._serialized_start=677
-  _globals['_CACHE']._serialized_end=870
+  _globals['_CACHEKEY']._serialized_end=248
+  _globals['_CACHEDANSWER']._serialized_start=251
+  _globals['_CACHEDANSWER']._serialized_end=380
+  _globals['_LOOKUPREQUEST']._serialized_start=382
+  _globals['_LOOKUPREQUEST']._serialized_end=429
+  _globals['_LOOKUPRESPONSE']._serialized_start=431
+  _globals['_LOOKUPRESPONSE']._serialized_end=486
+  _globals['_STOREREQUEST']._serialized_start=488
+  _globals['_STOREREQUEST']._serialized_end=588
+  _globals['_STORERESPONSE']._serialized_start=590
+  _globals['_STORERESPONSE']._serialized_end=621
+  _globals['_INVALIDATEREQUEST']._serialized_start=623
+  _globals['_INVALIDATEREQUEST']._serialized_end=658
+  _globals['_INVALIDATERESPONSE']._serialized_start=660
+  _globals['_INVALIDATERESPONSE']._serialized_end=697
+  _globals['_CACHE']._serialized_start=700
+  _globals['_CACHE']._serialized_end=893
 # @@protoc_insertion_point(module_scope)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/pb/common.proto\x12\x07mesh.v1\"\xeb\x04\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\r\n\x05min_p\x18\t \x01(\x02\x12\x11\n\ttypical_p\x18\n \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x0b \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x02\x12\x18\n\x10presence_penalty\x18\r \x01(\x02\x12:\n\nlogit_bias\x18\x0e \x03(\x0b\x32&.mesh.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0f \x03(\r\x12\x15\n\rbad_token_ids\x18\x10 \x03(\r\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x12 \x01(\rH\x02\x88\x01\x01\x12\t\n\x01n\x18\x13 \x01(\r\x12\x12\n\nbeam_width\x18\x14 \x01(\r\x12\x1b\n\x0elength_penalty\x18\x15 \x01(\x02H\x03\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05_seedB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x11\n\x0f_length_penalty\"m\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"G\n\x04\x42\x65\x61m\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"?\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x02\x12\x11\n\tprefill_s\x18\x02 \x01(\x02\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x02\"\x9f\x01\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x31\n\x10\x64\x65\x66\x61ult_sampling\x18\x06 \x01(\x0b\x32\x17.mesh.v1.SamplingParams*\xc9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x12\x1a\n\x16\x46INISH_REASON_REJECTED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/pb/common.proto\x12\x07mesh.v1\"\x87\x05\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\r\n\x05min_p\x18\t \x01(\x02\x12\x11\n\ttypical_p\x18\n \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x0b \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x02\x12\x18\n\x10presence_penalty\x18\r \x01(\x02\x12:\n\nlogit_bias\x18\x0e \x03(\x0b\x32&.mesh.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0f \x03(\r\x12\x15\n\rbad_token_ids\x18\x10 \x03(\r\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x12 \x01(\rH\x02\x88\x01\x01\x12\t\n\x01n\x18\x13 \x01(\r\x12\x12\n\nbeam_width\x18\x14 \x01(\r\x12\x1b\n\x0elength_penalty\x18\x15 \x01(\x02H\x03\x88\x01\x01\x12\x1a\n\x12include_stop_token\x18\x16 \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05_seedB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x11\n\x0f_length_penalty\"m\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x15\n\rtop_token_ids\x18\x04 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x05 \x03(\x02\"G\n\x04\x42\x65\x61m\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"?\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x02\x12\x11\n\tprefill_s\x18\x02 \x01(\x02\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x02\"\x9f\x01\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x31\n\x10\x64\x65\x66\x61ult_sampling\x18\x06 \x01(\x0b\x32\x17.mesh.v1.SamplingParams*\xc9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x12\x1a\n\x16\x46INISH_REASON_REJECTED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +33,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1156
-  _globals['_FINISHREASON']._serialized_end=1357
+  _globals['_FINISHREASON']._serialized_start=1184
+  _globals['_FINISHREASON']._serialized_end=1385
   _globals['_SAMPLINGPARAMS']._serialized_start=34
-  _globals['_SAMPLINGPARAMS']._serialized_end=653
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=544
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=592
-  _globals['_TOKENLOGPROBS']._serialized_start=655
-  _globals['_TOKENLOGPROBS']._serialized_end=764
-  _globals['_BEAM']._serialized_start=766
-  _globals['_BEAM']._serialized_end=837
-  _globals['_USAGE']._serialized_start=839
-  _globals['_USAGE']._serialized_end=926
-  _globals['_TIMINGS']._serialized_start=928
-  _globals['_TIMINGS']._serialized_end=991
-  _globals['_MODELINFO']._serialized_start=994
-  _globals['_MODELINFO']._serialized_end=1153
+  _globals['_SAMPLINGPARAMS']._serialized_end=681
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=572
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=620
+  _globals['_TOKENLOGPROBS']._serialized_start=683
+  _globals['_TOKENLOGPROBS']._serialized_end=792
+  _globals['_BEAM']._serialized_start=794
+  _globals['_BEAM']._serialized_end=865
+  _globals['_USAGE']._serialized_start=867
+  _globals['_USAGE']._serialized_end=954
+  _globals['_TIMINGS']._serialized_start=956
+  _globals['_TIMINGS']._serialized_end=1019
+  _globals['_MODELINFO']._serialized_start=1022
+  _globals['_MODELINFO']._serialized_end=1181
 # @@protoc_insertion_point(module_scope)

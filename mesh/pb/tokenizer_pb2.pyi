@@ -58,12 +58,14 @@ class EncodeChatRequest(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., add_generation_prompt: _Optional[bool] = ...) -> None: ...
 
 class EncodeChatResponse(_message.Message):
-    __slots__ = ("prompt", "text")
+    __slots__ = ("prompt", "text", "answer_prefix")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_PREFIX_FIELD_NUMBER: _ClassVar[int]
     prompt: TokenIds
     text: str
-    def __init__(self, prompt: _Optional[_Union[TokenIds, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    answer_prefix: str
+    def __init__(self, prompt: _Optional[_Union[TokenIds, _Mapping]] = ..., text: _Optional[str] = ..., answer_prefix: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("sequences", "skip_special_tokens")
@@ -78,6 +80,28 @@ class DecodeResponse(_message.Message):
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DescribeTokensRequest(_message.Message):
+    __slots__ = ("ids", "from_start")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FROM_START_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    from_start: bool
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., from_start: _Optional[bool] = ...) -> None: ...
+
+class DescribeTokensResponse(_message.Message):
+    __slots__ = ("pieces",)
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    pieces: _containers.RepeatedCompositeFieldContainer[TokenPiece]
+    def __init__(self, pieces: _Optional[_Iterable[_Union[TokenPiece, _Mapping]]] = ...) -> None: ...
+
+class TokenPiece(_message.Message):
+    __slots__ = ("data", "name")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    name: str
+    def __init__(self, data: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CountRequest(_message.Message):
     __slots__ = ("text", "chat")
@@ -100,18 +124,24 @@ class DetokenizeRequest(_message.Message):
     def __init__(self, deltas: _Optional[_Iterable[_Union[DetokenizeDelta, _Mapping]]] = ...) -> None: ...
 
 class DetokenizeDelta(_message.Message):
-    __slots__ = ("sequence_id", "token_ids", "final", "stop", "include_stop")
+    __slots__ = ("sequence_id", "token_ids", "final", "stop", "include_stop", "min_tokens", "skip_prefix", "describe_tokens")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_STOP_FIELD_NUMBER: _ClassVar[int]
+    MIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SKIP_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     final: bool
     stop: _containers.RepeatedScalarFieldContainer[str]
     include_stop: bool
-    def __init__(self, sequence_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., final: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., include_stop: _Optional[bool] = ...) -> None: ...
+    min_tokens: int
+    skip_prefix: str
+    describe_tokens: bool
+    def __init__(self, sequence_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., final: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., include_stop: _Optional[bool] = ..., min_tokens: _Optional[int] = ..., skip_prefix: _Optional[str] = ..., describe_tokens: _Optional[bool] = ...) -> None: ...
 
 class DetokenizeResponse(_message.Message):
     __slots__ = ("deltas",)
@@ -120,15 +150,17 @@ class DetokenizeResponse(_message.Message):
     def __init__(self, deltas: _Optional[_Iterable[_Union[TextDelta, _Mapping]]] = ...) -> None: ...
 
 class TextDelta(_message.Message):
-    __slots__ = ("sequence_id", "text", "stopped", "stop_string", "unused_tokens")
+    __slots__ = ("sequence_id", "text", "stopped", "stop_string", "unused_tokens", "token_bytes")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     UNUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     text: str
     stopped: bool
     stop_string: str
     unused_tokens: int
-    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ..., unused_tokens: _Optional[int] = ...) -> None: ...
+    token_bytes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ..., unused_tokens: _Optional[int] = ..., token_bytes: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -54,6 +54,11 @@ class TokenizerStub:
                 request_serializer=mesh_dot_pb_dot_tokenizer__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=mesh_dot_pb_dot_tokenizer__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.DescribeTokens = channel.unary_unary(
+                '/mesh.v1.Tokenizer/DescribeTokens',
+                request_serializer=mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensRequest.SerializeToString,
+                response_deserializer=mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensResponse.FromString,
+                _registered_method=True)
         self.Count = channel.unary_unary(
                 '/mesh.v1.Tokenizer/Count',
                 request_serializer=mesh_dot_pb_dot_tokenizer__pb2.CountRequest.SerializeToString,
@@ -88,6 +93,12 @@ class TokenizerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeTokens(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +140,11 @@ def add_TokenizerServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=mesh_dot_pb_dot_tokenizer__pb2.DecodeRequest.FromString,
                     response_serializer=mesh_dot_pb_dot_tokenizer__pb2.DecodeResponse.SerializeToString,
+            ),
+            'DescribeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTokens,
+                    request_deserializer=mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensRequest.FromString,
+                    response_serializer=mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensResponse.SerializeToString,
             ),
             'Count': grpc.unary_unary_rpc_method_handler(
                     servicer.Count,
@@ -249,6 +265,33 @@ class Tokenizer:
             '/mesh.v1.Tokenizer/Decode',
             mesh_dot_pb_dot_tokenizer__pb2.DecodeRequest.SerializeToString,
             mesh_dot_pb_dot_tokenizer__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Tokenizer/DescribeTokens',
+            mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensRequest.SerializeToString,
+            mesh_dot_pb_dot_tokenizer__pb2.DescribeTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

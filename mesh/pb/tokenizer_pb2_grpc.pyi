@@ -35,6 +35,7 @@ class TokenizerStub:
     Encode: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeRequest, _tokenizer_pb2.EncodeResponse]
     EncodeChat: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeChatRequest, _tokenizer_pb2.EncodeChatResponse]
     Decode: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.DecodeRequest, _tokenizer_pb2.DecodeResponse]
+    DescribeTokens: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.DescribeTokensRequest, _tokenizer_pb2.DescribeTokensResponse]
     Count: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.CountRequest, _tokenizer_pb2.CountResponse]
     Detokenize: _grpc.StreamStreamMultiCallable[_tokenizer_pb2.DetokenizeRequest, _tokenizer_pb2.DetokenizeResponse]
     """One long stream per caller carries all of its sequences; the answers keep the order of the
@@ -48,6 +49,7 @@ class TokenizerAsyncStub(TokenizerStub):
     Encode: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeRequest, _tokenizer_pb2.EncodeResponse]  # type: ignore[assignment]
     EncodeChat: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.EncodeChatRequest, _tokenizer_pb2.EncodeChatResponse]  # type: ignore[assignment]
     Decode: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.DecodeRequest, _tokenizer_pb2.DecodeResponse]  # type: ignore[assignment]
+    DescribeTokens: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.DescribeTokensRequest, _tokenizer_pb2.DescribeTokensResponse]  # type: ignore[assignment]
     Count: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.CountRequest, _tokenizer_pb2.CountResponse]  # type: ignore[assignment]
     Detokenize: _aio.StreamStreamMultiCallable[_tokenizer_pb2.DetokenizeRequest, _tokenizer_pb2.DetokenizeResponse]  # type: ignore[assignment]
     """One long stream per caller carries all of its sequences; the answers keep the order of the
@@ -82,6 +84,13 @@ class TokenizerServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_pb2.DecodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_pb2.DecodeResponse, _abc.Awaitable[_tokenizer_pb2.DecodeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DescribeTokens(
+        self,
+        request: _tokenizer_pb2.DescribeTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenizer_pb2.DescribeTokensResponse, _abc.Awaitable[_tokenizer_pb2.DescribeTokensResponse]]: ...
 
     @_abc_1.abstractmethod
     def Count(

@@ -77,7 +77,7 @@ class GenerationRequest:
     """One sequence to generate, or the `sampling.n` best that a beam search finds.
 
     `stop` strings end a sequence; their text is kept with `include_stop`. A beam search does not
-    look at them: they cut what it found.
+    look at them: they cut what it found. `answer_prefix` is dropped where the text begins with it.
     """
 
     model: Model
@@ -87,6 +87,7 @@ class GenerationRequest:
     include_stop: bool = False
     tenant: str = ""
     priority: int = 0
+    answer_prefix: str = ""
 
     @property
     def is_cacheable(self) -> bool:
