@@ -17,7 +17,7 @@ from mesh.pb.cache_pb2 import CacheKey
 from mesh.pb.common_pb2 import SamplingParams
 
 # counts the encodings of keys and values: another version never reads this one's answers
-VERSION = 4
+VERSION = 5
 # C's unsigned type of four bytes on this machine
 ID_TYPE = next(code for code in "IL" if array(code).itemsize == 4)
 _FORMATS = {
@@ -53,6 +53,7 @@ def encode(key: CacheKey) -> bytes:
             _sampling(key.sampling),
             _framed(stop.encode() for stop in key.stop),
             struct.pack("<?", key.include_stop),
+            key.answer_prefix.encode(),
         ]
     )
 

@@ -14,8 +14,8 @@ from services.cache import keys
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=4)
 NAME = (
-    "infermesh:answer:4:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
-    "403a4752c59cef471e666c5869ca10f8ace07c9cf92d45ed1ab1229cf60f573f"
+    "infermesh:answer:5:e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8:"
+    "0c06ea684bfb9f9392eebb46b0c15471f1998eb94c0b725b847379c080bf2101"
 )
 # a small alphabet makes strings that differ only in where they are cut
 WORDS = st.text("ab\0é", max_size=3)
@@ -45,6 +45,7 @@ def cache_keys(draw: st.DrawFn) -> CacheKey:
         bad_token_ids=draw(IDS),
         logprobs=draw(st.none() | st.integers(0, 2)),
         prompt_logprobs=draw(st.none() | st.integers(0, 2)),
+        include_stop_token=draw(st.booleans()),
     )
     return CacheKey(
         tenant=draw(WORDS),
@@ -54,6 +55,7 @@ def cache_keys(draw: st.DrawFn) -> CacheKey:
         sampling=draw(st.none() | st.just(sampling)),
         stop=draw(st.lists(WORDS, max_size=3)),
         include_stop=draw(st.booleans()),
+        answer_prefix=draw(WORDS),
     )
 
 
@@ -161,5 +163,5 @@ def test_names_stay_the_same_between_versions() -> None:
         stop=["a", ""],
         include_stop=True,
     )
-    assert keys.VERSION == 4
+    assert keys.VERSION == 5
     assert keys.name(key).decode() == NAME

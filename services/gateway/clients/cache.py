@@ -54,4 +54,5 @@ def _key(request: GenerationRequest) -> pb.CacheKey:
         sampling=sampling_message(request.sampling),
         stop=request.stop,
         include_stop=request.include_stop,
+        answer_prefix=request.answer_prefix,
     )

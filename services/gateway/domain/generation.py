@@ -60,6 +60,7 @@ class Sampling:
     n: int = 1
     beam_width: int = 0
     length_penalty: float | None = None
+    include_stop_token: bool = False
 
     @property
     def asks_logprobs(self) -> bool:
