@@ -111,6 +111,16 @@ class Usage(_message.Message):
     cached_prompt_tokens: int
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ...) -> None: ...
 
+class Start(_message.Message):
+    __slots__ = ("cached_prompt_tokens", "queue_s", "prefill_s")
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_S_FIELD_NUMBER: _ClassVar[int]
+    cached_prompt_tokens: int
+    queue_s: float
+    prefill_s: float
+    def __init__(self, cached_prompt_tokens: _Optional[int] = ..., queue_s: _Optional[float] = ..., prefill_s: _Optional[float] = ...) -> None: ...
+
 class Timings(_message.Message):
     __slots__ = ("queue_s", "prefill_s", "decode_s")
     QUEUE_S_FIELD_NUMBER: _ClassVar[int]

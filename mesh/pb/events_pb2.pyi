@@ -102,7 +102,7 @@ class Frame(_message.Message):
     def __init__(self, version: _Optional[int] = ..., replica_id: _Optional[str] = ..., number: _Optional[int] = ..., deltas: _Optional[_Iterable[_Union[SequenceDelta, _Mapping]]] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class SequenceDelta(_message.Message):
-    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings", "logprobs", "prompt_logprobs", "expected_wait_s", "other_beams")
+    __slots__ = ("job_id", "token_ids", "finish_reason", "usage", "timings", "logprobs", "prompt_logprobs", "expected_wait_s", "other_beams", "start")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class SequenceDelta(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     OTHER_BEAMS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: _common_pb2.FinishReason
@@ -121,7 +122,8 @@ class SequenceDelta(_message.Message):
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.TokenLogprobs]
     expected_wait_s: float
     other_beams: _containers.RepeatedCompositeFieldContainer[_common_pb2.Beam]
-    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., expected_wait_s: _Optional[float] = ..., other_beams: _Optional[_Iterable[_Union[_common_pb2.Beam, _Mapping]]] = ...) -> None: ...
+    start: _common_pb2.Start
+    def __init__(self, job_id: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.Timings, _Mapping]] = ..., logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[_common_pb2.TokenLogprobs, _Mapping]]] = ..., expected_wait_s: _Optional[float] = ..., other_beams: _Optional[_Iterable[_Union[_common_pb2.Beam, _Mapping]]] = ..., start: _Optional[_Union[_common_pb2.Start, _Mapping]] = ...) -> None: ...
 
 class IngestTask(_message.Message):
     __slots__ = ("version", "ingestion_id", "document_id", "collection", "source", "media_type")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.pb import common_pb2 as mesh_dot_pb_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/generator.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\x1a\n\x18\x44\x65scribeGeneratorRequest\"R\n\x19\x44\x65scribeGeneratorResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\x8c\x01\n\x0fGenerateRequest\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12)\n\x08sampling\x18\x02 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x11\"\xa6\x02\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.mesh.v1.Timings\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12/\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\"\n\x0bother_beams\x18\x08 \x03(\x0b\x32\r.mesh.v1.Beam2\xa1\x01\n\tGenerator\x12Q\n\x08\x44\x65scribe\x12!.mesh.v1.DescribeGeneratorRequest\x1a\".mesh.v1.DescribeGeneratorResponse\x12\x41\n\x08Generate\x12\x18.mesh.v1.GenerateRequest\x1a\x19.mesh.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/generator.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\x1a\n\x18\x44\x65scribeGeneratorRequest\"R\n\x19\x44\x65scribeGeneratorResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\x8c\x01\n\x0fGenerateRequest\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12)\n\x08sampling\x18\x02 \x01(\x0b\x32\x17.mesh.v1.SamplingParams\x12\x12\n\ncache_salt\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x11\"\xc5\x02\n\x10GenerateResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12,\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x15.mesh.v1.FinishReason\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.mesh.v1.Usage\x12!\n\x07timings\x18\x04 \x01(\x0b\x32\x10.mesh.v1.Timings\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12/\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x16.mesh.v1.TokenLogprobs\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\"\n\x0bother_beams\x18\x08 \x03(\x0b\x32\r.mesh.v1.Beam\x12\x1d\n\x05start\x18\t \x01(\x0b\x32\x0e.mesh.v1.Start2\xa1\x01\n\tGenerator\x12Q\n\x08\x44\x65scribe\x12!.mesh.v1.DescribeGeneratorRequest\x1a\".mesh.v1.DescribeGeneratorResponse\x12\x41\n\x08Generate\x12\x18.mesh.v1.GenerateRequest\x1a\x19.mesh.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=171
   _globals['_GENERATEREQUEST']._serialized_end=311
   _globals['_GENERATERESPONSE']._serialized_start=314
-  _globals['_GENERATERESPONSE']._serialized_end=608
-  _globals['_GENERATOR']._serialized_start=611
-  _globals['_GENERATOR']._serialized_end=772
+  _globals['_GENERATERESPONSE']._serialized_end=639
+  _globals['_GENERATOR']._serialized_start=642
+  _globals['_GENERATOR']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

@@ -82,12 +82,12 @@ class DecodeResponse(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeTokensRequest(_message.Message):
-    __slots__ = ("ids", "from_start")
+    __slots__ = ("ids", "text")
     IDS_FIELD_NUMBER: _ClassVar[int]
-    FROM_START_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
-    from_start: bool
-    def __init__(self, ids: _Optional[_Iterable[int]] = ..., from_start: _Optional[bool] = ...) -> None: ...
+    text: str
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DescribeTokensResponse(_message.Message):
     __slots__ = ("pieces",)
@@ -96,12 +96,14 @@ class DescribeTokensResponse(_message.Message):
     def __init__(self, pieces: _Optional[_Iterable[_Union[TokenPiece, _Mapping]]] = ...) -> None: ...
 
 class TokenPiece(_message.Message):
-    __slots__ = ("data", "name")
+    __slots__ = ("data", "name", "offset")
     DATA_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     name: str
-    def __init__(self, data: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+    offset: int
+    def __init__(self, data: _Optional[bytes] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class CountRequest(_message.Message):
     __slots__ = ("text", "chat")
@@ -150,17 +152,17 @@ class DetokenizeResponse(_message.Message):
     def __init__(self, deltas: _Optional[_Iterable[_Union[TextDelta, _Mapping]]] = ...) -> None: ...
 
 class TextDelta(_message.Message):
-    __slots__ = ("sequence_id", "text", "stopped", "stop_string", "unused_tokens", "token_bytes")
+    __slots__ = ("sequence_id", "text", "stopped", "stop_string", "unused_tokens", "tokens")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     UNUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     text: str
     stopped: bool
     stop_string: str
     unused_tokens: int
-    token_bytes: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ..., unused_tokens: _Optional[int] = ..., token_bytes: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenPiece]
+    def __init__(self, sequence_id: _Optional[str] = ..., text: _Optional[str] = ..., stopped: _Optional[bool] = ..., stop_string: _Optional[str] = ..., unused_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[_Union[TokenPiece, _Mapping]]] = ...) -> None: ...

@@ -16,6 +16,14 @@ class Refusal(NamedTuple):
     expected_wait_s: float
 
 
+class Start(NamedTuple):
+    """What is known of a request once it has a token: two durations in seconds, cached tokens."""
+
+    num_cached_tokens: int
+    queue_s: float
+    prefill_s: float
+
+
 class Beam(NamedTuple):
     """A sequence that a beam search found, and why it ends there: STOP or LENGTH."""
 
@@ -27,12 +35,13 @@ class Beam(NamedTuple):
 class StepOutput:
     """New tokens of one request, and its outcome if this is its last output.
 
-    `token_ids` never contains a final stop token, while `num_output_tokens` counts it: usage is
-    what the model generated (as in vLLM), delivery is what a reader should see. `logprobs`, where
-    asked for, describes each of `token_ids`; `prompt_logprobs`, with the first token, each prompt
-    token but the first. The three durations are seconds, zero until the final output, as is the
-    number of preemptions. `refusal` comes with REJECTED alone. A beam search has one output, with
-    the best sequence; `other_beams` are the next best.
+    `token_ids` has a final stop token only where the request includes it, while `num_output_tokens`
+    counts it always: usage is what the model generated (as in vLLM), delivery is what a reader
+    should see. `logprobs`, where asked for, describes each of `token_ids`; `prompt_logprobs`, with
+    the first token, each prompt token but the first. `start` comes with the first token, because a
+    reader that has enough never sees the end; the three durations are seconds, zero until the final
+    output, as is the number of preemptions. `refusal` comes with REJECTED alone. A beam search has
+    one output, with the best sequence; `other_beams` are the next best.
     """
 
     request_id: str
@@ -49,19 +58,22 @@ class StepOutput:
     num_preemptions: int = 0
     refusal: Refusal | None = None
     other_beams: tuple[Beam, ...] = ()
+    start: Start | None = None
 
 
 def progress(request: Request, token_ids: tuple[int, ...]) -> StepOutput:
     """Describe the next delivered tokens of a request that goes on."""
+    num_output_tokens = request.num_output_tokens
     return StepOutput(
         request.request_id,
         token_ids,
         None,
         request.num_prompt_tokens,
-        request.num_output_tokens,
+        num_output_tokens,
         request.num_cached_tokens or 0,
         logprobs=_take(request.new_logprobs, len(token_ids)),
         prompt_logprobs=_take(request.new_prompt_logprobs),
+        start=_start(request) if num_output_tokens == len(token_ids) else None,
     )
 
 
@@ -85,6 +97,16 @@ def conclusion(request: Request, token_ids: tuple[int, ...], now_s: float) -> St
             request.new_prompt_logprobs, None if request.num_output_tokens else 0
         ),
         num_preemptions=request.num_preemptions,
+    )
+
+
+def _start(request: Request) -> Start:
+    scheduled_s, first_token_s = request.first_scheduled_s, request.first_token_s
+    assert scheduled_s is not None and first_token_s is not None, "no token yet. This is a bug."
+    return Start(
+        request.num_cached_tokens or 0,
+        queue_s=scheduled_s - request.arrival_s,
+        prefill_s=first_token_s - scheduled_s,
     )
 
 

@@ -28,7 +28,8 @@ class SamplingParams:
     `temperature` 0 is greedy and makes the filters and the seed irrelevant, but not the
     processors of the logits. In which order the options work is said in `backend/sampling`, by
     `logits_processors` and `sampler`. `min_tokens` holds back every stop id. `ignore_eos` drops the
-    model's own end ids only; `stop_token_ids` still stop. `allowed_token_ids` empty allows all.
+    model's own end ids only; `stop_token_ids` still stop. `include_stop_token` delivers the token
+    that stopped. `allowed_token_ids` empty allows all.
     `logprobs` and `prompt_logprobs` count the alternatives beside each token; None means no
     log-probabilities. `n` sequences are answered. With a
     `beam_width` they are the best of a beam search, which draws nothing at random; 0 is off.
@@ -55,6 +56,7 @@ class SamplingParams:
     n: int = 1
     beam_width: int = 0
     length_penalty: float = 1.0
+    include_stop_token: bool = False
 
     def __post_init__(self) -> None:
         self._check_length()

@@ -99,6 +99,7 @@ def _response(output: StepOutput, sequence: int) -> generator_pb2.GenerateRespon
         prompt_logprobs=wire.logprobs(output.prompt_logprobs),
         sequence=sequence,
         other_beams=wire.other_beams(output),
+        start=wire.start(output),
     )
     if output.finish_reason is not None:
         response.finish_reason = wire.finish_reason(output)

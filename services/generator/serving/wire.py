@@ -82,6 +82,16 @@ def other_beams(output: StepOutput) -> list[common_pb2.Beam]:
     ]
 
 
+def start(output: StepOutput) -> common_pb2.Start | None:
+    """Return what a sequence's first output tells beside its tokens; None for later ones."""
+    if output.start is None:
+        return None
+    num_cached_tokens, queue_s, prefill_s = output.start
+    return common_pb2.Start(
+        cached_prompt_tokens=num_cached_tokens, queue_s=queue_s, prefill_s=prefill_s
+    )
+
+
 def timings(output: StepOutput) -> common_pb2.Timings:
     """Return the stage times of a sequence that ended."""
     return common_pb2.Timings(

@@ -178,6 +178,7 @@ class _Link:
                 logprobs=wire.logprobs(output.logprobs),
                 prompt_logprobs=wire.logprobs(output.prompt_logprobs),
                 other_beams=wire.other_beams(output),
+                start=wire.start(output),
             )
             if output.finish_reason is not None:
                 delta.finish_reason = wire.finish_reason(output)

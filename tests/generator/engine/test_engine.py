@@ -66,6 +66,42 @@ def test_eos_stops_unless_ignored(engine: Engine) -> None:
     assert len(outputs["goes on"]) == 4
 
 
+@pytest.mark.parametrize("include", [False, True])
+def test_a_stop_token_is_delivered_where_it_is_included(engine: Engine, include: bool) -> None:
+    """It comes with its logprobs, and counts in the usage either way."""
+    stop = continuation([1, 2, 3], 3)[-1]
+    params = SamplingParams(
+        max_tokens=9, temperature=0, stop_token_ids=(stop,), include_stop_token=include, logprobs=0
+    )
+    engine.add("a", [1, 2, 3], params)
+    outputs = run(engine)["a"]
+    delivered = [token_id for output in outputs for token_id in output.token_ids]
+    assert delivered == continuation([1, 2, 3], 3 if include else 2)
+    assert [one.token_id for output in outputs for one in output.logprobs] == delivered
+    assert (outputs[-1].finish_reason, outputs[-1].num_output_tokens) == (FinishReason.STOP, 3)
+
+
+def test_the_first_output_tells_how_it_began(executor: FakeExecutor) -> None:
+    """Cached tokens and times until the first token do not wait for an end that may never come."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1
+        return now[0]
+
+    config = EngineConfig(Path("unused"), max_num_seqs=4, max_batched_tokens=16, block_size=4)
+    engine = Engine(config, MODEL, executor, BlockPool(12, 4), clock)
+    for name in ("first", "again"):
+        engine.add(name, range(9), GREEDY)
+        first, *later = run(engine)[name]
+        assert first.start is not None
+        assert first.start.num_cached_tokens == later[-1].num_cached_tokens
+        assert first.start.queue_s == later[-1].queue_s > 0
+        assert first.start.prefill_s == later[-1].prefill_s > 0
+        assert not any(output.start for output in later)
+    assert first.start.num_cached_tokens == 8
+
+
 @pytest.mark.parametrize(
     ("field", "prompt", "params"),
     [

@@ -84,6 +84,15 @@ async def test_tokens_stream_to_their_end(service: Service) -> None:
     assert replies[-1].timings.prefill_s > 0
 
 
+async def test_the_first_response_tells_how_it_began(service: Service) -> None:
+    """A caller that leaves early knows the cached tokens and the times until the first token."""
+    first, *later = [reply async for reply in service.generate(request(8))]
+    assert first.start.prefill_s == later[-1].timings.prefill_s > 0
+    assert first.start.queue_s == later[-1].timings.queue_s
+    assert first.start.cached_prompt_tokens == later[-1].usage.cached_prompt_tokens
+    assert not any(reply.HasField("start") for reply in later)
+
+
 async def test_n_sequences_stream_side_by_side(service: Service) -> None:
     """Each response says whose tokens it has; each sequence has its own end and usage."""
     asked = request(6, temperature=1.0, seed=3, n=2)

@@ -9,7 +9,7 @@ import pytest
 from mesh.errors import Code, MeshError
 from mesh.pb import common_pb2
 from services.generator.engine import FinishReason, RequestError, SamplingParams, StepOutput
-from services.generator.engine.outputs import Beam
+from services.generator.engine.outputs import Beam, Start
 from services.generator.serving import wire
 from tests.generator.tiny import CONTEXT, EOS, VOCAB, load, write_checkpoint
 
@@ -49,6 +49,7 @@ def test_all_fields_pass() -> None:
         logprobs=0,
         prompt_logprobs=20,
         n=3,
+        include_stop_token=True,
     )
     assert wire.sampling_params(message) == SamplingParams(
         max_tokens=9,
@@ -70,6 +71,7 @@ def test_all_fields_pass() -> None:
         logprobs=0,
         prompt_logprobs=20,
         n=3,
+        include_stop_token=True,
     )
 
 
@@ -142,6 +144,15 @@ def test_counts_and_times() -> None:
         prompt_tokens=3, completion_tokens=2, cached_prompt_tokens=1
     )
     assert wire.timings(output) == common_pb2.Timings(queue_s=0.5, prefill_s=0.25, decode_s=4)
+
+
+def test_the_start_is_told_once() -> None:
+    """An output with a start carries it; later ones carry nothing."""
+    first = StepOutput("a", (4,), None, 3, 1, 1, start=Start(1, 0.5, 0.25))
+    assert wire.start(first) == common_pb2.Start(
+        cached_prompt_tokens=1, queue_s=0.5, prefill_s=0.25
+    )
+    assert wire.start(StepOutput("a", (5,), None, 3, 2, 1)) is None
 
 
 def test_what_a_replica_serves(checkpoint: Path) -> None:

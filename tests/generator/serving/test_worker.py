@@ -141,6 +141,9 @@ async def test_a_job_is_answered_in_numbered_frames(replica: Replica) -> None:
     last = gateway.deltas("a")[-1]
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 8)
     assert last.timings.prefill_s > 0
+    first, *later = gateway.deltas("a")
+    assert first.start.prefill_s == last.timings.prefill_s
+    assert not any(delta.HasField("start") for delta in later)
     assert {f.replica_id for f in gateway.frames} == {replica.id}
 
 

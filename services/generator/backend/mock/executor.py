@@ -11,7 +11,7 @@ from services.generator.engine.draw import Draw
 from services.generator.engine.executor import Overlap
 from services.generator.engine.request import Request
 from services.generator.engine.results import Choices, draws_of, results_of
-from services.generator.engine.token_logprobs import TokenLogprobs
+from services.generator.engine.token_logprobs import Candidate, TokenLogprobs
 
 
 class MockExecutor:
@@ -62,14 +62,24 @@ class MockExecutor:
             if draw.params.logprobs is not None:
                 logprobs[row] = self._model.logprobs(context, token_ids[row], draw.params.logprobs)
             if draw.request.beams is not None:
-                candidates[row] = self._model.candidates(context, draw.request)
+                candidates[row] = self._candidates(context, draw)
         return Choices(token_ids, logprobs, candidates)
 
     def _next(self, context: int, draw: Draw) -> int:
-        limit, stops = self._config.output_tokens, draw.request.stop_token_ids
-        if limit and draw.output_index >= limit and stops and not draw.holds_back_stops:
-            return min(stops)
+        if self._is_over(draw):
+            return min(draw.request.stop_token_ids)
         return self._model.draw(context, draw)
+
+    def _candidates(self, context: int, draw: Draw) -> list[Candidate]:
+        if self._is_over(draw):
+            return [Candidate(min(draw.request.stop_token_ids), 0.0)]
+        return self._model.candidates(context, draw.request)
+
+    def _is_over(self, draw: Draw) -> bool:
+        """Return whether the output is as long as was chosen, and may stop."""
+        limit = self._config.output_tokens
+        is_long = 0 < limit <= draw.output_index
+        return is_long and bool(draw.request.stop_token_ids) and not draw.holds_back_stops
 
     def _known(self, request: Request) -> int:
         """Return the digest of the request's tokens, by those that are new since the last step."""

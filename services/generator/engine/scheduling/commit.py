@@ -141,8 +141,9 @@ class StepCommitter:
         reason = request.end_reason
         if reason is None:
             return progress(request, token_ids)
-        is_stopped = reason is FinishReason.STOP
-        return self._finish(request, reason, now_s, token_ids[:-1] if is_stopped else token_ids)
+        if reason is FinishReason.STOP and not request.params.include_stop_token:
+            token_ids = token_ids[:-1]
+        return self._finish(request, reason, now_s, token_ids)
 
     def __repr__(self) -> str:
         return f"StepCommitter({self.num_generated_tokens} tokens generated)"

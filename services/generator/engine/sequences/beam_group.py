@@ -121,6 +121,7 @@ class BeamGroup:
             params.length_penalty,
             params.max_tokens,
             self.leader.stop_token_ids,
+            include_stop_token=params.include_stop_token,
         )
 
     def __repr__(self) -> str:

@@ -29,7 +29,7 @@ class Continuation(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A finished sequence without its stop token; `num_tokens` counts that too."""
+    """A finished sequence as it is delivered; `num_tokens` counts its stop token always."""
 
     score: float
     token_ids: tuple[int, ...]
@@ -38,16 +38,23 @@ class Hypothesis(NamedTuple):
 
 
 class BeamSearch:
-    """One search from its prompt to its end."""
+    """One search from its prompt to its end; finished sequences may include their stop tokens."""
 
     def __init__(
-        self, width: int, length_penalty: float, max_tokens: int, stop_token_ids: frozenset[int]
+        self,
+        width: int,
+        length_penalty: float,
+        max_tokens: int,
+        stop_token_ids: frozenset[int],
+        *,
+        include_stop_token: bool = False,
     ) -> None:
         self.finished: list[Hypothesis] = []
         self._width = width
         self._length_penalty = length_penalty
         self._max_tokens = max_tokens
         self._stop_token_ids = stop_token_ids
+        self._include_stop_token = include_stop_token
         self._logprobs = [0.0]
 
     def advance(self, rows: Sequence[Row]) -> list[Continuation]:
@@ -82,7 +89,8 @@ class BeamSearch:
     def _finish(self, logprob: float, token_ids: tuple[int, ...], *, is_stopped: bool) -> None:
         num_tokens = len(token_ids)
         score = self._score(logprob, num_tokens)
-        delivered = token_ids[:-1] if is_stopped else token_ids
+        is_withheld = is_stopped and not self._include_stop_token
+        delivered = token_ids[:-1] if is_withheld else token_ids
         self.finished.append(Hypothesis(score, delivered, num_tokens, is_stopped))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self._width :]

@@ -140,6 +140,23 @@ def test_beams_are_better_than_greedy() -> None:
     assert len(output.other_beams) == 2
 
 
+@pytest.mark.parametrize(("min_tokens", "num_tokens"), [(0, 3), (5, 5)])
+@pytest.mark.parametrize("include", [False, True])
+def test_beams_stop_where_a_sequence_does(min_tokens: int, num_tokens: int, include: bool) -> None:
+    """The chosen length and min_tokens hold in a beam search too; the stop token may be kept."""
+    engine = make_engine(MockConfig(output_tokens=3))
+    params = SamplingParams(
+        max_tokens=9, beam_width=2, n=2, min_tokens=min_tokens, include_stop_token=include
+    )
+    engine.add("beams", PROMPT, params)
+    (output,) = run(engine)["beams"]
+    assert output.finish_reason is FinishReason.STOP
+    for token_ids in (output.token_ids, *(beam.token_ids for beam in output.other_beams)):
+        assert [token_id == EOS for token_id in token_ids] == [False] * num_tokens + [
+            True
+        ] * include
+
+
 def test_a_step_takes_the_prompts_share_and_one_decode() -> None:
     """A prompt's time is spread over its tokens; decodes in one step share one token's time."""
     time = FakeTime()

@@ -40,6 +40,19 @@ def test_a_stop_token_ends_a_beam_and_another_takes_its_place() -> None:
     assert hypothesis.score == pytest.approx(math.log(0.6 * 0.9) / 2)
 
 
+def test_a_stop_token_may_be_included() -> None:
+    """The stopped sequence is kept with its stop token, and its score is the same."""
+    rows = [row([1], t0=0.9, t4=0.05, t5=0.02), row([2], t4=0.5, t6=0.1)]
+    found = []
+    for include in (False, True):
+        search = BeamSearch(2, 1.0, 8, frozenset({STOP}), include_stop_token=include)
+        search.advance([row([], t1=0.6, t2=0.3)])
+        search.advance(rows)
+        found += search.finished
+    without, including = found
+    assert including == without._replace(token_ids=(1, STOP))
+
+
 def test_a_stop_outside_the_first_k_is_dropped() -> None:
     """A stopped sequence counts only where it beats what goes on."""
     search = BeamSearch(2, 1.0, 8, frozenset({STOP}))

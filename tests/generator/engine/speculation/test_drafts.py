@@ -108,6 +108,17 @@ def test_a_stop_inside_a_run_ends_it() -> None:
     assert engine.stats().num_generated_tokens == 4
 
 
+def test_a_stop_inside_a_run_may_be_included() -> None:
+    """The stop token among accepted drafts is the last that is delivered."""
+    engine = make_engine(Recorder(next_token=cycling_token))
+    asked = greedy(20, stop_token_ids=(4,), logprobs=0, include_stop_token=True)
+    engine.add("a", CYCLE * 2, asked)
+    outputs = run(engine)["a"]
+    assert [list(output.token_ids) for output in outputs] == [[1], [2, 3, 4]]
+    assert [len(output.logprobs) for output in outputs] == [1, 3]
+    assert [output.start is not None for output in outputs] == [True, False]
+
+
 @pytest.mark.parametrize("max_tokens", range(1, 12))
 def test_max_tokens_is_never_passed(max_tokens: int) -> None:
     """No draft is tried for which there is no place in the output."""
