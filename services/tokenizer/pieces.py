@@ -7,8 +7,8 @@ apart here, so that a token costs the same at the start and at the end of a long
 import codecs
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -35,12 +35,14 @@ codecs.register_error(EACH_BYTE, _each_byte)
 class Pieces:
     """`by_id` lacks special tokens and ids without a token: those add nothing.
 
-    `first` overrides it for the first token of a text (Metaspace drops its spaces); `strip` at
-    most `strip_limit` times is cut from the start of a text; `errors` is a codec error handler.
+    `special` is what special tokens add to a text that shows their names. `first` overrides both
+    for the first token of a text (Metaspace drops its spaces); `strip` at most `strip_limit` times
+    is cut from the start of a text; `errors` is a codec error handler.
     """
 
-    by_id: dict[int, bytes]
-    first: dict[int, bytes] = field(default_factory=dict)
+    by_id: Mapping[int, bytes]
+    special: Mapping[int, bytes] = field(default_factory=dict)
+    first: Mapping[int, bytes] = field(default_factory=dict)
     strip: str = " "
     strip_limit: int = 0
     errors: str = "replace"
@@ -57,10 +59,24 @@ class Pieces:
             )
         special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        tokens = {i: token for token, i in vocabulary.items() if i not in special}
+        tokens = {i: token for token, i in vocabulary.items()}
         if kinds == ["ByteLevel"]:
-            return cls({i: _byte_level(token) for i, token in tokens.items()})
-        return _sentencepiece(tokens, steps)
+            pieces = cls({i: _byte_level(token) for i, token in tokens.items()})
+        else:
+            pieces = _sentencepiece(tokens, steps)
+        return replace(
+            pieces,
+            by_id={i: piece for i, piece in pieces.by_id.items() if i not in special},
+            special={i: piece for i, piece in pieces.by_id.items() if i in special},
+        )
+
+    def name(self, token_id: int) -> str:
+        """Return the name of a special token; empty for others."""
+        return self.special.get(token_id, b"").decode()
+
+    def showing_special(self) -> "Pieces":
+        """Return the pieces of a text that shows special tokens by their names."""
+        return replace(self, by_id={**self.by_id, **self.special})
 
 
 class TextDecoder:
@@ -71,13 +87,14 @@ class TextDecoder:
     while characters that were complete before the fault have been given out here.
     """
 
-    __slots__ = ("_pieces", "_started", "_strip_left", "_utf8")
+    __slots__ = ("_pieces", "_started", "_strip_left", "_utf8", "num_stripped")
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._utf8 = codecs.getincrementaldecoder("utf-8")(pieces.errors)
         self._started = not pieces.first
         self._strip_left = pieces.strip_limit
+        self.num_stripped = 0
 
     def push(self, ids: Iterable[int], *, final: bool = False) -> str:
         """Return the text that these ids complete; `final` adds an incomplete character."""
@@ -87,18 +104,21 @@ class TextDecoder:
         text = self._utf8.decode(b"".join(pieces), final)
         return self._stripped(text) if self._strip_left and text else text
 
+    def piece(self, token_id: int) -> bytes:
+        """Return the bytes that this id would add next, before any are cut from the start."""
+        piece = self._pieces.by_id.get(token_id, b"")
+        return piece if self._started else self._pieces.first.get(token_id, piece)
+
     def _begin(self, ids: Iterable[int]) -> Iterable[bytes]:
         for token_id in ids:
-            piece = self._pieces.by_id.get(token_id)
-            if piece is None:
-                continue
-            yield piece if self._started else self._pieces.first.get(token_id, piece)
-            self._started = True
+            yield self.piece(token_id)
+            self._started = self._started or token_id in self._pieces.by_id
 
     def _stripped(self, text: str) -> str:
         kept = text.lstrip(self._pieces.strip)
         cut = min(len(text) - len(kept), self._strip_left)
         self._strip_left = 0 if cut < len(text) else self._strip_left - cut
+        self.num_stripped += cut
         return text[cut:]
 
 

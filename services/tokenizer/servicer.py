@@ -1,7 +1,8 @@
 """The gRPC face of the tokenizer: reads requests, checks their sizes, writes answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -15,11 +16,14 @@ from mesh.rpc import request_context
 from services.tokenizer.chat import ChatTemplate, Message
 from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
+from services.tokenizer.describe import TokenDescriber
 from services.tokenizer.detokenize import Detokenizer
+from services.tokenizer.spans import TokenPiece
 from services.tokenizer.stream import DetokenizeStream
 from services.tokenizer.workers import Workers
 
 Context = ServicerContext[Any, Any]
+Describe = Callable[[Sequence[int]], list[TokenPiece]]
 MAX_TEXTS = 2_048
 MAX_DECODE_IDS = 2**20
 
@@ -39,6 +43,7 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
         max_text_bytes: int,
     ) -> None:
         self._codec = codec
+        self._describer = TokenDescriber(codec.pieces)
         self._template = template
         self._workers = workers
         self._max_text_bytes = max_text_bytes
@@ -100,6 +105,22 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
             skip_special_tokens=request.skip_special_tokens,
         )
         return pb.DecodeResponse(texts=texts)
+
+    async def DescribeTokens(
+        self, request: pb.DescribeTokensRequest, context: Context
+    ) -> pb.DescribeTokensResponse:
+        """Return what each token adds to a text, and where in the given text it begins."""
+        ids, size = request.ids, len(request.ids)
+        if size > MAX_DECODE_IDS:
+            raise invalid("ids", f"ids may hold at most {MAX_DECODE_IDS} ids.")
+        if ids and max(ids) >= self._codec.vocab_size:
+            raise invalid("ids", f"ids must be below the vocabulary of {self._codec.vocab_size}.")
+        if request.HasField("text"):
+            size += self._size({"text": request.text}, "text")
+            describe: Describe = partial(self._describer.within, text=request.text)
+        else:
+            describe = self._describer.each
+        return await self._workers.run(request_context(context), size, _described, describe, ids)
 
     async def Count(self, request: pb.CountRequest, context: Context) -> pb.CountResponse:
         """Count the tokens of a text without special ones, or of a chat as EncodeChat makes it."""
@@ -185,3 +206,12 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
     def _check_idle(self) -> None:
         if self._draining and not self._live():
             self._idle.set()
+
+
+def _described(describe: Describe, ids: Sequence[int]) -> pb.DescribeTokensResponse:
+    return pb.DescribeTokensResponse(
+        pieces=[
+            pb.TokenPiece(data=data, name=name, offset=offset)
+            for data, name, offset in describe(ids)
+        ]
+    )

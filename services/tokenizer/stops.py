@@ -16,8 +16,9 @@ class StopFinder:
     """Finds the stop string that ends first; of those that end together, the longest.
 
     The result does not depend on the portions. Unless stop strings are included in the text, what
-    may be the beginning of one is held back. One Knuth-Morris-Pratt automaton per stop string:
-    a character costs the same however long they are.
+    may be the beginning of one is held back. One that ends among the `num_early` first characters
+    of a portion is passed over: it stays in the text, and may overlap with one that counts. One
+    Knuth-Morris-Pratt automaton per stop string: a character costs the same however long they are.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
@@ -29,14 +30,15 @@ class StopFinder:
         self._reached = 0
         self._held = ""
 
-    def feed(self, text: str) -> Scanned:
+    def feed(self, text: str, num_early: int = 0) -> Scanned:
         """Take the next portion; after a stop string was found there must be no more."""
         if not self._reached and self._initials.isdisjoint(text):
             return Scanned(text)
         whole = self._held + text
+        num_early += len(self._held)
         for end, char in enumerate(text, len(self._held) + 1):
             matches = [a.stop for a in self._automata if a.step(char)]
-            if matches:
+            if matches and end > num_early:
                 return Scanned(whole[: end if self._include else end - len(matches[0])], matches[0])
         self._reached = max(automaton.reached for automaton in self._automata)
         border = len(whole) if self._include else len(whole) - self._reached
@@ -50,7 +52,7 @@ class StopFinder:
 
 
 class _Automaton:
-    """`reached` characters of the stop string are the end of the text so far."""
+    """`reached` characters of the stop string, but not all, are the end of the text so far."""
 
     __slots__ = ("_fallbacks", "reached", "stop")
 
@@ -61,8 +63,10 @@ class _Automaton:
 
     def step(self, char: str) -> bool:
         """Return whether this character completes the stop string."""
-        self.reached = _advance(self.stop, self._fallbacks, self.reached, char)
-        return self.reached == len(self.stop)
+        reached = _advance(self.stop, self._fallbacks, self.reached, char)
+        is_complete = reached == len(self.stop)
+        self.reached = self._fallbacks[-1] if is_complete else reached
+        return is_complete
 
 
 def _advance(stop: str, fallbacks: Sequence[int], reached: int, char: str) -> int:

@@ -91,6 +91,9 @@ def chat(role: str, content: str = "x") -> pb.EncodeChatRequest:
         ("Decode", pb.DecodeRequest(sequences=[pb.TokenIds(ids=[1, 1024])]), "sequences[0].ids[1]"),
         ("Decode", pb.DecodeRequest(sequences=[pb.TokenIds()] * 2_049), "sequences"),
         ("Decode", pb.DecodeRequest(sequences=[pb.TokenIds(ids=[1] * (2**20 + 1))]), "sequences"),
+        ("DescribeTokens", pb.DescribeTokensRequest(ids=[1, 1024]), "ids"),
+        ("DescribeTokens", pb.DescribeTokensRequest(ids=[1] * (2**20 + 1)), "ids"),
+        ("DescribeTokens", pb.DescribeTokensRequest(ids=[1], text="x" * 101), "text"),
     ],
 )
 async def test_bad_requests_name_their_field(
@@ -172,6 +175,60 @@ async def test_detokenize_stops_and_ignores_what_comes_late(
     stream.call.cancel()
 
 
+async def test_detokenize_describes_tokens_where_asked(
+    make_folder: MakeFolder, serve: Serve
+) -> None:
+    """Each id comes with its bytes and its place, once its text is out; others get none."""
+    stub, _ = await serve(make_folder())
+    call = stub.Detokenize()
+    fox = await ids_of(stub, "x🦊")
+    asked = Delta(sequence_id="a", token_ids=[*fox[:-1]], describe_tokens=True, skip_prefix="x")
+    await call.write(Deltas(deltas=[asked, Delta(sequence_id="b", token_ids=fox)]))
+    described, plain = (await call.read()).deltas
+    assert [(token.data, token.offset) for token in described.tokens] == [(b"", 0)]
+    assert (plain.text, len(plain.tokens)) == ("x🦊", 0)
+    await call.write(Deltas(deltas=[Delta(sequence_id="a", token_ids=[fox[-1], 2], final=True)]))
+    [last] = (await call.read()).deltas
+    assert last.text == "🦊"
+    assert b"".join(token.data for token in last.tokens).decode() == "🦊"
+    assert {token.offset for token in last.tokens[:-1]} == {0}
+    assert (last.tokens[-1].name, last.tokens[-1].offset) == ("</s>", 1)
+    call.cancel()
+
+
+async def test_detokenize_holds_stop_strings_back_for_min_tokens(
+    make_folder: MakeFolder, serve: Serve
+) -> None:
+    """A stop string that is complete too early stays in the text."""
+    stub, _ = await serve(make_folder())
+    stream = Stream(stub)
+    word = await ids_of(stub, "x")
+    first = Delta(sequence_id="s", token_ids=word * 3, stop=["x"], min_tokens=3)
+    assert await stream.step(first) == [("s", "xxx", "")]
+    assert await stream.step(Delta(sequence_id="s", token_ids=word)) == [("s", "", "x")]
+    stream.call.cancel()
+
+
+@pytest.mark.parametrize("num_repeats", [1, 2_000])
+async def test_tokens_are_described(
+    make_folder: MakeFolder, serve: Serve, num_repeats: int
+) -> None:
+    """By themselves, or in the text that they were made of; inline and through the pool."""
+    stub, _ = await serve(make_folder())
+    text = "the 🦊 " * num_repeats
+    encoded = await call(stub.Encode, pb.EncodeRequest(texts=[text], add_special_tokens=True))
+    ids = encoded.sequences[0].ids
+    alone = await call(stub.DescribeTokens, pb.DescribeTokensRequest(ids=ids))
+    assert b"".join(piece.data for piece in alone.pieces).decode() == text
+    assert (alone.pieces[0].name, {piece.offset for piece in alone.pieces}) == ("<s>", {0})
+    within = await call(stub.DescribeTokens, pb.DescribeTokensRequest(ids=ids, text=text))
+    assert [piece.data for piece in within.pieces] == [piece.data for piece in alone.pieces]
+    offsets = [piece.offset for piece in within.pieces]
+    assert offsets[:2] == [0, 0]
+    assert offsets == sorted(offsets)
+    assert offsets[-1] == len(text) - 1
+
+
 async def test_streams_share_nothing(make_folder: MakeFolder, serve: Serve) -> None:
     """The same sequence id on two streams is two sequences."""
     stub, _ = await serve(make_folder())
@@ -191,6 +248,7 @@ async def test_streams_share_nothing(make_folder: MakeFolder, serve: Serve) -> N
         (Delta(sequence_id="s", stop=["ok", ""]), "deltas[0].stop"),
         (Delta(sequence_id="s", stop=["x"] * 65), "deltas[0].stop"),
         (Delta(sequence_id="s", token_ids=[1] * (2**16 + 1)), "deltas[0].token_ids"),
+        (Delta(sequence_id="s", skip_prefix="x" * 1_025), "deltas[0].skip_prefix"),
     ],
 )
 async def test_a_bad_delta_ends_the_stream(
