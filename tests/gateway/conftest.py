@@ -33,6 +33,7 @@ from services.gateway.domain.generation import (
     Reservation,
     TextDelta,
     TokenLogprobs,
+    TokenPiece,
     Usage,
 )
 from services.gateway.generation.dispatcher import Dispatcher
@@ -72,7 +73,7 @@ class ScriptedGenerator:
         self.running += 1
         self.started.set()
         try:
-            spoken = 0
+            spoken = num_chars = 0
             for word in self.words:
                 if isinstance(word, Exception):
                     raise word
@@ -80,7 +81,9 @@ class ScriptedGenerator:
                     await word.wait()
                     continue
                 spoken += 1
-                logprobs = self._told(request, word.encode(), request.sampling.logprobs)
+                asked = request.sampling.logprobs
+                logprobs = self._told(request, word.encode(), asked, num_chars)
+                num_chars += len(word)
                 prompt = request.prompt_token_ids[1:] if spoken == 1 else ()
                 prompt_logprobs = self._told(request, prompt, request.sampling.prompt_logprobs)
                 yield TextDelta(word, 1, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
@@ -95,14 +98,24 @@ class ScriptedGenerator:
                 self.closed.set()
 
     def _told(
-        self, request: GenerationRequest, token_ids: Iterable[int], count: int | None
+        self,
+        request: GenerationRequest,
+        token_ids: Iterable[int],
+        count: int | None,
+        offset: int = 0,
     ) -> tuple[TokenLogprobs, ...]:
         if count is None:
             return ()
         value = self.scores.get(request.sampling.seed, -0.5)
         return tuple(
-            TokenLogprobs(i, value, 1, tuple((i + n, value - n) for n in range(count)))
-            for i in token_ids
+            TokenLogprobs(
+                i,
+                value,
+                1,
+                tuple((i + n, value - n) for n in range(count)),
+                TokenPiece(bytes([i]), offset=offset + place),
+            )
+            for place, i in enumerate(token_ids)
         )
 
 
@@ -111,7 +124,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     def __init__(self) -> None:
         self.chats: list[str] = []
-        self.decoded = 0
+        self.described = 0
         self.calls = 0
 
     async def Encode(self, request: Any, context: Any) -> Any:
@@ -121,9 +134,18 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
 
     async def Decode(self, request: Any, context: Any) -> Any:
         texts = [bytes(sequence.ids).decode(errors="replace") for sequence in request.sequences]
-        self.decoded += len(texts)
         self.calls += 1
         return tokenizer_pb2.DecodeResponse(texts=texts)
+
+    async def DescribeTokens(self, request: Any, context: Any) -> Any:
+        self.described += len(request.ids)
+        self.calls += 1
+        within = request.HasField("text")
+        pieces = [
+            tokenizer_pb2.TokenPiece(data=bytes([i]), offset=place if within else 0)
+            for place, i in enumerate(request.ids)
+        ]
+        return tokenizer_pb2.DescribeTokensResponse(pieces=pieces)
 
     async def EncodeChat(self, request: Any, context: Any) -> Any:
         self.calls += 1

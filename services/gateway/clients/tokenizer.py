@@ -9,6 +9,7 @@ from mesh.context import RequestContext
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 from services.gateway.clients.field_names import renamed
+from services.gateway.domain.generation import TokenPiece
 from services.gateway.domain.request import Message
 
 CALL_LIMIT_S = 30.0
@@ -49,3 +50,11 @@ class GrpcTokenizer:
             reply = await rpc.call(self._stub.Decode, request, context, limit_s=CALL_LIMIT_S)
             texts += reply.texts
         return texts
+
+    async def describe_tokens(
+        self, token_ids: Sequence[int], context: RequestContext, text: str | None = None
+    ) -> list[TokenPiece]:
+        """Return what each token adds by itself, or in the text that they make, and where."""
+        request = pb.DescribeTokensRequest(ids=token_ids, text=text)
+        reply = await rpc.call(self._stub.DescribeTokens, request, context, limit_s=CALL_LIMIT_S)
+        return [TokenPiece(piece.data, piece.name, piece.offset) for piece in reply.pieces]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mesh.errors import unavailable
 from services.gateway.domain.errors import model_not_found
@@ -151,17 +152,33 @@ class Timings:
     decode_s: float = 0.0
 
 
+class TokenPiece(NamedTuple):
+    """What a token adds to a text: UTF-8, maybe a part of a character; `name` of a special token.
+
+    `offset` is the index of the text's character that has its first byte.
+    """
+
+    data: bytes
+    name: str = ""
+    offset: int = 0
+
+
+NOTHING = TokenPiece(b"")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
     """How likely the model held a token (natural logarithm, before penalties and temperature).
 
-    `rank` is 1 for the most likely; `top` holds ids and values of the likeliest tokens.
+    `rank` is 1 for the most likely; `top` holds ids and values of the likeliest tokens. `piece` is
+    what an answer's token adds to its text.
     """
 
     token_id: int
     logprob: float
     rank: int
     top: tuple[tuple[int, float], ...] = ()
+    piece: TokenPiece = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from services.gateway.domain.generation import (
     Model,
     Reservation,
     TextDelta,
+    TokenPiece,
 )
 from services.gateway.domain.request import Message
 
@@ -32,6 +33,12 @@ class Tokenizer(Protocol):
         self, sequences: Sequence[Sequence[int]], context: RequestContext
     ) -> list[str]:
         """Return the text of each sequence, special tokens by their names."""
+        ...
+
+    async def describe_tokens(
+        self, token_ids: Sequence[int], context: RequestContext, text: str | None = None
+    ) -> list[TokenPiece]:
+        """Return what each token adds by itself, or in the text that they make, and where."""
         ...
 
 

@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 from prometheus_client import Counter
@@ -18,6 +18,7 @@ from prometheus_client import Counter
 from mesh.mailbox import Mailbox
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
+from services.gateway.generation.detokenized import DetokenizedSequence, Sink, TextOptions
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +37,7 @@ _reopened = Counter(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """New text; `stopped` when a stop string ended it, `final` when nothing follows.
-
-    `num_tokens` counts the tokens sent so far whose text is accounted for; those after a stop
-    string are not.
-    """
-
-    text: str
-    num_tokens: int
-    stopped: bool
-    final: bool
-
-
-Sink = Callable[[Text], None]
 Call = grpc.aio.StreamStreamCall[pb.DetokenizeRequest, pb.DetokenizeResponse]
-
-
-@dataclass(slots=True, eq=False)
-class _Sequence:
-    """All tokens so far, of which the stream has had `num_sent`; `queued` to send it more.
-
-    The service holds it while it is `opened` and not `closed`.
-    """
-
-    id: str
-    stop: tuple[str, ...]
-    include_stop: bool
-    sink: Sink
-    token_ids: list[int] = field(default_factory=list)
-    num_sent: int = 0
-    final: bool = False
-    forgotten: bool = False
-    opened: bool = False
-    closed: bool = False
-    queued: bool = False
-    num_chars: int = 0
-    to_skip: int = 0
 
 
 @dataclass(slots=True)
@@ -93,10 +57,10 @@ class Detokenizer:
         self._turn = itertools.cycle(self._streams)
         self._stream_of: dict[str, _Stream] = {}
 
-    def open(self, sequence_id: str, stop: Sequence[str], include_stop: bool, sink: Sink) -> None:
+    def open(self, sequence_id: str, options: TextOptions, sink: Sink) -> None:
         """Begin a sequence; `sink` is called with its text until a `Text` is final or stopped."""
         stream = self._stream_of[sequence_id] = next(self._turn)
-        stream.sequences[sequence_id] = _Sequence(sequence_id, tuple(stop), include_stop, sink)
+        stream.sequences[sequence_id] = DetokenizedSequence(sequence_id, options, sink)
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
         """Send more tokens of a sequence, with the next message."""
@@ -122,9 +86,9 @@ class _Stream:
 
     def __init__(self, stub: "pb_grpc.TokenizerAsyncStub") -> None:
         self._stub = stub
-        self.sequences: dict[str, _Sequence] = {}
+        self.sequences: dict[str, DetokenizedSequence] = {}
         # bounded by the sequences in flight: each is in it once at most
-        self._pending: Mailbox[_Sequence] = Mailbox()
+        self._pending: Mailbox[DetokenizedSequence] = Mailbox()
         self._owed: deque[_Sent] = deque()
 
     def feed(self, sequence_id: str, token_ids: Sequence[int], final: bool) -> None:
@@ -140,11 +104,11 @@ class _Stream:
         sequence = self.sequences.pop(sequence_id, None)
         if sequence is not None:
             sequence.forgotten = True
-            if sequence.opened and not sequence.closed:
+            if sequence.is_held:
                 # the service still holds it: an empty last delta lets it go
                 self._queue(sequence)
 
-    def _queue(self, sequence: _Sequence) -> None:
+    def _queue(self, sequence: DetokenizedSequence) -> None:
         if not sequence.queued:
             sequence.queued = True
             self._pending.put(sequence)
@@ -173,9 +137,7 @@ class _Stream:
         self._owed.clear()
         self._pending = Mailbox()
         for sequence in self.sequences.values():
-            sequence.num_sent = 0
-            sequence.opened = sequence.closed = sequence.queued = False
-            sequence.to_skip = sequence.num_chars
+            sequence.start_over()
             if sequence.token_ids or sequence.final:
                 self._queue(sequence)
 
@@ -183,28 +145,18 @@ class _Stream:
         while True:
             await call.write(self._message(await self._pending.take_all()))
 
-    def _message(self, sequences: Sequence[_Sequence]) -> pb.DetokenizeRequest:
+    def _message(self, sequences: Sequence[DetokenizedSequence]) -> pb.DetokenizeRequest:
         """Return what these have not sent yet, and note what the stream owes for it."""
         request = pb.DetokenizeRequest()
         marks = {}
         for sequence in sequences:
             sequence.queued = False
             if sequence.forgotten:
-                if sequence.opened and not sequence.closed:
+                if sequence.is_held:
                     request.deltas.add(sequence_id=sequence.id, final=True)
                 continue
-            end = min(sequence.num_sent + MAX_DELTA_TOKENS, len(sequence.token_ids))
-            token_ids = sequence.token_ids[sequence.num_sent : end]
-            sequence.num_sent = end
-            final = sequence.final and end == len(sequence.token_ids)
-            delta = request.deltas.add(sequence_id=sequence.id, token_ids=token_ids, final=final)
-            if not sequence.opened:
-                delta.stop.extend(sequence.stop)
-                delta.include_stop = sequence.include_stop
-                sequence.opened = True
-            sequence.closed = final
-            marks[sequence.id] = (end, final)
-            if end < len(sequence.token_ids):
+            marks[sequence.id] = sequence.send(request, MAX_DELTA_TOKENS)
+            if sequence.num_sent < len(sequence.token_ids):
                 self._queue(sequence)
         self._owed.append(_Sent(marks, asyncio.get_running_loop().time()))
         return request
@@ -233,22 +185,12 @@ class _Stream:
         texts = {delta.sequence_id: delta for delta in response.deltas}
         for sequence_id, (num_tokens, final) in sent.marks.items():
             sequence = self.sequences.get(sequence_id)
-            if sequence is None:
-                continue
-            delta = texts.get(sequence_id)
-            text = delta.text if delta is not None else ""
-            stopped = delta is not None and delta.stopped
-            num_tokens -= delta.unused_tokens if delta is not None else 0
-            skipped = min(sequence.to_skip, len(text))
-            sequence.to_skip -= skipped
-            text = text[skipped:]
-            sequence.num_chars += len(text)
-            if stopped or final:
+            if sequence is not None and sequence.receive(
+                texts.get(sequence_id), num_tokens, final=final
+            ):
                 # the service has let it go as well
-                self.sequences.pop(sequence_id)
+                self.sequences.pop(sequence_id, None)
                 sequence.forgotten = sequence.closed = True
-            if text or stopped or final:
-                sequence.sink(Text(text, num_tokens, stopped, final or stopped))
 
 
 def _raise_unless_ended(writing: "asyncio.Task[None]") -> None:

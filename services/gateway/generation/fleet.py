@@ -20,6 +20,7 @@ from mesh.pb import events_pb2
 from mesh.telemetry import inject
 from services.gateway.domain.generation import GenerationRequest, Model, Reservation, TextDelta
 from services.gateway.generation import wire
+from services.gateway.generation.detokenized import TextOptions
 from services.gateway.generation.detokenizer import Detokenizer
 from services.gateway.generation.dispatcher import Dispatcher
 from services.gateway.generation.frame_order import FrameOrder
@@ -119,7 +120,7 @@ class Fleet:
         sequence = SequenceInFlight(job, request, headers, context.deadline_unix_ms)
         work = self._dispatcher.submit(job, reservation)
         self._sequences[job.id] = sequence
-        self._detokenizer.open(job.id, request.stop, request.include_stop, sequence.add_text)
+        self._detokenizer.open(job.id, TextOptions.of(request), sequence.add_text)
         self._do(work)
         return sequence
 
@@ -225,9 +226,7 @@ class Fleet:
             return
         if delta.token_ids:
             self._dispatcher.progressed(delta.job_id)
-        sequence.logprobs.extend(delta.logprobs)
-        if delta.prompt_logprobs:
-            sequence.prompt_logprobs = delta.prompt_logprobs
+        sequence.take(delta)
         if end is None:
             self._detokenizer.feed(delta.job_id, delta.token_ids, final=False)
             return
@@ -240,10 +239,10 @@ class Fleet:
             sequence.fail(end.error)
 
     def _feed_other_beams(self, sequence: SequenceInFlight, end: End) -> None:
-        request = sequence.request
+        options = TextOptions.of(sequence.request)
         sequence.num_beams += len(end.other_beams)
         for index, beam in enumerate(end.other_beams, 1):
             text_id = beam_id(sequence.job.id, index)
             sink = partial(sequence.add_beam_text, index, beam.finish_reason)
-            self._detokenizer.open(text_id, request.stop, request.include_stop, sink)
+            self._detokenizer.open(text_id, options, sink)
             self._detokenizer.feed(text_id, beam.token_ids, final=True)

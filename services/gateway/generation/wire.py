@@ -42,8 +42,18 @@ class End:
     expected_wait_s: float | None = None
 
 
+class Start(NamedTuple):
+    """What is known of a job once it has a token; durations in seconds."""
+
+    num_cached_tokens: int
+    queue_s: float
+    prefill_s: float
+
+
 class Delta(NamedTuple):
     """New tokens of a job, described where it asks for that; the last has its `end`.
+
+    The first have its `start`, unless they are the last or an older replica sent them.
 
     A tuple, because one is made for each sequence of each step.
     """
@@ -53,6 +63,7 @@ class Delta(NamedTuple):
     logprobs: tuple[TokenLogprobs, ...]
     prompt_logprobs: tuple[TokenLogprobs, ...]
     end: End | None
+    start: Start | None = None
 
 
 def job_command(
@@ -113,6 +124,7 @@ def delta(message: events_pb2.SequenceDelta) -> Delta:
         tuple(map(_token_logprobs, logprobs)) if logprobs else (),
         tuple(map(_token_logprobs, prompt_logprobs)) if prompt_logprobs else (),
         _end(message) if message.finish_reason else None,
+        _start(message.start) if message.HasField("start") else None,
     )
 
 
@@ -132,6 +144,10 @@ def _end(message: events_pb2.SequenceDelta) -> End:
             Beam(beam.token_ids, FINISH_REASONS[beam.finish_reason]) for beam in message.other_beams
         ),
     )
+
+
+def _start(message: common_pb2.Start) -> Start:
+    return Start(message.cached_prompt_tokens, message.queue_s, message.prefill_s)
 
 
 def _failure(reason: common_pb2.FinishReason) -> MeshError:

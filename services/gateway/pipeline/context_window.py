@@ -96,7 +96,13 @@ def complete(
         raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
     _check_named_ids(options.sampling, model)
     defaults = {name: getattr(model.defaults, name) for name in _DEFAULTS & options.unset}
-    sampling = dataclasses.replace(options.sampling, **defaults, max_tokens=max_tokens)
+    # a stop token's text is kept as a stop string is
+    sampling = dataclasses.replace(
+        options.sampling,
+        **defaults,
+        max_tokens=max_tokens,
+        include_stop_token=options.include_stop,
+    )
     if sampling.top_k >= model.vocab_size:
         sampling = dataclasses.replace(sampling, top_k=0)
     if sampling.is_beam_search:

@@ -1,32 +1,35 @@
-"""The text of single tokens, asked of the tokenizer once per token."""
+"""What single tokens add to a text, asked of the tokenizer once per token."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mesh.context import RequestContext
-from services.gateway.domain.generation import Model
+from services.gateway.domain.generation import Model, TokenPiece
 from services.gateway.domain.ports import Tokenizer
 
 
 class TokenText:
-    """Remembers the text of each token that was asked for; bounded by the model's vocabulary."""
+    """Remembers each token that was asked for; bounded by the model's vocabulary."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._revision = ""
-        self._texts: dict[int, str] = {}
+        self._pieces: dict[int, TokenPiece] = {}
 
-    async def texts(
+    async def pieces(
         self, model: Model, token_ids: Iterable[int], context: RequestContext
-    ) -> Mapping[int, str]:
-        """Return what each token adds to a text, by id; raises MeshError."""
+    ) -> Mapping[int, TokenPiece]:
+        """Return what each token adds to a text by itself, by id; raises MeshError."""
         if model.revision != self._revision:
-            self._revision, self._texts = model.revision, {}
-        known = self._texts
+            self._revision, self._pieces = model.revision, {}
+        known = self._pieces
         unknown = sorted(set(token_ids) - known.keys())
         if unknown:
-            # a token may lose its space at the start of a text, so it is read behind itself
-            pairs = [ids for token_id in unknown for ids in ((token_id,), (token_id, token_id))]
-            texts = await self._tokenizer.decode(pairs, context)
-            triples = zip(unknown, texts[::2], texts[1::2], strict=True)
-            known.update({token_id: both[len(one) :] for token_id, one, both in triples})
+            described = await self._tokenizer.describe_tokens(unknown, context)
+            known.update(zip(unknown, described, strict=True))
         return known
+
+    async def within(
+        self, token_ids: Sequence[int], text: str, context: RequestContext
+    ) -> list[TokenPiece]:
+        """Return what the tokens of a prompt add to its text, and where; raises MeshError."""
+        return await self._tokenizer.describe_tokens(token_ids, context, text)

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from cli.servers import free_port
 from mesh import rpc
 from services.gateway.generation import detokenizer
-from services.gateway.generation.detokenizer import NUM_STREAMS, Detokenizer, Text
+from services.gateway.generation.detokenized import Text, TextOptions
+from services.gateway.generation.detokenizer import NUM_STREAMS, Detokenizer
 from tests.gateway.scripted import LETTERS, LetterTokenizer, ids
 from tests.waiting import until
 
@@ -36,9 +38,10 @@ class Stage:
         self.service = service
         self.running = running
 
-    def open(self, name: str, *stop: str, include_stop: bool = False) -> Reader:
+    def open(self, name: str, *stop: str, include_stop: bool = False, **options: Any) -> Reader:
         reader = Reader()
-        self.detokenizer.open(name, stop, include_stop, reader.texts.append)
+        wanted = TextOptions(stop, include_stop, **options)
+        self.detokenizer.open(name, wanted, reader.texts.append)
         return reader
 
     def feed(self, name: str, text: str, *, final: bool = False) -> None:

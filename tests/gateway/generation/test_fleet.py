@@ -5,6 +5,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,8 @@ from services.gateway.domain.generation import (
     Model,
     Sampling,
     TextDelta,
+    Timings,
+    Usage,
 )
 from services.gateway.generation import detokenizer, dispatcher, fleet
 from services.gateway.generation.detokenizer import Detokenizer
@@ -120,12 +124,15 @@ class Stage:
         max_tokens: int = 20,
         include_stop: bool = False,
         model: Model = MODEL,
+        answer_prefix: str = "",
+        **sampling: Any,
     ) -> Reading:
         """Begins a sequence and reads it in a task."""
-        deltas = self.fleet.stream(
-            request(*stop, max_tokens=max_tokens, include_stop=include_stop, model=model),
-            RequestContext.start(timeout_s, "req-1"),
+        asked = request(*stop, max_tokens=max_tokens, include_stop=include_stop, model=model)
+        asked = replace(
+            asked, answer_prefix=answer_prefix, sampling=replace(asked.sampling, **sampling)
         )
+        deltas = self.fleet.stream(asked, RequestContext.start(timeout_s, "req-1"))
         reading = Reading(deltas)
         self.readings.append(reading)
         return reading
@@ -609,7 +616,7 @@ def scored(job: events_pb2.Job, text: str, *, first: bool = False) -> events_pb2
 async def test_log_probabilities_come_with_their_text(stage: Stage, restart: bool) -> None:
     """Each delta describes exactly its own tokens, even where the tokenizer restarts between."""
     replica = await stage.replica("r1")
-    reading = stage.read()
+    reading = stage.read(logprobs=1)
     job = await replica.job()
     await replica.send([scored(job, "abc", first=True)])
     await until(lambda: reading.text == "abc")
@@ -624,6 +631,9 @@ async def test_log_probabilities_come_with_their_text(stage: Stage, restart: boo
     for delta in reading.deltas:
         assert [one.token_id for one in delta.logprobs] == ids(delta.text)
         assert all(one.top == ((one.token_id, one.logprob),) for one in delta.logprobs)
+        assert "".join(one.piece.data.decode() for one in delta.logprobs) == delta.text
+    offsets = [one.piece.offset for delta in reading.deltas for one in delta.logprobs]
+    assert offsets == list(range(6))
     assert reading.text == "abcdef"
     assert [one.token_id for one in reading.deltas[0].prompt_logprobs] == [2, 3]
     assert not any(delta.prompt_logprobs for delta in reading.deltas[1:])
@@ -635,7 +645,7 @@ async def test_log_probabilities_wait_for_their_text(
     """Where text comes in smaller portions than tokens, each portion has only its own."""
     monkeypatch.setattr(detokenizer, "MAX_DELTA_TOKENS", 1)
     replica = await stage.replica("r1")
-    reading = stage.read("ex")
+    reading = stage.read("ex", logprobs=1)
     job = await replica.job()
     await replica.send([scored(job, "abcdef", first=True)])
     await replica.say(job.job_id, "", STOP)
@@ -659,6 +669,133 @@ async def test_a_stop_string_ends_the_job(stage: Stage) -> None:
     assert reading.last.usage.prompt_tokens == 3
     assert reading.last.usage.completion_tokens >= 5
     await until(lambda: replica.cancelled == [job.job_id])
+
+
+def begun(job_id: str, text: str, *, cached: int = 2) -> events_pb2.SequenceDelta:
+    """A job's first tokens, with what a replica tells then."""
+    start = common_pb2.Start(cached_prompt_tokens=cached, queue_s=0.5, prefill_s=0.25)
+    return events_pb2.SequenceDelta(job_id=job_id, token_ids=ids(text), start=start)
+
+
+@pytest.mark.parametrize("pieces", [("abcdef",), ("abc", "d", "ef"), ("abcd", "ef")])
+async def test_a_stop_string_keeps_what_was_known_at_the_start(
+    stage: Stage, pieces: tuple[str, ...]
+) -> None:
+    """Cached tokens and times do not wait for the replica's end, which never comes."""
+    replica = await stage.replica("r1")
+    reading = stage.read("de")
+    job = await replica.job()
+    before_s = time.monotonic()
+    await replica.send([begun(job.job_id, pieces[0])])
+    for piece in pieces[1:]:
+        await replica.say(job.job_id, piece)
+    last = (await reading.done()).last
+    assert last.usage == Usage(3, 5, cached_prompt_tokens=2)
+    assert last.timings is not None
+    assert (last.timings.queue_s, last.timings.prefill_s) == (0.5, 0.25)
+    assert 0 <= last.timings.decode_s <= time.monotonic() - before_s
+
+
+async def test_a_stop_string_in_the_last_tokens_keeps_what_the_end_told(stage: Stage) -> None:
+    """A replica that ended before its text was searched has told the usage itself."""
+    replica = await stage.replica("r1")
+    reading = stage.read("de")
+    job = await replica.job()
+    usage = common_pb2.Usage(prompt_tokens=3, completion_tokens=6, cached_prompt_tokens=1)
+    timings = common_pb2.Timings(queue_s=1, prefill_s=2, decode_s=4)
+    replica.job_ids.remove(job.job_id)
+    delta = events_pb2.SequenceDelta(
+        job_id=job.job_id, token_ids=ids("abcdef"), finish_reason=LENGTH, usage=usage,
+        timings=timings,
+    )  # fmt: skip
+    await replica.send([delta])
+    last = (await reading.done()).last
+    assert (last.finish_reason, last.usage) == ("stop", Usage(3, 5, cached_prompt_tokens=1))
+    assert last.timings == Timings(1, 2, 4)
+
+
+async def test_a_replica_that_tells_no_start_is_understood(stage: Stage) -> None:
+    """An older one tells cached tokens and times at its end alone: they are not known before."""
+    replica = await stage.replica("r1")
+    reading = stage.read("de")
+    job = await replica.job()
+    await replica.say(job.job_id, "abcdef")
+    last = (await reading.done()).last
+    assert (last.usage, last.timings) == (Usage(3, 5), None)
+
+
+async def test_a_stop_string_in_a_beam_keeps_the_usage_of_all(stage: Stage) -> None:
+    """What a search generated is counted, however its results are cut."""
+    replica = await stage.replica("r1")
+    reading = stage.read("b", temperature=0, n=2, beam_width=2, stop_token_ids=())
+    job = await replica.job()
+    replica.job_ids.remove(job.job_id)
+    delta = events_pb2.SequenceDelta(
+        job_id=job.job_id, token_ids=ids("abc"), finish_reason=LENGTH,
+        usage=common_pb2.Usage(prompt_tokens=3, completion_tokens=6, cached_prompt_tokens=2),
+        other_beams=[common_pb2.Beam(token_ids=ids("cba"), finish_reason=LENGTH)],
+    )  # fmt: skip
+    await replica.send([delta])
+    await reading.done()
+    ends = {d.sequence: d for d in reading.deltas if d.finish_reason is not None}
+    assert {index: (end.finish_reason, end.usage) for index, end in ends.items()} == {
+        0: ("stop", Usage(3, 6, cached_prompt_tokens=2)),
+        1: ("stop", Usage(0, 0)),
+    }
+
+
+@pytest.mark.parametrize(("min_tokens", "text"), [(0, "a"), (2, "aba"), (6, "ababab")])
+async def test_min_tokens_holds_stop_strings_back(stage: Stage, min_tokens: int, text: str) -> None:
+    """One that is complete too early stays in the text; the job carries min_tokens as well."""
+    replica = await stage.replica("r1")
+    reading = stage.read("b", min_tokens=min_tokens)
+    job = await replica.job()
+    assert job.sampling.min_tokens == min_tokens
+    for letter in "ababab":
+        await replica.say(job.job_id, letter)
+    if min_tokens == 6:
+        await replica.say(job.job_id, "b")
+    await reading.done()
+    assert (reading.text, reading.last.finish_reason) == (text, "stop")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_an_answer_is_told_without_its_prefix(stage: Stage, restart: bool) -> None:
+    """It is dropped across tokens, and again where the tokenizer restarts in the middle of it."""
+    replica = await stage.replica("r1")
+    reading = stage.read("ab", answer_prefix="ab", logprobs=1)
+    job = await replica.job()
+    await replica.send([scored(job, "a")])
+    if restart:
+        await until(lambda: not any(s._owed for s in stage.detokenizer._streams))
+        await stage.tokenizer.kill()
+    await replica.send([scored(job, "bcd")])
+    if restart:
+        await stage.tokenizer.start()
+    await replica.send([scored(job, "eab")])
+    await reading.done()
+    assert (reading.text, reading.last.finish_reason) == ("cde", "stop")
+    pieces = [one.piece for delta in reading.deltas for one in delta.logprobs]
+    assert [piece.data for piece in pieces] == [b"", b"", b"c", b"d", b"e", b"", b""]
+    assert [piece.offset for piece in pieces] == [0, 0, 0, 1, 2, 3, 3]
+
+
+async def test_further_beams_are_cut_like_the_first(stage: Stage) -> None:
+    """Prefix, stop strings and min_tokens hold for each result of a search."""
+    replica = await stage.replica("r1")
+    sampling = {"temperature": 0, "n": 2, "beam_width": 2, "stop_token_ids": (), "min_tokens": 3}
+    reading = stage.read("b", answer_prefix="a", **sampling)
+    job = await replica.job()
+    replica.job_ids.remove(job.job_id)
+    delta = events_pb2.SequenceDelta(
+        job_id=job.job_id, token_ids=ids("abcbd"), finish_reason=LENGTH,
+        usage=common_pb2.Usage(prompt_tokens=3, completion_tokens=10),
+        other_beams=[common_pb2.Beam(token_ids=ids("xbxxb"), finish_reason=LENGTH)],
+    )  # fmt: skip
+    await replica.send([delta])
+    await reading.done()
+    texts = ["".join(d.text for d in reading.deltas if d.sequence == i) for i in range(2)]
+    assert texts == ["bc", "xbxx"]
 
 
 async def test_tokens_after_a_stop_string_harm_nobody(stage: Stage) -> None:

@@ -14,7 +14,7 @@ from services.gateway.domain.generation import (
     Usage,
 )
 from services.gateway.generation import wire
-from services.gateway.generation.wire import Beam, End
+from services.gateway.generation.wire import Beam, End, Start
 
 MODEL = Model("tiny", "r", 512, 256, (0,))
 STOP, LENGTH = common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH
@@ -44,6 +44,14 @@ def test_a_delta_in_the_middle_has_no_end() -> None:
     delta = wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5], logprobs=[described]))
     assert (delta.job_id, list(delta.token_ids), delta.end) == ("j1", [5], None)
     assert delta.logprobs == (TokenLogprobs(5, -0.5, 2, ((6, -0.25), (5, -0.5))),)
+
+
+def test_the_first_delta_may_tell_how_a_job_began() -> None:
+    """Its start is told with the first tokens; a delta without it has none."""
+    start = common_pb2.Start(cached_prompt_tokens=2, queue_s=0.5, prefill_s=0.25)
+    first = wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5], start=start))
+    assert first.start == Start(num_cached_tokens=2, queue_s=0.5, prefill_s=0.25)
+    assert wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5])).start is None
 
 
 def test_a_good_end_has_its_counts_and_beams() -> None:

@@ -51,6 +51,14 @@ async def test_second_answer_comes_from_the_cache(stack: Any) -> None:
     assert len(stack.generator.requests) == 1
 
 
+@pytest.mark.parametrize("include", [False, True])
+async def test_an_included_stop_covers_stop_tokens(stack: Any, include: bool) -> None:
+    """The generator is asked to tell the stop token where a stop string is kept."""
+    await stack.chat(include_stop_str_in_output=include, stop_token_ids=[7])
+    [request] = stack.generator.requests
+    assert request.include_stop is request.sampling.include_stop_token is include
+
+
 async def test_hit_as_stream(stack: Any) -> None:
     """A hit streams the same text and usage that the first stream had."""
     first, chunks = await streamed(stack)

@@ -8,7 +8,7 @@ from aiohttp import web
 from mesh.errors import invalid
 from services.gateway.api.fields import Fields, text, wrong_type
 from services.gateway.api.openai.chunks import ChunkForm, Chunks
-from services.gateway.api.openai.logprobs import LogprobsWriter
+from services.gateway.api.openai.logprobs import LogprobsWriter, chat_spelling
 from services.gateway.api.openai.objects import citations, identity, usage_counts
 from services.gateway.api.openai.options import (
     Delivery,
@@ -90,7 +90,7 @@ class ChatWriter:
             **self._head,
             "choices": [await self._choice(i, choice) for i, choice in enumerate(choices)],
             "usage": usage_counts(usage),
-            **await self._logprobs.prompt(choices[0].prompt_logprobs),
+            **await self._logprobs.prompt(choices[0].prompt_logprobs, chat_spelling),
         }
         if self._citations is not None:
             body["citations"] = self._citations

@@ -8,7 +8,7 @@ from aiohttp import web
 from mesh.errors import invalid
 from services.gateway.api.fields import Fields, text, texts, wrong_type
 from services.gateway.api.openai.chunks import ChunkForm, Chunks
-from services.gateway.api.openai.logprobs import LogprobsWriter, joined
+from services.gateway.api.openai.logprobs import LogprobsWriter, joined, text_spelling
 from services.gateway.api.openai.objects import identity, usage_counts
 from services.gateway.api.openai.options import (
     Delivery,
@@ -109,7 +109,7 @@ class CompletionWriter:
             "text": (choice.echo or "") + finished.text,
             "logprobs": described,
             "finish_reason": finished.finish_reason,
-            **await self._logprobs.prompt(finished.prompt_logprobs),
+            **await self._logprobs.prompt(finished.prompt_logprobs, text_spelling),
         }
 
 

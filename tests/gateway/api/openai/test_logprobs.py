@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.api.openai import logprobs
-from services.gateway.domain.generation import TokenLogprobs
+from services.gateway.domain.generation import TokenLogprobs, TokenPiece
 
 HELLO = ["H", "e", "l", "l", "o", " ", "y", "o", "u"]
 
@@ -27,10 +27,8 @@ async def test_chat_tells_each_token(stack: Any) -> None:
         ("I", -1.5),
     ]
     assert len(stack.generator.requests) == 2 and stack.cache.lookups == 0
-    # the texts of tokens are asked for once
-    assert stack.tokenizer.decoded == 2 * len(
-        {chr(ord(c) + n) for c in "Hello you" for n in (0, 1)}
-    )
+    # each token is asked for once
+    assert stack.tokenizer.described == len({chr(ord(c) + n) for c in "Hello you" for n in (0, 1)})
 
 
 async def test_chat_stream_tells_the_tokens_of_each_chunk(stack: Any) -> None:
@@ -53,12 +51,65 @@ async def test_without_asking_nothing_is_told(stack: Any) -> None:
     assert not any(r.sampling.asks_logprobs for r in stack.generator.requests)
 
 
-async def test_a_part_of_a_character_has_no_bytes(stack: Any) -> None:
-    """Where a token's text does not tell its bytes, they are null."""
+async def test_a_part_of_a_character_in_a_chat(stack: Any) -> None:
+    """Its bytes are told, and join to the text; as a token they are written out."""
     stack.generator.words = ["é"]
-    answer = await stack.client.chat.completions.create(**stack.body, logprobs=True)
-    content = answer.choices[0].logprobs.content
-    assert [(one.token, one.bytes) for one in content] == [("\ufffd", None)] * 2
+    answer = await stack.client.chat.completions.create(**stack.body, logprobs=True, top_logprobs=2)
+    [choice] = answer.choices
+    content = choice.logprobs.content
+    assert [(one.token, one.bytes) for one in content] == [(r"\xc3", [0xC3]), (r"\xa9", [0xA9])]
+    assert bytes(b for one in content for b in one.bytes).decode() == choice.message.content
+    assert [top.token for top in content[0].top_logprobs] == [r"\xc3", r"\xc4"]
+
+
+async def test_a_part_of_a_character_in_a_text(stack: Any) -> None:
+    """Tokens that differ only in bytes stay apart among the alternatives."""
+    stack.generator.words = ["é"]
+    answer = await stack.client.completions.create(
+        model="tiny", prompt="é", logprobs=2, echo=True, extra_body={"prompt_logprobs": 1}
+    )
+    told = answer.choices[0].logprobs
+    assert told.tokens == [r"bytes:\xc3", r"bytes:\xa9"] * 2
+    assert told.top_logprobs[2] == {r"bytes:\xc3": -0.5, r"bytes:\xc4": -1.5}
+    [none, second] = answer.choices[0].prompt_logprobs
+    assert none is None
+    assert second[str(0xA9)]["decoded_token"] == r"bytes:\xa9"
+
+
+SPACE, WORD, BYTE, END, UNKNOWN = range(5)
+PIECES = {
+    SPACE: TokenPiece(b" the"),
+    WORD: TokenPiece(b"the"),
+    BYTE: TokenPiece(b" \xf0\x9f"),
+    END: TokenPiece(b"", "</s>"),
+    UNKNOWN: TokenPiece(b""),
+}
+
+
+def test_special_tokens_have_names_and_no_bytes() -> None:
+    """An end token that is told adds nothing to the text."""
+    told = logprobs.chat([TokenLogprobs(END, -1.0, 1, ((END, -1.0),), PIECES[END])], PIECES)
+    [entry] = told["content"]
+    assert (entry["token"], entry["bytes"]) == ("</s>", [])
+    assert entry["top_logprobs"] == [{"token": "</s>", "logprob": -1.0, "bytes": []}]
+
+
+def test_a_token_at_the_start_of_a_text_is_found_among_its_alternatives() -> None:
+    """What the text's start takes from a token, it takes from the others in its place."""
+    top = ((SPACE, -0.5), (BYTE, -1.0))
+    one = TokenLogprobs(SPACE, -0.5, 1, top, TokenPiece(b"the"))
+    [entry] = logprobs.chat([one], PIECES)["content"]
+    assert [other["token"] for other in entry["top_logprobs"]] == ["the", r"\xf0\x9f"]
+    told = logprobs.completion([one], PIECES, 2)
+    assert told["top_logprobs"] == [{"the": -0.5, r"bytes:\xf0\x9f": -1.0}]
+
+
+def test_of_equal_texts_the_tokens_own_value_is_told() -> None:
+    """A completion's alternatives are keyed by text, where the token finds its own value."""
+    one = TokenLogprobs(SPACE, -2.0, 2, ((WORD, -0.5),), TokenPiece(b"the"))
+    told = logprobs.completion([one], PIECES, 1)
+    assert told["top_logprobs"] == [{"the": -2.0}]
+    assert told["token_logprobs"] == [-2.0]
 
 
 async def test_text_completion_form(stack: Any) -> None:
@@ -215,9 +266,12 @@ async def test_what_the_vocabulary_cannot_do(
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(-9, 0)), max_size=6), st.integers(0, 9))
 def test_offsets_add_up(told: list[tuple[int, float]], offset: int) -> None:
     """Every token begins where the one before it ends."""
-    texts = {i: "x" * i for i in range(6)}
-    tokens = [TokenLogprobs(i, value, 1) for i, value in told]
-    made = logprobs.completion(tokens, texts, offset, 0)
+    starts = [sum(i for i, _ in told[:place]) for place in range(len(told))]
+    tokens = [
+        TokenLogprobs(i, value, 1, piece=TokenPiece(b"x" * i, offset=start))
+        for (i, value), start in zip(told, starts, strict=True)
+    ]
+    made = logprobs.completion(tokens, {}, 0, offset=offset)
     ends = [start + len(t) for start, t in zip(made["text_offset"], made["tokens"], strict=True)]
     assert [offset, *ends][:-1] == made["text_offset"] or not told
-    assert made["top_logprobs"] == [{texts[i]: value} for i, value in told]
+    assert made["top_logprobs"] == [{"x" * i: value} for i, value in told]
