@@ -74,10 +74,12 @@ class Job(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., deadline_unix_ms: _Optional[int] = ..., model_revision: _Optional[str] = ..., tenant: _Optional[str] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
-    __slots__ = ("job_id",)
+    __slots__ = ("job_id", "stopped")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
-    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+    stopped: bool
+    def __init__(self, job_id: _Optional[str] = ..., stopped: _Optional[bool] = ...) -> None: ...
 
 class Resend(_message.Message):
     __slots__ = ("first", "last")

@@ -85,6 +85,7 @@ class ScriptedReplica:
         self.jobs: list[events_pb2.Job] = []
         self.headers: list[Mapping[str, str]] = []
         self.cancelled: list[str] = []
+        self.stopped: list[str] = []
         self.resends: list[tuple[int, int]] = []
         self.gateways: list[str] = []
         self.beats = 0
@@ -192,6 +193,8 @@ class ScriptedReplica:
                 self.job_ids.append(message.job.job_id)
             case "cancel":
                 self.cancelled.append(message.cancel.job_id)
+                if message.cancel.stopped:
+                    self.stopped.append(message.cancel.job_id)
                 if message.cancel.job_id in self.job_ids:
                     self.job_ids.remove(message.cancel.job_id)
             case "resend":

@@ -47,6 +47,16 @@ class TextOptions(NamedTuple):
             sampling.logprobs is not None,
         )
 
+    def message(self) -> pb.DetokenizeDelta:
+        """Return these options alone, for the first delta of a sequence."""
+        return pb.DetokenizeDelta(
+            stop=self.stop,
+            include_stop=self.include_stop,
+            min_tokens=self.min_tokens,
+            skip_prefix=self.skip_prefix,
+            describe_tokens=self.describe_tokens,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class DetokenizedSequence:
@@ -90,14 +100,7 @@ class DetokenizedSequence:
         self.closed = self.final and end == len(self.token_ids)
         delta = request.deltas.add(sequence_id=self.id, token_ids=token_ids, final=self.closed)
         if not self.opened:
-            stop, *others = self.options
-            delta.stop.extend(stop)
-            (
-                delta.include_stop,
-                delta.min_tokens,
-                delta.skip_prefix,
-                delta.describe_tokens,
-            ) = others
+            delta.MergeFrom(self.options.message())
             self.opened = True
         return end, self.closed
 

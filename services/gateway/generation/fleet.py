@@ -132,7 +132,8 @@ class Fleet:
             self._detokenizer.forget(text_id)
         replica_id = self._dispatcher.withdraw(job_id)
         if replica_id is not None and sequence.end is None:
-            self._outgoing.put_nowait((replica_id, wire.cancel_command(job_id), {}))
+            command = wire.cancel_command(job_id, stopped=sequence.is_stopped)
+            self._outgoing.put_nowait((replica_id, command, {}))
         self._do(self._dispatcher.ended(job_id))
 
     def _do(self, work: Work) -> None:

@@ -25,7 +25,8 @@ class SequenceInFlight:
     """What its reader has not taken yet, how it began and how it ended.
 
     Its replica may run on where a stop string has ended its text: then the start is all that is
-    known of cached tokens and times. `first_token_s` is when it came, monotonic.
+    known of cached tokens and times. `first_token_s` is when it came, monotonic; `is_stopped` is
+    true once a stop string was found.
     """
 
     job: Job
@@ -39,6 +40,7 @@ class SequenceInFlight:
     start: Start | None = None
     first_token_s: float = 0.0
     end: End | None = None
+    is_stopped: bool = False
     num_beams: int = 1
 
     def fail(self, error: MeshError) -> None:
@@ -62,6 +64,7 @@ class SequenceInFlight:
             prompt_logprobs=self.prompt_logprobs,
         )
         self.prompt_logprobs = ()
+        self.is_stopped = text.stopped
         self.texts.put(self._ended(delta, stopped=text.stopped) if text.final else delta)
 
     def add_beam_text(self, index: int, finish_reason: str, text: Text) -> None:

@@ -83,9 +83,9 @@ def job_command(
     return events_pb2.Command(job=job)
 
 
-def cancel_command(job_id: str) -> events_pb2.Command:
-    """Return the command that ends a job early."""
-    return events_pb2.Command(cancel=events_pb2.Cancel(job_id=job_id))
+def cancel_command(job_id: str, *, stopped: bool) -> events_pb2.Command:
+    """Return the command that ends a job early; `stopped` where a stop string ended its text."""
+    return events_pb2.Command(cancel=events_pb2.Cancel(job_id=job_id, stopped=stopped))
 
 
 def resend_command(first: int, last: int) -> events_pb2.Command:

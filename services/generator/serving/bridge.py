@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from services.generator.engine import Engine, EngineStats, StepOutput
+from services.generator.engine import Engine, EngineStats, FinishReason, StepOutput
 from services.generator.serving.engine_thread import EngineThread
 from services.generator.serving.metrics import EngineMetrics
 from services.generator.serving.submission import Submission, abort
@@ -106,10 +106,10 @@ class EngineBridge:
         self._thread.put(submission.add_to)
         return True
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a sequence before the next step, with a last output. Idempotent."""
         if request_id in self._listeners:
-            self._thread.put(partial(abort, request_id=request_id))
+            self._thread.put(partial(abort, request_id=request_id, reason=reason))
 
     async def until_idle(self) -> None:
         """Return when no sequence is live."""

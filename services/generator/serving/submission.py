@@ -68,10 +68,12 @@ class Submission:
         ]
 
 
-def abort(engine: Engine, request_id: str) -> list[StepOutput]:
+def abort(
+    engine: Engine, request_id: str, reason: FinishReason = FinishReason.ABORT
+) -> list[StepOutput]:
     """End a sequence; return its last output, or none where it has ended already."""
     try:
-        output = engine.abort(request_id, FinishReason.ABORT)
+        output = engine.abort(request_id, reason)
     except Exception as fault:
         return engine.recover(fault)
     return [] if output is None else [output]

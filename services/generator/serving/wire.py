@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import MeshError, invalid
-from mesh.pb import common_pb2
+from mesh.pb import common_pb2, events_pb2
 from services.generator.engine import (
     Engine,
     FinishReason,
@@ -58,6 +58,11 @@ def refused(error: ParamError | RequestError) -> MeshError:
 def finish_reason(output: StepOutput) -> common_pb2.FinishReason:
     """Return the proto's reason; UNSPECIFIED while the sequence goes on."""
     return _REASONS[output.finish_reason]
+
+
+def cancel_reason(message: events_pb2.Cancel) -> FinishReason:
+    """Return how a cancelled job ends: well, as by a stop token, where it has all of its text."""
+    return FinishReason.STOP if message.stopped else FinishReason.ABORT
 
 
 def usage(output: StepOutput) -> common_pb2.Usage:

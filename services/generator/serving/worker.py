@@ -102,7 +102,8 @@ class Worker:
             case "job":
                 self._take(message.job, headers, link)
             case "cancel":
-                self._bridge.abort(message.cancel.job_id)
+                cancel = message.cancel
+                self._bridge.abort(cancel.job_id, wire.cancel_reason(cancel))
             case "resend":
                 await link.resend(message.resend.first, message.resend.last)
 

@@ -403,6 +403,7 @@ async def test_a_reader_that_leaves_cancels_the_job(stage: Stage) -> None:
     await deltas.aclose()  # type: ignore[attr-defined]
     assert not any(stage.left().values())
     await until(lambda: replica.cancelled == [job.job_id])
+    assert replica.stopped == []
 
 
 async def test_a_cancelled_reader_cancels_the_job(stage: Stage) -> None:
@@ -669,6 +670,7 @@ async def test_a_stop_string_ends_the_job(stage: Stage) -> None:
     assert reading.last.usage.prompt_tokens == 3
     assert reading.last.usage.completion_tokens >= 5
     await until(lambda: replica.cancelled == [job.job_id])
+    assert replica.stopped == [job.job_id], "it was not given up"
 
 
 def begun(job_id: str, text: str, *, cached: int = 2) -> events_pb2.SequenceDelta:

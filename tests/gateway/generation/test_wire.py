@@ -30,8 +30,10 @@ def test_a_job_carries_what_the_replica_needs() -> None:
 
 
 def test_commands_that_follow_a_job() -> None:
-    """A cancel names the job, a resend both ends of the gap."""
-    assert wire.cancel_command("j1").cancel.job_id == "j1"
+    """A cancel names the job and its reason, a resend both ends of the gap."""
+    for stopped in (False, True):
+        cancel = wire.cancel_command("j1", stopped=stopped).cancel
+        assert (cancel.job_id, cancel.stopped) == ("j1", stopped)
     resend = wire.resend_command(3, 5).resend
     assert (resend.first, resend.last) == (3, 5)
 

@@ -12,7 +12,7 @@ import pytest
 from mesh.bus import Bus, subjects
 from mesh.bus.messages import VERSION
 from mesh.pb import common_pb2, events_pb2
-from services.generator.engine import QueueFullError
+from services.generator.engine import FinishReason, QueueFullError
 from services.generator.serving import wire, worker
 from services.generator.serving.bridge import EngineBridge
 from services.generator.serving.worker import Worker
@@ -21,6 +21,7 @@ from tests.generator.tiny import VOCAB
 from tests.waiting import until
 
 ABORT, LENGTH = common_pb2.FINISH_REASON_ABORT, common_pb2.FINISH_REASON_LENGTH
+STOP = common_pb2.FINISH_REASON_STOP
 ERROR, REJECTED = common_pb2.FINISH_REASON_ERROR, common_pb2.FINISH_REASON_REJECTED
 
 
@@ -312,14 +313,16 @@ async def test_a_late_job_ends_by_its_deadline(replica: Replica) -> None:
     assert gateway.end("a") == common_pb2.FINISH_REASON_DEADLINE
 
 
-async def test_a_cancel_ends_a_job(replica: Replica) -> None:
-    """A cancelled job ends with ABORT, and its blocks are free."""
+@pytest.mark.parametrize(("stopped", "outcome"), [(False, "abort"), (True, "stop")])
+async def test_a_cancel_ends_a_job(replica: Replica, stopped: bool, outcome: str) -> None:
+    """A job that is given up ends with ABORT, one with all of its text with STOP."""
     gateway = await replica.gateway()
     await gateway.job("a", max_tokens=250)
     await until(lambda: gateway.deltas("a"))
-    await gateway.command(cancel=events_pb2.Cancel(job_id="a"))
+    await gateway.command(cancel=events_pb2.Cancel(job_id="a", stopped=stopped))
     await until(lambda: gateway.end("a"))
-    assert gateway.end("a") == ABORT
+    assert gateway.end("a") == (STOP if stopped else ABORT)
+    assert replica.bridge.stats().outcomes == {FinishReason(outcome): 1}
     assert replica.bridge.stats().num_blocks_used == 0
 
 
