@@ -110,17 +110,18 @@ class DetokenizedSequence:
             if final:
                 self.sink(Text("", num_tokens, stopped=False, final=True))
             return final
-        text = delta.text
+        text, stopped = delta.text, delta.stopped
         if self.chars_to_skip:
             skipped = min(self.chars_to_skip, len(text))
             self.chars_to_skip -= skipped
             text = text[skipped:]
         self.num_chars += len(text)
-        tokens = self._new_pieces(delta) if delta.tokens else ()
-        ended = final or delta.stopped
-        if text or tokens or ended:
+        tokens = self._new_pieces(delta) if self.options.describe_tokens else ()
+        ended = final or stopped
+        if stopped:
             num_tokens -= delta.unused_tokens
-            self.sink(Text(text, num_tokens, delta.stopped, ended, tokens))
+        if text or tokens or ended:
+            self.sink(Text(text, num_tokens, stopped, ended, tokens))
         return ended
 
     def _new_pieces(self, delta: pb.TextDelta) -> list[TokenPiece]:

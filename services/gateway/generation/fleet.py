@@ -26,7 +26,7 @@ from services.gateway.generation.dispatcher import Dispatcher
 from services.gateway.generation.frame_order import FrameOrder
 from services.gateway.generation.job import Job, Work
 from services.gateway.generation.sequence import SequenceInFlight, beam_id
-from services.gateway.generation.wire import Delta, End
+from services.gateway.generation.wire import End
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Fleet:
             arrival = order.heartbeat(frame.number, frame.oldest)
         for ready in arrival.ready:
             for delta in ready.deltas:
-                self._on_delta(wire.delta(delta), frame.replica_id)
+                self._on_delta(delta, frame.replica_id)
         if arrival.missing is not None:
             _gaps.inc()
             command = wire.resend_command(*arrival.missing)
@@ -214,36 +214,36 @@ class Fleet:
             if sequence.job.replica_id == replica_id:
                 sequence.fail(unavailable("A part of the answer was lost."))
 
-    def _on_delta(self, delta: Delta, replica_id: str) -> None:
-        sequence = self._sequences.get(delta.job_id)
+    def _on_delta(self, message: events_pb2.SequenceDelta, replica_id: str) -> None:
+        job_id = message.job_id
+        sequence = self._sequences.get(job_id)
         if sequence is None or sequence.end is not None:
             return
         if sequence.job.replica_id != replica_id:
             # counted as lost, placed elsewhere since, and back again
             return
-        end = delta.end
-        if end is not None and end.rejected:
-            self._do(self._dispatcher.rejected(delta.job_id, end.expected_wait_s))
+        delta = wire.delta(message, is_first=not sequence.job.has_output)
+        if (end := delta.end) is not None and end.rejected:
+            self._do(self._dispatcher.rejected(job_id, end.expected_wait_s))
             return
         if delta.token_ids:
-            self._dispatcher.progressed(delta.job_id)
+            self._dispatcher.progressed(job_id)
         sequence.take(delta)
         if end is None:
-            self._detokenizer.feed(delta.job_id, delta.token_ids, final=False)
+            self._detokenizer.feed(job_id, delta.token_ids, final=False)
             return
         sequence.end = end
-        self._do(self._dispatcher.ended(delta.job_id))
+        self._do(self._dispatcher.ended(job_id))
         if end.error is None:
-            self._detokenizer.feed(delta.job_id, delta.token_ids, final=True)
+            self._detokenizer.feed(job_id, delta.token_ids, final=True)
             self._feed_other_beams(sequence, end)
         else:
             sequence.fail(end.error)
 
     def _feed_other_beams(self, sequence: SequenceInFlight, end: End) -> None:
-        options = TextOptions.of(sequence.request)
         sequence.num_beams += len(end.other_beams)
         for index, beam in enumerate(end.other_beams, 1):
             text_id = beam_id(sequence.job.id, index)
             sink = partial(sequence.add_beam_text, index, beam.finish_reason)
-            self._detokenizer.open(text_id, options, sink)
+            self._detokenizer.open(text_id, TextOptions.of(sequence.request), sink)
             self._detokenizer.feed(text_id, beam.token_ids, final=True)

@@ -53,16 +53,16 @@ class Start(NamedTuple):
 class Delta(NamedTuple):
     """New tokens of a job, described where it asks for that; the last has its `end`.
 
-    The first have its `start`, unless they are the last or an older replica sent them.
+    The first have its prompt's descriptions and its `start`, unless they are the last or an older
+    replica sent them.
 
     A tuple, because one is made for each sequence of each step.
     """
 
-    job_id: str
     token_ids: Sequence[int]
     logprobs: tuple[TokenLogprobs, ...]
-    prompt_logprobs: tuple[TokenLogprobs, ...]
     end: End | None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     start: Start | None = None
 
 
@@ -115,17 +115,24 @@ def report(message: events_pb2.Announcement) -> Report:
     )
 
 
-def delta(message: events_pb2.SequenceDelta) -> Delta:
-    """Return what a replica says of one job in one frame."""
-    logprobs, prompt_logprobs = message.logprobs, message.prompt_logprobs
-    return Delta(
-        message.job_id,
+def delta(message: events_pb2.SequenceDelta, *, is_first: bool) -> Delta:
+    """Return what a replica says of one job in one frame; `is_first` until it has had tokens."""
+    logprobs = message.logprobs
+    new = Delta(
         message.token_ids,
         tuple(map(_token_logprobs, logprobs)) if logprobs else (),
-        tuple(map(_token_logprobs, prompt_logprobs)) if prompt_logprobs else (),
         _end(message) if message.finish_reason else None,
-        _start(message.start) if message.HasField("start") else None,
     )
+    return _with_start(new, message) if is_first else new
+
+
+def _with_start(delta: Delta, message: events_pb2.SequenceDelta) -> Delta:
+    start = None
+    if message.HasField("start"):
+        begun = message.start
+        start = Start(begun.cached_prompt_tokens, begun.queue_s, begun.prefill_s)
+    prompt_logprobs = tuple(map(_token_logprobs, message.prompt_logprobs))
+    return delta._replace(prompt_logprobs=prompt_logprobs, start=start)
 
 
 def _end(message: events_pb2.SequenceDelta) -> End:
@@ -144,10 +151,6 @@ def _end(message: events_pb2.SequenceDelta) -> End:
             Beam(beam.token_ids, FINISH_REASONS[beam.finish_reason]) for beam in message.other_beams
         ),
     )
-
-
-def _start(message: common_pb2.Start) -> Start:
-    return Start(message.cached_prompt_tokens, message.queue_s, message.prefill_s)
 
 
 def _failure(reason: common_pb2.FinishReason) -> MeshError:

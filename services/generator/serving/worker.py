@@ -102,8 +102,7 @@ class Worker:
             case "job":
                 self._take(message.job, headers, link)
             case "cancel":
-                cancel = message.cancel
-                self._bridge.abort(cancel.job_id, wire.cancel_reason(cancel))
+                self._bridge.abort(message.cancel.job_id, wire.cancel_reason(message.cancel))
             case "resend":
                 await link.resend(message.resend.first, message.resend.last)
 

@@ -43,17 +43,19 @@ def test_a_delta_in_the_middle_has_no_end() -> None:
     described = common_pb2.TokenLogprobs(
         token_id=5, logprob=-0.5, rank=2, top_token_ids=[6, 5], top_logprobs=[-0.25, -0.5]
     )
-    delta = wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5], logprobs=[described]))
-    assert (delta.job_id, list(delta.token_ids), delta.end) == ("j1", [5], None)
+    message = events_pb2.SequenceDelta(token_ids=[5], logprobs=[described])
+    delta = wire.delta(message, is_first=False)
+    assert (list(delta.token_ids), delta.end) == ([5], None)
     assert delta.logprobs == (TokenLogprobs(5, -0.5, 2, ((6, -0.25), (5, -0.5))),)
 
 
 def test_the_first_delta_may_tell_how_a_job_began() -> None:
     """Its start is told with the first tokens; a delta without it has none."""
     start = common_pb2.Start(cached_prompt_tokens=2, queue_s=0.5, prefill_s=0.25)
-    first = wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5], start=start))
+    message = events_pb2.SequenceDelta(token_ids=[5], start=start)
+    first = wire.delta(message, is_first=True)
     assert first.start == Start(num_cached_tokens=2, queue_s=0.5, prefill_s=0.25)
-    assert wire.delta(events_pb2.SequenceDelta(job_id="j1", token_ids=[5])).start is None
+    assert wire.delta(events_pb2.SequenceDelta(token_ids=[5]), is_first=True).start is None
 
 
 def test_a_good_end_has_its_counts_and_beams() -> None:
@@ -65,7 +67,7 @@ def test_a_good_end_has_its_counts_and_beams() -> None:
         timings=common_pb2.Timings(queue_s=0.5, prefill_s=0.25, decode_s=1),
         other_beams=[common_pb2.Beam(token_ids=[7], finish_reason=STOP)],
     )
-    end = wire.delta(message).end
+    end = wire.delta(message, is_first=False).end
     assert end is not None and (end.finish_reason, end.error) == ("length", None)
     assert (end.usage, end.timings) == (Usage(3, 5, 2), Timings(0.5, 0.25, 1.0))
     assert [(list(beam.token_ids), beam.finish_reason) for beam in end.other_beams] == [
@@ -80,7 +82,7 @@ def test_a_rejection_may_tell_a_wait(wait_s: float | None) -> None:
     message = events_pb2.SequenceDelta(
         finish_reason=common_pb2.FINISH_REASON_REJECTED, expected_wait_s=wait_s
     )
-    assert wire.delta(message).end == End(rejected=True, expected_wait_s=wait_s)
+    assert wire.delta(message, is_first=False).end == End(rejected=True, expected_wait_s=wait_s)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_a_rejection_may_tell_a_wait(wait_s: float | None) -> None:
 )
 def test_a_bad_end_is_an_error(reason: common_pb2.FinishReason, code: Code) -> None:
     """Each reason but the good ones has its code."""
-    end = wire.delta(events_pb2.SequenceDelta(finish_reason=reason)).end
+    end = wire.delta(events_pb2.SequenceDelta(finish_reason=reason), is_first=True).end
     assert end is not None and end.error is not None and end.error.code is code
 
 
