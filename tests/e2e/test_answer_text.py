@@ -132,16 +132,47 @@ def test_special_tokens_of_an_echoed_prompt(
     check_offsets(choice.text, choice.logprobs.tokens or [], choice.logprobs.text_offset or [])
 
 
-def test_tokens_up_to_a_stop_string(client: openai.OpenAI, model: str) -> None:
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_up_to_a_stop_string(
+    client: openai.OpenAI, model: str, stream: bool, include: bool
+) -> None:
     """What a stop string cuts off is in no token's bytes, and no offset passes what is left."""
     options: Any = {"model": model, "prompt": "The harbour", "max_tokens": 24, "temperature": 0}
     text = client.completions.create(**options).choices[0].text
     stop = text[9:14]
-    choice = client.completions.create(**options, stop=[stop], logprobs=2).choices[0]
-    assert choice.text == text[: text.index(stop)]
+    answer: Any = client.completions.create(
+        **options, stop=[stop], logprobs=2, stream=stream,
+        extra_body={"include_stop_str_in_output": include},
+    )  # fmt: skip
+    choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    kept = "".join(choice.text for choice in choices)
+    told = [choice.logprobs for choice in choices if choice.logprobs]
+    tokens = [token for one in told for token in one.tokens]
+    assert kept == text[: text.index(stop) + (len(stop) if include else 0)]
+    assert "".join(tokens) == kept
+    check_offsets(kept, tokens, [offset for one in told for offset in one.text_offset])
+
+
+def test_a_broken_character_in_an_echoed_prompt(
+    client: openai.OpenAI, model: str, tokenizer: Tokenizer
+) -> None:
+    """Bytes that are no character are one replacement in the text, where both of them begin."""
+    first, second, *_ = tokenizer.encode(EMOJI.decode()).ids
+    letters = tokenizer.encode("sea").ids
+    answer = client.completions.create(
+        model=model, prompt=[first, second, *letters, first, *letters], max_tokens=1, logprobs=1,
+        echo=True, extra_body={"prompt_logprobs": 1},
+    )  # fmt: skip
+    [choice] = answer.choices
+    assert choice.text.startswith("\ufffdsea\ufffdsea")
     assert choice.logprobs
-    assert "".join(choice.logprobs.tokens or []) == choice.text
-    check_offsets(choice.text, choice.logprobs.tokens or [], choice.logprobs.text_offset or [])
+    offsets, tokens = choice.logprobs.text_offset or [], choice.logprobs.tokens or []
+    assert tokens[:2] == [r"bytes:\xf0", r"bytes:\x9f"]
+    assert offsets[:3] == [0, 0, 1]
+    assert offsets[2 + len(letters) : 4 + len(letters)] == [4, 5]
+    prompt: Any = choice.model_extra and choice.model_extra["prompt_logprobs"]
+    assert prompt[1][str(second)]["decoded_token"] == r"bytes:\x9f"
 
 
 @pytest.mark.parametrize("beams", [False, True])
