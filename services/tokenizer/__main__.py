@@ -9,7 +9,7 @@ from mesh.lifecycle import Lifecycle, run
 from mesh.pb.tokenizer_pb2 import DESCRIPTOR
 from mesh.pb.tokenizer_pb2_grpc import add_TokenizerServicer_to_server
 from services import NAMES
-from services.tokenizer.chat import ChatTemplate
+from services.tokenizer.chat_encoder import ChatEncoder
 from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
 from services.tokenizer.config import TokenizerSettings
@@ -23,11 +23,10 @@ async def start(settings: TokenizerSettings, lifecycle: Lifecycle) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     checkpoint = await asyncio.to_thread(Checkpoint.read, settings.model, settings.model_id)
     codec = await asyncio.to_thread(Codec, checkpoint)
+    chat = await asyncio.to_thread(ChatEncoder, checkpoint)
     workers = Workers(settings.threads, settings.max_waiting)
     lifecycle.stack.push_async_callback(workers.close)
-    servicer = TokenizerServicer(
-        checkpoint, codec, ChatTemplate.of(checkpoint), workers, settings.max_text_bytes
-    )
+    servicer = TokenizerServicer(checkpoint, codec, chat, workers, settings.max_text_bytes)
     lifecycle.on_drain(servicer.drain)
     await rpc.serve(
         lifecycle,

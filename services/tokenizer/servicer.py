@@ -13,7 +13,8 @@ from mesh.pb import common_pb2 as common
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
-from services.tokenizer.chat import ChatTemplate, Message
+from services.tokenizer.chat import Message
+from services.tokenizer.chat_encoder import ChatEncoder, ChatPrompt
 from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
 from services.tokenizer.describe import TokenDescriber
@@ -38,13 +39,13 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
         self,
         checkpoint: Checkpoint,
         codec: Codec,
-        template: ChatTemplate,
+        chat: ChatEncoder,
         workers: Workers,
         max_text_bytes: int,
     ) -> None:
         self._codec = codec
         self._describer = TokenDescriber(codec.pieces)
-        self._template = template
+        self._chat_encoder = chat
         self._workers = workers
         self._max_text_bytes = max_text_bytes
         self._model = common.ModelInfo(
@@ -64,7 +65,7 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
     ) -> pb.DescribeTokenizerResponse:
         """Return the model and whether it can chat."""
         return pb.DescribeTokenizerResponse(
-            model=self._model, has_chat_template=self._template.exists
+            model=self._model, has_chat_template=self._chat_encoder.has_template
         )
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
@@ -86,8 +87,12 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
         self, request: pb.EncodeChatRequest, context: Context
     ) -> pb.EncodeChatResponse:
         """Return the rendered chat template and its ids."""
-        text, ids = await self._chat(request, context)
-        return pb.EncodeChatResponse(prompt=pb.TokenIds(ids=ids), text=text)
+        prompt = await self._chat(request, context)
+        return pb.EncodeChatResponse(
+            prompt=pb.TokenIds(ids=prompt.ids),
+            text=prompt.text,
+            answer_prefix=self._chat_encoder.answer_prefix,
+        )
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         """Return the text of each sequence."""
@@ -132,7 +137,7 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
                     request_context(context), size, work, [request.text], add_special_tokens=False
                 )
             case "chat":
-                _, ids = await self._chat(request.chat, context)
+                ids = (await self._chat(request.chat, context)).ids
             case _:
                 raise invalid("input", "input must be a text or a chat.")
         return pb.CountResponse(tokens=len(ids))
@@ -165,26 +170,22 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
         self._check_idle()
         await self._idle.wait()
 
-    async def _chat(self, request: pb.EncodeChatRequest, context: Context) -> tuple[str, list[int]]:
+    async def _chat(self, request: pb.EncodeChatRequest, context: Context) -> ChatPrompt:
         if len(request.messages) > MAX_TEXTS:
             raise invalid("messages", f"messages may hold at most {MAX_TEXTS} messages.")
         texts = {f"messages[{i}].content": m.content for i, m in enumerate(request.messages)}
         texts |= {f"messages[{i}].name": m.name for i, m in enumerate(request.messages)}
         size = self._size(texts, "messages")
         messages = [Message(m.role, m.content, m.name) for m in request.messages]
-        text, ids = await self._workers.run(
-            request_context(context), size, self._encode_chat, messages, request
+        prompt = await self._workers.run(
+            request_context(context),
+            size,
+            self._chat_encoder.encode,
+            messages,
+            add_generation_prompt=request.add_generation_prompt,
         )
-        _encoded.inc(len(ids))
-        return text, ids
-
-    def _encode_chat(
-        self, messages: Sequence[Message], request: pb.EncodeChatRequest
-    ) -> tuple[str, list[int]]:
-        text = self._template.render(messages, add_generation_prompt=request.add_generation_prompt)
-        # the template has written all special tokens itself
-        (ids,) = self._codec.encode([text], add_special_tokens=False)
-        return text, ids
+        _encoded.inc(len(prompt.ids))
+        return prompt
 
     def _size(self, texts: dict[str, str], whole: str) -> int:
         """Return the characters of all texts; raise INVALID_ARGUMENT for too many bytes."""

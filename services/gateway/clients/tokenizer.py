@@ -9,7 +9,7 @@ from mesh.context import RequestContext
 from mesh.pb import tokenizer_pb2 as pb
 from mesh.pb import tokenizer_pb2_grpc as pb_grpc
 from services.gateway.clients.field_names import renamed
-from services.gateway.domain.generation import TokenPiece
+from services.gateway.domain.generation import ChatPrompt, TokenPiece
 from services.gateway.domain.request import Message
 
 CALL_LIMIT_S = 30.0
@@ -30,14 +30,12 @@ class GrpcTokenizer:
             reply = await rpc.call(self._stub.Encode, request, context, limit_s=CALL_LIMIT_S)
         return [tuple(sequence.ids) for sequence in reply.sequences]
 
-    async def encode_chat(
-        self, messages: Sequence[Message], context: RequestContext
-    ) -> tuple[int, ...]:
-        """Return token ids of the conversation up to where the assistant begins."""
+    async def encode_chat(self, messages: Sequence[Message], context: RequestContext) -> ChatPrompt:
+        """Return the conversation up to where the assistant begins."""
         turns = [pb.ChatMessage(role=m.role, content=m.content, name=m.name) for m in messages]
         request = pb.EncodeChatRequest(messages=turns, add_generation_prompt=True)
         reply = await rpc.call(self._stub.EncodeChat, request, context, limit_s=CALL_LIMIT_S)
-        return tuple(reply.prompt.ids)
+        return ChatPrompt(tuple(reply.prompt.ids), reply.answer_prefix)
 
     async def decode(
         self, sequences: Sequence[Sequence[int]], context: RequestContext

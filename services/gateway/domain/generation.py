@@ -107,6 +107,17 @@ class GenerationRequest:
         return len(self.prompt_token_ids) + self.max_new_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation; an answer's text is told without `answer_prefix`."""
+
+    token_ids: tuple[int, ...]
+    answer_prefix: str = ""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
 @dataclass(slots=True, eq=False)
 class Reservation:
     """What a generator's queue holds for sequences that are not submitted yet.

@@ -7,6 +7,7 @@ from mesh.context import RequestContext
 from services.gateway.domain.documents import Collection, Ingestion, Passage
 from services.gateway.domain.generation import (
     Answer,
+    ChatPrompt,
     GenerationRequest,
     Model,
     Reservation,
@@ -23,10 +24,8 @@ class Tokenizer(Protocol):
         """Return token ids per text, with the special tokens that the model starts a text with."""
         ...
 
-    async def encode_chat(
-        self, messages: Sequence[Message], context: RequestContext
-    ) -> tuple[int, ...]:
-        """Return token ids of the rendered conversation, ready for the assistant's turn."""
+    async def encode_chat(self, messages: Sequence[Message], context: RequestContext) -> ChatPrompt:
+        """Return the rendered conversation, ready for the assistant's turn."""
         ...
 
     async def decode(

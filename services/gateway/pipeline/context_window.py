@@ -8,7 +8,7 @@ from mesh.context import RequestContext
 from mesh.errors import invalid
 from services.gateway.domain.documents import Passage
 from services.gateway.domain.errors import too_long
-from services.gateway.domain.generation import Defaults, Model, Sampling
+from services.gateway.domain.generation import ChatPrompt, Defaults, Model, Sampling
 from services.gateway.domain.ports import Tokenizer
 from services.gateway.domain.request import Message, Options
 from services.gateway.pipeline import grounding
@@ -31,7 +31,7 @@ async def ground(
     passages: Sequence[Passage],
     most_tokens: int,
     context: RequestContext,
-) -> tuple[tuple[Passage, ...], tuple[int, ...]]:
+) -> tuple[tuple[Passage, ...], ChatPrompt]:
     """Return the passages that fit, best first, and the grounded prompt.
 
     The lowest scores are dropped until the prompt has at most `most_tokens`; without any passage
@@ -39,7 +39,7 @@ async def ground(
     """
     ranked = sorted(passages, key=lambda passage: passage.score, reverse=True)
 
-    async def prompt_with(count: int) -> tuple[int, ...]:
+    async def prompt_with(count: int) -> ChatPrompt:
         texts = [passage.text for passage in ranked[:count]]
         return await tokenizer.encode_chat(grounded(messages, texts), context)
 

@@ -10,6 +10,7 @@ from services.gateway.access.admission import Admission
 from services.gateway.domain.documents import Passage
 from services.gateway.domain.generation import (
     Answer,
+    ChatPrompt,
     GenerationRequest,
     Model,
     TextDelta,
@@ -114,11 +115,12 @@ class Pipeline:
         passages: tuple[Passage, ...] | None = None
         echoes = _echoed_texts(prompt)
         if isinstance(prompt, Conversation):
-            passages, token_ids = await self._encode_conversation(prompt, model, context)
+            passages, chat = await self._encode_conversation(prompt, model, context)
             if passages is not None:
-                options = context_window.shortened(request.options, model, len(token_ids))
+                options = context_window.shortened(request.options, model, len(chat))
                 request = dataclasses.replace(request, options=options)
-            requests = [_fitted(request, token_ids, prompt.field, model, tenant)]
+            fitted = _fitted(request, chat.token_ids, prompt.field, model, tenant)
+            requests = [dataclasses.replace(fitted, answer_prefix=chat.answer_prefix)]
         else:
             encoded = prompt.token_ids or await self._tokenizer.encode(prompt.texts, context)
             requests = _fitted_prompts(request, prompt, encoded, model, tenant)
@@ -167,7 +169,7 @@ class Pipeline:
 
     async def _encode_conversation(
         self, conversation: Conversation, model: Model, context: RequestContext
-    ) -> tuple[tuple[Passage, ...] | None, tuple[int, ...]]:
+    ) -> tuple[tuple[Passage, ...] | None, ChatPrompt]:
         messages, retrieval = conversation.messages, conversation.retrieval
         if retrieval is None:
             return None, await self._tokenizer.encode_chat(messages, context)

@@ -12,8 +12,8 @@ async def test_ids_in_order(stack: Any) -> None:
     """Texts and conversations become ids, in order."""
     tokenizer = GrpcTokenizer(stack.remotes["tokenizer"].channel)
     assert await tokenizer.encode(["a", "bc"], RequestContext.start(60)) == [(97,), (98, 99)]
-    ids = await tokenizer.encode_chat([Message("user", "ü")], RequestContext.start(60))
-    assert bytes(ids).decode() == "<user>ü<assistant>"
+    prompt = await tokenizer.encode_chat([Message("user", "ü")], RequestContext.start(60))
+    assert bytes(prompt.token_ids).decode() == "<user>ü<assistant>"
 
 
 async def test_tokens_are_described(stack: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mesh.context import RequestContext
 from services.gateway.api.openai.chat import read_chat
 from services.gateway.domain.documents import Passage
-from services.gateway.domain.generation import Defaults, Model, Sampling
+from services.gateway.domain.generation import ChatPrompt, Defaults, Model, Sampling
 from services.gateway.domain.request import Message
 from services.gateway.pipeline import context_window
 
@@ -27,9 +27,9 @@ class Counting:
     async def encode(self, texts: Sequence[str], context: Any) -> list[tuple[int, ...]]:
         raise AssertionError("not asked here")
 
-    async def encode_chat(self, messages: Sequence[Message], context: Any) -> tuple[int, ...]:
+    async def encode_chat(self, messages: Sequence[Message], context: Any) -> ChatPrompt:
         self.calls += 1
-        return (0,) * sum(len(m.content) for m in messages)
+        return ChatPrompt((0,) * sum(len(m.content) for m in messages))
 
 
 def passage(i: int, score: float, length: int) -> Passage:
