@@ -18,9 +18,11 @@ from services.gateway.api.responder import Responder
 from services.gateway.clients.retriever import GrpcRetriever
 from services.gateway.config import GatewaySettings
 from services.gateway.domain.ports import AdmissionQueue, AnswerCache, TextGenerator, Tokenizer
+from services.gateway.http.cors import Cors
 from services.gateway.http.limits import HttpLimits
-from services.gateway.http.middleware import Middleware, add_request_id
+from services.gateway.http.middleware import EXPOSED, Middleware
 from services.gateway.http.probes import OptionalService, Probes
+from services.gateway.http.server import GatewayRunner
 from services.gateway.pipeline.pipeline import Pipeline
 from services.gateway.pipeline.response_cache import ResponseCache
 from services.gateway.pipeline.token_text import TokenText
@@ -28,6 +30,7 @@ from services.gateway.pipeline.token_text import TokenText
 # what a drain left over gets no more time
 SHUTDOWN_S = 1.0
 IDLE_CONNECTION_S = 75.0
+MIDDLEWARE = web.AppKey("middleware", Middleware)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,11 @@ def build_app(
     """Return the application; its drain and its background work belong to the life cycle."""
     cache = ResponseCache(services.cache, settings.cache_timeout_s)
     authenticate = Authenticator(_keys(settings)).authenticate
-    middleware = Middleware(lifecycle, authenticate, error_body, settings.request_timeout_s)
+    cors = Cors(settings.allowed_origins, EXPOSED)
+    middleware = Middleware(lifecycle, authenticate, error_body, settings.request_timeout_s, cors)
     app = web.Application(middlewares=[middleware.wrap()])
-    app.on_response_prepare.append(add_request_id)
+    app[MIDDLEWARE] = middleware
+    app.on_response_prepare.append(middleware.prepare)
     _add_generation(app, settings, services, cache)
     _add_models(app, Models(services.generator, settings.encoder_id, int(time.time())))
     embeddings = Embeddings(services.retriever, settings.encoder_id, settings.max_body_bytes)
@@ -70,10 +75,11 @@ def build_app(
 
 async def serve(lifecycle: Lifecycle, app: web.Application, host: str, port: int) -> int:
     """Start the server, which the life cycle stops; return its port."""
-    runner = web.AppRunner(
+    middleware = app[MIDDLEWARE]
+    runner = GatewayRunner(
         app,
-        handler_cancellation=True,
-        access_log=None,
+        middleware.unread,
+        middleware.guard,
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=IDLE_CONNECTION_S,
     )
@@ -127,4 +133,6 @@ def _add_documents(app: web.Application, documents: Documents) -> None:
 def _add_probes(app: web.Application, probes: Probes) -> None:
     app.router.add_get("/livez", probes.live)
     app.router.add_get("/readyz", probes.ready)
+    # what vLLM and many balancers ask
+    app.router.add_get("/health", probes.ready)
     app.router.add_get("/metrics", probes.metrics)

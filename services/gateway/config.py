@@ -31,7 +31,15 @@ class GatewaySettings(Settings):
     max_waiting_tokens: int = Field(
         4_000_000, ge=1024, description="KV tokens they may come to need"
     )
+    cors_origins: str = Field(
+        "", description="origins of pages that may call, with commas between; * for all, none: off"
+    )
     encoder_id: str = Field("all-MiniLM-L6-v2", description="name of the embedding model")
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """The origins that `cors_origins` names."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
     @model_validator(mode="after")
     def _keys(self) -> Self:

@@ -141,9 +141,11 @@ class Responder:
         return stream.response
 
 
-def _cache_directives(request: web.Request) -> frozenset[str]:
-    return frozenset(
-        directive.split("=", 1)[0].strip().lower()
-        for header in request.headers.getall("Cache-Control", ())
-        for directive in header.split(",")
-    )
+def _cache_directives(request: web.Request) -> dict[str, str]:
+    """Return the directives of `Cache-Control` by name, in lower case, with their arguments."""
+    directives = {}
+    for header in request.headers.getall("Cache-Control", ()):
+        for directive in header.split(","):
+            name, _, argument = directive.partition("=")
+            directives[name.strip().lower()] = argument.strip().strip('"')
+    return directives

@@ -4,8 +4,10 @@ import asyncio
 import json
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mesh.errors import invalid
+from services.gateway.http.content_coding import BrokenCodingError, decoder
 
 READ_LIMIT_S = 60.0
 # larger bodies are decoded in a thread: they would hold up every stream
@@ -15,20 +17,25 @@ INLINE_JSON_BYTES = 64 * 1024
 async def read_bytes(request: web.Request, limit_bytes: int) -> bytes:
     """Return the request's body.
 
-    Raises 413 as soon as it is larger than the limit, INVALID_ARGUMENT when it is cut.
+    Raises 413 as soon as it is larger than the limit, 415 for a content coding that we lack,
+    INVALID_ARGUMENT when it is cut or broken.
     """
     parts = []
     size = 0
+    decoding = decoder(request.headers.getall("Content-Encoding", ()))
     try:
         async with asyncio.timeout(READ_LIMIT_S):
-            async for part in request.content.iter_any():
+            async for data in request.content.iter_any():
+                part = data if decoding is None else decoding.feed(data, limit_bytes + 1 - size)
                 size += len(part)
                 if size > limit_bytes:
                     raise web.HTTPRequestEntityTooLarge(limit_bytes, size)
                 parts.append(part)
+        if decoding is not None:
+            decoding.end()
     except TimeoutError:
         raise invalid("body", f"The body did not arrive within {READ_LIMIT_S:.0f} s.") from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, HttpProcessingError, BrokenCodingError):
         raise invalid("body", "The body's encoding is broken.") from None
     return b"".join(parts)
 

@@ -8,10 +8,10 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import typedefs, web
+from aiohttp import HttpVersion11, typedefs, web
 from opentelemetry.trace import Span, SpanKind
 
 from mesh.context import REQUEST_ID, RequestContext
@@ -20,6 +20,8 @@ from mesh.lifecycle import Lifecycle, State
 from mesh.telemetry import span
 from services.gateway.domain.request import Principal
 from services.gateway.http import metrics
+from services.gateway.http.content_coding import ACCEPTED
+from services.gateway.http.cors import Cors
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,18 @@ STARTED = web.RequestKey("started", float)
 # the caller went away: what is logged and counted in place of a status that nobody read
 CLIENT_CLOSED = Code.CANCELLED.value.http
 TIMEOUT_HEADER = "x-request-timeout-s"
+# no more is said of a wrong key than of a missing one (RFC 6750, 3)
+CHALLENGE = 'Bearer realm="infermesh"'
+EXPOSED = (REQUEST_ID, "x-infermesh-cache", "Retry-After")
+_REASONS = {
+    413: "The body is too large.",
+    414: "The request line is too long.",
+    415: f"The body's Content-Encoding must be one of {ACCEPTED}, or absent.",
+    417: "Only `Expect: 100-continue` can be met.",
+    431: "A header field is too long, or there are too many.",
+}
+_UNREAD = "This is not a valid HTTP request."
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -37,7 +51,7 @@ class Middleware:
     """Wraps every handler, and counts the API requests that a drain waits for.
 
     `authenticate` returns whom the header `Authorization` stands for; `error_body` writes a
-    failure in the words of the API.
+    failure in the words of the API; `cors` says which pages may read answers.
     """
 
     def __init__(
@@ -46,11 +60,13 @@ class Middleware:
         authenticate: Callable[[str], Principal],
         error_body: Callable[[MeshError], Any],
         request_timeout_s: float,
+        cors: Cors,
     ) -> None:
         self._lifecycle = lifecycle
         self._authenticate = authenticate
         self._error_body = error_body
         self._timeout_s = request_timeout_s
+        self._cors = cors
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -58,6 +74,43 @@ class Middleware:
     async def drain(self) -> None:
         """Return once no API request is being answered."""
         await self._idle.wait()
+
+    def unread(self, status: int) -> web.Response:
+        """Return the refusal of what could not be read as a request; the connection ends."""
+        context = RequestContext.start(self._timeout_s)
+        metrics.requests.labels("unread", str(status)).inc()
+        response = self._reworded(status, _REASONS.get(status, _UNREAD))
+        response.headers[REQUEST_ID] = context.request_id
+        response.force_close()
+        return response
+
+    def guard(self, handler: Handler) -> Handler:
+        """Return the application's handler, surrounded where it refuses before its middlewares."""
+
+        async def guarded(request: Any) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except web.HTTPException as answer:
+                # what a client expects (RFC 9110, 10.1.1) is looked at first
+                context = RequestContext.start(self._timeout_s, _request_id(request))
+                metrics.requests.labels(_route(request), str(answer.status)).inc()
+                response = self._reshaped(request, answer)
+                response.headers[REQUEST_ID] = context.request_id
+                response.force_close()
+                return response
+
+        return guarded
+
+    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add what every answer says; for `app.on_response_prepare`."""
+        context = request.get(CONTEXT)
+        if context is not None:
+            response.headers[REQUEST_ID] = context.request_id
+        response.headers.update(self._cors.headers(request))
+        if request.version < HttpVersion11 and response.content_length is None:
+            # only its end tells where such an answer ends (RFC 9112, 6.3)
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     def wrap(self) -> typedefs.Middleware:
         """Return the function for `web.Application(middlewares=...)`."""
@@ -80,6 +133,9 @@ class Middleware:
             with span(name, kind=SpanKind.SERVER, carrier=request.headers) as current:
                 response = await self._answered(request, handler, current)
                 status = response.status
+                if not response.prepared and not _is_read(request):
+                    # nobody waits for the rest of a body that no handler wanted
+                    response.force_close()
                 current.set_attribute("http.response.status_code", status)
             return response
         finally:
@@ -91,7 +147,9 @@ class Middleware:
     ) -> web.StreamResponse:
         current.set_attribute("infermesh.request_id", request[CONTEXT].request_id)
         try:
-            if not request.path.startswith("/v1/"):
+            if self._cors.is_preflight(request):
+                return self._preflight(request)
+            if not request.path.startswith("/v1/") or request.method == "OPTIONS":
                 return await handler(request)
             return await self._authenticated(request, handler)
         except MeshError as error:
@@ -120,9 +178,17 @@ class Middleware:
         finally:
             self._count(-1)
 
+    def _preflight(self, request: web.Request) -> web.Response:
+        if self._cors.lets_in(request):
+            return self._cors.preflight(request)
+        message = "This gateway is not open to pages of this origin."
+        return self._refusal(MeshError(Code.PERMISSION_DENIED, message))
+
     def _refusal(self, error: MeshError) -> web.Response:
         """Return the answer that a MeshError becomes."""
         response = web.json_response(self._error_body(error), status=error.code.value.http)
+        if error.code is Code.UNAUTHENTICATED:
+            response.headers["WWW-Authenticate"] = CHALLENGE
         if error.code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
             retry_after_s = 1.0 if error.retry_after_s is None else error.retry_after_s
             # the header knows whole seconds only
@@ -134,16 +200,16 @@ class Middleware:
         message = {
             404: f"Unknown path: {request.method} {request.path}",
             405: f"{request.path} does not take {request.method}.",
-            413: "The body is too large.",
-        }.get(answer.status, answer.reason)
-        error = MeshError(Code.INVALID_ARGUMENT, message)
-        response = web.json_response(self._error_body(error), status=answer.status)
-        if "Allow" in answer.headers:
-            response.headers["Allow"] = answer.headers["Allow"]
-        if answer.status == 413:
-            # the rest of the body is still on its way
-            response.force_close()
+        }.get(answer.status, _REASONS.get(answer.status, answer.reason))
+        response = self._reworded(answer.status, message)
+        for name in ("Allow", "Accept-Encoding"):
+            if name in answer.headers:
+                response.headers[name] = answer.headers[name]
         return response
+
+    def _reworded(self, status: int, message: str) -> web.Response:
+        body = self._error_body(MeshError(Code.INVALID_ARGUMENT, message))
+        return web.json_response(body, status=status)
 
     def _count(self, change: int) -> None:
         self._in_flight += change
@@ -154,16 +220,14 @@ class Middleware:
             self._idle.set()
 
 
-async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Say on every answer which request it is for; for `app.on_response_prepare`."""
-    context = request.get(CONTEXT)
-    if context is not None:
-        response.headers[REQUEST_ID] = context.request_id
-
-
 def internal_error(context: RequestContext) -> MeshError:
     """Return what a caller sees of a fault of ours."""
     return MeshError(Code.INTERNAL, f"Internal error. Request id: {context.request_id}")
+
+
+def _is_read(request: web.Request) -> bool:
+    """Return whether the body came to its end, and well."""
+    return request.content.is_eof() and request.content.exception() is None
 
 
 def _gone(request: web.Request) -> bool:

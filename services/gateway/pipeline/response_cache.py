@@ -4,6 +4,7 @@ import asyncio
 import enum
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -45,10 +46,14 @@ class Policy:
     store: bool = True
 
     @classmethod
-    def of(cls, directives: frozenset[str], *, no_store: bool) -> "Policy":
-        """Return it from the directives of `Cache-Control` and the body's own field."""
+    def of(cls, directives: Mapping[str, str], *, no_store: bool) -> "Policy":
+        """Return it from the directives of `Cache-Control` and the body's own field.
+
+        `max-age=0` asks for a fresh answer as `no-cache` does (RFC 9111, 5.2.1).
+        """
         keep = not no_store and "no-store" not in directives
-        return cls(lookup=keep and "no-cache" not in directives, store=keep)
+        fresh = "no-cache" in directives or directives.get("max-age") == "0"
+        return cls(lookup=keep and not fresh, store=keep)
 
 
 class ResponseCache:

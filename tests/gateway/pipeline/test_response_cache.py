@@ -128,7 +128,9 @@ async def test_what_was_stored_or_found_is_recalled() -> None:
 
 def test_policy() -> None:
     """no-store forbids both ways, no-cache forbids only the answer."""
-    assert Policy.of(frozenset(), no_store=False) == Policy(True, True)
-    assert Policy.of(frozenset({"no-cache"}), no_store=False) == Policy(False, True)
-    assert Policy.of(frozenset({"no-store"}), no_store=False) == Policy(False, False)
-    assert Policy.of(frozenset({"max-age"}), no_store=True) == Policy(False, False)
+    assert Policy.of({}, no_store=False) == Policy(True, True)
+    assert Policy.of({"no-cache": ""}, no_store=False) == Policy(False, True)
+    assert Policy.of({"no-store": ""}, no_store=False) == Policy(False, False)
+    assert Policy.of({"max-age": "0"}, no_store=False) == Policy(False, True)
+    assert Policy.of({"max-age": "60"}, no_store=False) == Policy(True, True)
+    assert Policy.of({"max-age": "60"}, no_store=True) == Policy(False, False)
