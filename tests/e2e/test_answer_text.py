@@ -225,3 +225,35 @@ def test_an_included_stop_token_is_in_the_text(
     assert beams or text.startswith(kept_text)
     assert kept.usage and cut.usage
     assert kept.usage.completion_tokens == cut.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_no_new_tokens_tell_the_prompts_scores_alone(
+    client: openai.OpenAI, model: str, stream: bool, logprobs: int | None
+) -> None:
+    """`max_tokens` 0 with `echo`: the prompt and its own values, and no token of an answer."""
+    options = {"model": model, "prompt": ["Once upon", "a time"], "n": 2, "logprobs": logprobs}
+    more = {"max_tokens": 0, "echo": True, "temperature": 0, "extra_body": FRESH}
+    scored = client.completions.create(**{**options, "prompt": "Once upon", "n": 1, **more})
+    assert scored.usage.completion_tokens == 0 < scored.usage.prompt_tokens
+    texts: dict[int, str] = {}
+    told: dict[int, list[Any]] = {}
+    if stream:
+        usage = {"stream": True, "stream_options": {"include_usage": True}}
+        answers = list(client.completions.create(**options, **more, **usage))
+    else:
+        answers = [client.completions.create(**options, **more)]
+    reasons = []
+    for answer in answers:
+        for choice in answer.choices:
+            texts[choice.index] = texts.get(choice.index, "") + choice.text
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+            if choice.logprobs is not None:
+                told.setdefault(choice.index, []).extend(choice.logprobs.token_logprobs)
+    assert texts == {0: "Once upon", 1: "Once upon", 2: "a time", 3: "a time"}
+    assert reasons == ["length"] * 4
+    assert answers[-1].usage.completion_tokens == 0
+    if logprobs is not None:
+        assert told[0] == scored.choices[0].logprobs.token_logprobs
+        assert told[0][0] is None and len(told[0]) == scored.usage.prompt_tokens

@@ -75,7 +75,7 @@ class Options:
     `best_of` sequences are drawn per prompt, of which the `n` best are answered; a beam search
     finds its `n` in one run of width `best_of`. The model decides the fields of `sampling` that
     are `unset`. A refusal calls the longest answer by its `max_tokens_field`. A lower `priority`
-    goes first.
+    goes first. With `prompt_only` there is no new text: the prompt is read, and scored, alone.
     """
 
     model: str
@@ -84,6 +84,7 @@ class Options:
     sampling: Sampling = field(default=Sampling())
     unset: frozenset[str] = frozenset()
     max_tokens_field: str = "max_tokens"
+    prompt_only: bool = False
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     priority: int = 0

@@ -92,8 +92,9 @@ def complete(
     The model's defaults count where the request is silent, then `default_max_tokens`.
     """
     max_tokens = _max_tokens(options, model, prompt, field, default_max_tokens)
-    if options.sampling.min_tokens > max_tokens:
-        raise invalid("min_tokens", f"min_tokens must be at most {max_tokens} here.")
+    most = 0 if options.prompt_only else max_tokens
+    if options.sampling.min_tokens > most:
+        raise invalid("min_tokens", f"min_tokens must be at most {most} here.")
     _check_named_ids(options.sampling, model)
     defaults = {name: getattr(model.defaults, name) for name in _DEFAULTS & options.unset}
     # a stop token's text is kept as a stop string is
@@ -120,6 +121,9 @@ def _max_tokens(
             f"The model's context is {model.context_length} tokens; {field} has {len(prompt)},"
             " which leaves no room for an answer.",
         )
+    if options.prompt_only:
+        # the engine draws one token at least, which nobody is told
+        return 1
     max_tokens = options.sampling.max_tokens
     if not max_tokens:
         most = model.defaults.max_tokens or default_max_tokens

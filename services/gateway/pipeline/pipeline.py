@@ -14,6 +14,7 @@ from services.gateway.domain.generation import (
     GenerationRequest,
     Model,
     TextDelta,
+    Usage,
     find_model,
 )
 from services.gateway.domain.ports import Retriever, TextGenerator, Tokenizer
@@ -101,7 +102,8 @@ class Pipeline:
             raise refusal
         echoes = _echoed_texts(request.prompt)
         runs = plan_runs([known], request.options, echoes)
-        return Plan(runs, request.options.n, outcome, cached=answer)
+        options = request.options
+        return Plan(runs, options.n, outcome, cached=answer, prompt_only=options.prompt_only)
 
     async def _plan(
         self,
@@ -129,9 +131,23 @@ class Pipeline:
         runs = plan_runs(requests, request.options, echoes)
         num_answered = request.options.n
         if not (runs[0].request.is_cacheable and len(runs) == len(runs[0].choices) == 1):
-            return Plan(runs, num_answered, self._cache.counted(Outcome.BYPASS), passages=passages)
+            return Plan(
+                runs,
+                num_answered,
+                self._cache.counted(Outcome.BYPASS),
+                passages=passages,
+                prompt_only=request.options.prompt_only,
+            )
         key = MemoKey.of(tenant, model, request)
-        plan = Plan(runs, num_answered, Outcome.BYPASS, policy.store, passages=passages, key=key)
+        plan = Plan(
+            runs,
+            num_answered,
+            Outcome.BYPASS,
+            policy.store,
+            passages=passages,
+            key=key,
+            prompt_only=request.options.prompt_only,
+        )
         return await self._looked_up(plan, policy, context)
 
     async def _looked_up(self, plan: Plan, policy: Policy, context: RequestContext) -> Plan:
@@ -151,7 +167,7 @@ class Pipeline:
         Close it to cancel what still runs. A whole answer goes to the cache where the plan says so.
         """
         if plan.cached is not None:
-            yield plan.choices[0], _whole(plan.cached)
+            yield plan.choices[0], _told(plan, _whole(plan.cached))
             return
         parts: list[str] = []
         streams = [
@@ -165,7 +181,7 @@ class Pipeline:
                     if delta.finish_reason is not None and delta.usage is not None:
                         answer = Answer("".join(parts), delta.finish_reason, delta.usage)
                         self._cache.keep(run.request, answer, context.request_id, plan.key)
-                yield run.choices[delta.sequence], delta
+                yield run.choices[delta.sequence], _told(plan, delta)
 
     async def _encode_conversation(
         self, conversation: Conversation, model: Model, context: RequestContext
@@ -221,6 +237,17 @@ def _fitted(
     return GenerationRequest(
         model, token_ids, sampling, options.stop, options.include_stop, tenant, options.priority
     )
+
+
+def _told(plan: Plan, delta: TextDelta) -> TextDelta:
+    """Return what the caller is told of a delta: of a prompt alone, its end and its scores."""
+    if not plan.prompt_only:
+        return delta
+    told = TextDelta("", prompt_logprobs=delta.prompt_logprobs, sequence=delta.sequence)
+    if delta.finish_reason is None:
+        return told
+    usage = dataclasses.replace(delta.usage or Usage(0, 0), completion_tokens=0)
+    return dataclasses.replace(told, finish_reason="length", usage=usage, timings=delta.timings)
 
 
 def _whole(answer: Answer) -> TextDelta:

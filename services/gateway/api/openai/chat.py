@@ -36,6 +36,16 @@ FORM = ChunkForm(
     '"delta":{}',
 )
 
+# vLLM's, taken with the values that change nothing
+UNSUPPORTED_UNLESS_DEFAULT: dict[str, tuple[Any, ...]] = {
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "continue_final_message": (False,),
+    "documents": (),
+    "chat_template": (),
+    "chat_template_kwargs": (),
+}
 # what clients send back of an assistant's message that they received
 _ASSISTANT_EXTRAS = ("refusal", "annotations", "audio", "tool_calls", "function_call", "citations")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -140,7 +150,8 @@ def read_chat(body: Any, default_max_tokens: int) -> tuple[InferenceRequest, Del
     if length_penalty is not None:
         best_of = read_best_of(read, n, stream=delivery.stream)
     read.only_default("best_of", 1)
-    read.only_default("echo", False)
+    for field, values in UNSUPPORTED_UNLESS_DEFAULT.items():
+        read.only_default(field, *values)
     options = read_options(
         read,
         delivery,
@@ -199,6 +210,7 @@ def _content(value: Any, path: str) -> str:
         if kind != "text":
             raise invalid(part.name("type"), f"{part.name('type')} must be `text`.")
         texts.append(text(part.name("text"), part.required("text")))
+        part.ignore("prompt_cache_breakpoint")
         part.finish()
     return "".join(texts)
 

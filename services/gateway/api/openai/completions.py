@@ -123,14 +123,17 @@ def read_completion(body: Any, default_max_tokens: int) -> tuple[InferenceReques
     length_penalty = read_beam_search(read, stream=delivery.stream)
     n = read_n(read)
     best_of = read_best_of(read, n, stream=delivery.stream)
+    max_tokens = read.integer("max_tokens", 0, MAX_TOKENS)
+    read.only_default("add_special_tokens", True)
     options = read_options(
         read,
         delivery,
         n=n,
         best_of=best_of,
         length_penalty=length_penalty,
-        max_tokens=read.integer("max_tokens", 1, MAX_TOKENS),
+        max_tokens=max_tokens,
         echo=prompts.echo,
+        prompt_only=max_tokens == 0,
     )
     if len(prompts) * best_of > MAX_SEQUENCES:
         factor = "n" if best_of == n else "best_of"

@@ -11,7 +11,8 @@ from services.gateway.api.fields import Fields, text, texts
 from services.gateway.api.openai.sampling_fields import MAX_LOGPROBS, check_beams, read_sampling
 from services.gateway.domain.request import MAX_PRIORITY, Options
 
-MAX_N = 16
+# OpenAI's
+MAX_N = 128
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LENGTH_PENALTY = 10
@@ -25,6 +26,11 @@ IGNORED = (
     "parallel_tool_calls",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "moderation",
+    # vLLM's
+    "request_id",
 )
 # accepted with values that change nothing, until they are supported
 UNSUPPORTED_UNLESS_DEFAULT: dict[str, tuple[Any, ...]] = {
@@ -36,10 +42,16 @@ UNSUPPORTED_UNLESS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
-    "verbosity": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
     "web_search_options": (),
     "suffix": (),
+    # vLLM's, which its clients send with their defaults
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "truncate_prompt_tokens": (),
 }
 
 
@@ -77,6 +89,7 @@ def read_options(
     max_tokens: int | None,
     max_tokens_field: str = "max_tokens",
     echo: bool = False,
+    prompt_only: bool = False,
 ) -> Options:
     """Take the fields that say how to continue a prompt, and refuse what is not supported.
 
@@ -101,6 +114,7 @@ def read_options(
         sampling=sampling,
         unset=unset,
         max_tokens_field=max_tokens_field,
+        prompt_only=prompt_only,
         stop=_stops(read.take("stop")),
         include_stop=read.boolean("include_stop_str_in_output"),
         priority=read.integer("priority", -MAX_PRIORITY, MAX_PRIORITY) or 0,
@@ -118,7 +132,7 @@ def read_n(read: Fields) -> int:
 
 def read_best_of(read: Fields, n: int, *, stream: bool) -> int:
     """Take how many sequences, or beams, the choices are the best of."""
-    best_of = read.integer("best_of", 1, MAX_N) or n
+    best_of = read.integer("best_of", 0, MAX_N) or n
     if best_of < n:
         raise invalid("best_of", "best_of must be at least n.")
     if best_of > n and stream:

@@ -8,6 +8,8 @@ from services.gateway.api.fields import Fields, integer, wrong_type
 from services.gateway.domain.generation import Sampling
 
 MAX_LOGPROBS = 20
+# a wide search would hold up the steps of all others
+MAX_BEAMS = 16
 MAX_STOP_IDS = 256
 MAX_NAMED_IDS = 4096
 MAX_BIAS = 100
@@ -44,7 +46,7 @@ def read_sampling(read: Fields, **endpoint_fields: Any) -> tuple[Sampling, froze
         **endpoint_fields,
         "min_tokens": read.integer("min_tokens", 0, MAX_TOKENS),
         "temperature": _temperature(read.number("temperature", 0, 2)),
-        "top_p": _share(read.number("top_p", 0, 1, above=True)),
+        "top_p": _share(read.number("top_p", 0, 1)),
         "top_k": _top_k(read.integer("top_k", -1, MAX_TOKENS)),
         "min_p": read.number("min_p", 0, 1),
         "typical_p": _share(read.number("typical_p", 0, 1, above=True)),
@@ -78,6 +80,10 @@ def check_beams(sampling: Sampling) -> None:
     if sampling.beam_width < 2:
         raise invalid(
             "best_of", "best_of or n must be at least 2 with `use_beam_search: true`: the width."
+        )
+    if sampling.beam_width > MAX_BEAMS:
+        raise invalid(
+            "best_of", f"best_of must be at most {MAX_BEAMS} with `use_beam_search: true`."
         )
     for field, allowed in WITH_BEAMS.items():
         if getattr(sampling, field) not in allowed:
