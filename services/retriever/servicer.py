@@ -9,6 +9,7 @@ import grpc
 
 from mesh.context import REQUEST_ID
 from mesh.errors import Code, MeshError, invalid
+from mesh.names import MAX_NAME_CHARACTERS, is_name
 from mesh.pb import retriever_pb2 as pb
 from mesh.pb import retriever_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
@@ -25,7 +26,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_TOP_K = 100
 MAX_TEXTS = 256
 MAX_TEXT_CHARACTERS = 32_768
-MAX_SOURCE_CHARACTERS = 512
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -159,9 +159,11 @@ def _check_collection(name: str) -> None:
 
 
 def _check_source(source: str) -> None:
-    if not 1 <= len(source) <= MAX_SOURCE_CHARACTERS or not source.isprintable():
+    if len(source) > MAX_NAME_CHARACTERS or not is_name(source):
         raise invalid(
-            "source", f"source must be 1 to {MAX_SOURCE_CHARACTERS} printable characters."
+            "source",
+            f"source must be 1 to {MAX_NAME_CHARACTERS} characters, not blank, without control "
+            "characters and marks of direction.",
         )
 
 

@@ -3,12 +3,12 @@
 from aiohttp import web
 
 from mesh.errors import invalid
+from mesh.names import MAX_NAME_CHARACTERS, is_name
 from services.gateway.api.fields import text
 from services.gateway.domain.ports import DocumentStore
 from services.gateway.http.body import read_bytes
 from services.gateway.http.middleware import CONTEXT
 
-MAX_NAME = 255
 # what clients send without meaning it; the retriever then goes by the name's suffix
 _UNMEANT = frozenset({"application/octet-stream", "application/x-www-form-urlencoded"})
 
@@ -57,6 +57,10 @@ class Documents:
 
 
 def _name(field: str, value: str) -> str:
-    if not value.strip() or not value.isprintable():
-        raise invalid(field, f"{field} must be a name of printable characters.")
-    return text(field, value, high=MAX_NAME)
+    text(field, value, high=MAX_NAME_CHARACTERS)
+    if not is_name(value):
+        raise invalid(
+            field,
+            f"{field} must not be blank, nor hold control characters or marks of direction.",
+        )
+    return value
