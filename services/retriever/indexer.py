@@ -9,7 +9,8 @@ from services.retriever.chunk import chunk
 from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, Passage
 from services.retriever.encoder_batcher import EncoderBatcher, Urgency
-from services.retriever.extract import extract
+from services.retriever.extraction.extract import extract
+from services.retriever.extraction.media_type import MediaType
 
 _TEXTS_AT_ONCE = 256
 
@@ -46,6 +47,7 @@ class Indexer:
         return len(passages)
 
     def _passages(self, document: Document, content: bytes) -> list[Passage]:
-        text = extract(document.media_type, content)
+        media_type = MediaType.of(document.media_type, document.source)
+        text = extract(media_type, content)
         spans = chunk(text, self._max_words, self._overlap_sentences)
         return domain.passages(document, text, spans)

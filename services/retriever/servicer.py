@@ -14,11 +14,12 @@ from mesh.pb import retriever_pb2 as pb
 from mesh.pb import retriever_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
 from mesh.telemetry import inject, span
-from services.retriever import extract
 from services.retriever.collections_store import CollectionsStore
 from services.retriever.document import Document, Hit, document_id
 from services.retriever.encoder import Count
 from services.retriever.encoder_batcher import EncoderBatcher, Urgency
+from services.retriever.extraction.extract import check
+from services.retriever.extraction.media_type import MediaType
 from services.retriever.ingest_queue import IngestQueue
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -88,12 +89,12 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         size, most = len(request.content), self._max_document_bytes
         if not 1 <= size <= most:
             raise invalid("content", f"content has {size} bytes; it must have 1 to {most}.")
-        kind = extract.media_type(request.media_type, request.source)
+        media_type = MediaType.of(request.media_type, request.source)
         called = request_context(context)
         headers = {REQUEST_ID: called.request_id}
         inject(headers)
         async with called.limit():
-            await asyncio.to_thread(extract.check, kind, request.content)
+            await asyncio.to_thread(check, media_type, request.content)
             document = Document(
                 ingestion_id=uuid.uuid4().hex,
                 document_id=await asyncio.to_thread(
@@ -101,7 +102,7 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
                 ),
                 collection=request.collection,
                 source=request.source,
-                media_type=kind,
+                media_type=str(media_type),
             )
             await self._ingest_queue.submit(document, request.content, headers)
         return pb.IngestResponse(

@@ -32,7 +32,7 @@ ROWS = {
             "services.retriever.document",
             "services.retriever.encoder",
             "services.retriever.encoder_batcher",
-            "services.retriever.extract",
+            "services.retriever.extraction.extract",
             "services.retriever.folder",
             "services.retriever.index",
             "services.retriever.indexer",

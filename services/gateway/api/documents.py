@@ -9,6 +9,7 @@ from services.gateway.domain.ports import DocumentStore
 from services.gateway.http.body import read_bytes
 from services.gateway.http.middleware import CONTEXT
 
+MAX_MEDIA_TYPE_CHARACTERS = 256
 # what clients send without meaning it; the retriever then goes by the name's suffix
 _UNMEANT = frozenset({"application/octet-stream", "application/x-www-form-urlencoded"})
 
@@ -27,7 +28,7 @@ class Documents:
         content = await read_bytes(request, self._max_document_bytes)
         if not content:
             raise invalid("body", "The document is empty.")
-        media_type = "" if request.content_type in _UNMEANT else request.content_type
+        media_type = _media_type(request)
         ingestion_id, document_id = await self._store.ingest(
             collection, source, media_type, content, request[CONTEXT]
         )
@@ -54,6 +55,16 @@ class Documents:
             for c in await self._store.collections(request[CONTEXT])
         ]
         return web.json_response({"object": "list", "data": listed})
+
+
+def _media_type(request: web.Request) -> str:
+    """Return the whole `Content-Type`: its charset says how to read the body."""
+    if request.content_type in _UNMEANT:
+        return ""
+    declared = request.headers.get("Content-Type", "")
+    if len(declared) > MAX_MEDIA_TYPE_CHARACTERS or not is_name(declared):
+        raise invalid("Content-Type", "Content-Type is no media type.")
+    return declared
 
 
 def _name(field: str, value: str) -> str:

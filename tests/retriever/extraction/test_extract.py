@@ -6,8 +6,14 @@ import pytest
 from pypdf import PdfReader, PdfWriter
 
 from mesh.errors import Code, MeshError
-from services.retriever.extract import check, extract, media_type
+from services.retriever.extraction.extract import check, extract
+from services.retriever.extraction.media_type import MediaType
 from tests.retriever.pdf import pdf
+
+
+def read(media_type: str, content: bytes) -> str:
+    """The text of a document of this media type."""
+    return extract(MediaType.of(media_type, ""), content)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ def test_media_type_is_declared_or_told_by_the_suffix(
     declared: str, source: str, expected: str
 ) -> None:
     """What is declared wins."""
-    assert media_type(declared, source) == expected
+    assert MediaType.of(declared, source).kind == expected
 
 
 @pytest.mark.parametrize(
@@ -34,7 +40,7 @@ def test_media_type_is_declared_or_told_by_the_suffix(
 def test_other_media_types_are_refused(declared: str, source: str) -> None:
     """The error names the field and what is accepted."""
     with pytest.raises(MeshError, match="text/markdown") as caught:
-        media_type(declared, source)
+        MediaType.of(declared, source)
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "media_type")
 
 
@@ -52,7 +58,7 @@ def test_other_media_types_are_refused(declared: str, source: str) -> None:
 def test_content_that_cannot_be_read_is_refused(kind: str, content: bytes, message: str) -> None:
     """The error is the caller's and names the field."""
     with pytest.raises(MeshError, match=message) as caught:
-        extract(kind, content)
+        read(kind, content)
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "content")
 
 
@@ -60,15 +66,14 @@ def test_the_cheap_check_sees_what_needs_no_reading() -> None:
     """Text that is no UTF-8 and a PDF without its header are refused at the door."""
     for kind, content in (("text/plain", b"\xe9"), ("application/pdf", b"hello")):
         with pytest.raises(MeshError):
-            check(kind, content)
-    check("application/pdf", pdf("x"))
-    check("text/html", b"\xe9")
+            check(MediaType(kind), content)
+    check(MediaType("application/pdf"), pdf("x"))
 
 
 def test_plain_text_is_kept_as_it_is() -> None:
     """But for a byte order mark, line ends and zero bytes."""
-    assert extract("text/plain", "\ufeffa\r\nb\rc\0 é".encode()) == "a\nb\nc é"
-    assert extract("text/plain", "wide é".encode("utf-16")) == "wide é"
+    assert read("text/plain", "\ufeffa\r\nb\rc\0 é".encode()) == "a\nb\nc é"
+    assert read("text/plain", "wide é".encode("utf-16")) == "wide é"
 
 
 def test_markdown_loses_its_markup() -> None:
@@ -80,7 +85,7 @@ def test_markdown_loses_its_markup() -> None:
         b"```python\nsnake_case = 2 * 3 * 4\n```\n"
         b"> quoted\n\n- item\n"
     )
-    text = extract("text/markdown", content)
+    text = read("text/markdown", content)
     assert "The Tower\n" in text
     assert "It is very tall and solid." in text
     assert "See the plan or a view." in text
@@ -100,7 +105,7 @@ def test_html_is_what_a_reader_sees() -> None:
         b"<table><tr><td>Height</td><td>300 m</td></tr><tr><td>Built</td></tr></table>"
         b"<pre>a  b\n c</pre><noscript>enable</noscript></body></html>"
     )
-    assert extract("text/html", content) == (
+    assert read("text/html", content) == (
         "Tower\n\nThe Tower\n\nIt is very tall & old.\n\nHeight  300 m\n\nBuilt\n\na  b\nc"
     )
 
@@ -108,12 +113,12 @@ def test_html_is_what_a_reader_sees() -> None:
 def test_html_says_its_own_encoding() -> None:
     """A declared character set is believed."""
     content = '<meta charset="iso-8859-1"><p>café</p>'.encode("iso-8859-1")
-    assert extract("text/html", content) == "café"
+    assert read("text/html", content) == "café"
 
 
 def test_pdf_pages_are_paragraphs() -> None:
     """Pages follow each other with a blank line between."""
-    text = extract("application/pdf", pdf("First page here.", "Second page here."))
+    text = read("application/pdf", pdf("First page here.", "Second page here."))
     assert text.split("\n\n") == ["First page here.", "Second page here."]
 
 
@@ -125,13 +130,13 @@ def test_an_encrypted_pdf_needs_no_password_or_is_refused(password: str, readabl
     locked = io.BytesIO()
     writer.write(locked)
     if readable:
-        assert extract("application/pdf", locked.getvalue()) == "Locked words."
+        assert read("application/pdf", locked.getvalue()) == "Locked words."
     else:
         with pytest.raises(MeshError, match="password"):
-            extract("application/pdf", locked.getvalue())
+            read("application/pdf", locked.getvalue())
 
 
 @pytest.mark.parametrize("piece", ["<!--", "[a](", "**a", "`", "_a", "# #", "![[", "- \t", "\n#"])
 def test_markdown_takes_linear_time(piece: str) -> None:
     """Text made to upset the patterns is read in a moment."""
-    extract("text/markdown", b"x" + piece.encode() * 20_000)
+    read("text/markdown", b"x" + piece.encode() * 20_000)

@@ -1,0 +1,1 @@
+"""Bytes of a document to plain text, by its media type."""
