@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Chat until the person leaves; 1 where the gateway cannot be used at all."""
     gateway = Gateway.from_environment()
     try:
-        model = arguments.model or gateway.call("GET", "/v1/models")["data"][0]["id"]
+        model = arguments.model or _first_model(gateway)
     except ApiError as error:
         print(f"infermesh chat: {error}", file=sys.stderr)
         return 1
@@ -38,6 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
         elif text:
             _answer(conversation, text)
     return 0
+
+
+def _first_model(gateway: Gateway) -> str:
+    listed = gateway.call("GET", "/v1/models").get("data")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+        raise ApiError(200, "the gateway names no model")
+    return str(first["id"])
 
 
 class Conversation:
@@ -89,11 +97,26 @@ class Conversation:
             body["retrieval"] = {"collection": self._collection, "top_k": TOP_K}
         with contextlib.closing(self._gateway.stream("/v1/chat/completions", body)) as events:
             for event in events:
-                if citations := event.get("citations"):
-                    self.sources = [str(citation["source"]) for citation in citations]
-                for choice in event.get("choices") or ():
-                    if piece := choice.get("delta", {}).get("content"):
-                        yield piece
+                if sources := _sources(event):
+                    self.sources = sources
+                yield from _pieces(event)
+
+
+def _sources(event: Json) -> list[str]:
+    """Return what an event cites; nothing where it is not of that form."""
+    citations = event.get("citations")
+    entries = citations if isinstance(citations, list) else []
+    return [str(entry.get("source")) for entry in entries if isinstance(entry, dict)]
+
+
+def _pieces(event: Json) -> Generator[str, None, None]:
+    """Yield the text of an event; nothing where it is not of that form."""
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        piece = delta.get("content") if isinstance(delta, dict) else None
+        if isinstance(piece, str) and piece:
+            yield piece
 
 
 def _ask() -> str | None:

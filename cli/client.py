@@ -4,6 +4,7 @@ The commands have no loop of their own; threads carry what runs at once.
 """
 
 import json
+import math
 import os
 import socket
 import urllib.error
@@ -21,6 +22,8 @@ DEV_KEY = Path(".infermesh/dev-key")
 TIMEOUT_S = 60.0
 ERROR_BYTES = 64 * 2**10
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# no connection came about: true of every further call
+_NOBODY = (ConnectionRefusedError, socket.gaierror)
 Json = dict[str, Any]
 
 
@@ -34,6 +37,10 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
+
+
+class UnreachableError(ApiError):
+    """Nobody answers at the gateway's address."""
 
 
 class Gateway:
@@ -63,9 +70,11 @@ class Gateway:
         with self._open(method, path, body, content_type) as response:
             try:
                 reply = json.loads(_read(response))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ApiError(response.status, "the reply is no JSON") from error
-        return cast(Json, reply)
+        if not isinstance(reply, dict):
+            raise ApiError(response.status, "the reply is no JSON object")
+        return reply
 
     def stream(self, path: str, body: Json) -> Generator[Json, None, None]:
         """Yield the events of a streaming call; closing the iterator ends the call.
@@ -77,7 +86,7 @@ class Gateway:
                 for data in events(response):
                     if data == "[DONE]":
                         return
-                    event = json.loads(data)
+                    event = _event(response.status, data)
                     if "error" in event:
                         raise _refusal(response.status, event)
                     yield event
@@ -95,7 +104,9 @@ class Gateway:
                 raise _failure(error) from None
         except (urllib.error.URLError, HTTPException, OSError) as error:
             reason = getattr(error, "reason", error)
-            raise ApiError(0, f"cannot reach {self.url}: {_words(reason)}") from None
+            # one broken reply says nothing of the next; nobody there does
+            kind = UnreachableError if isinstance(reason, _NOBODY) else ApiError
+            raise kind(0, f"cannot reach {self.url}: {_words(reason)}") from None
 
 
 def events(lines: Iterable[bytes]) -> Iterator[str]:
@@ -116,6 +127,16 @@ def events(lines: Iterable[bytes]) -> Iterator[str]:
             data.append(value.removeprefix(" "))
 
 
+def _event(status: int, data: str) -> Json:
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(status, "an event of the answer is no JSON") from error
+    if not isinstance(event, dict):
+        raise ApiError(status, "an event of the answer is no JSON object")
+    return event
+
+
 def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read()
@@ -126,13 +147,18 @@ def _read(response: HTTPResponse) -> bytes:
 def _failure(error: urllib.error.HTTPError) -> ApiError:
     try:
         reply = json.loads(error.read(ERROR_BYTES))
-    except (ValueError, OSError, HTTPException):
+    except (ValueError, RecursionError, OSError, HTTPException):
         reply = {}
+    return _refusal(error.code, reply, _seconds(error.headers.get("Retry-After", "")))
+
+
+def _seconds(text: str) -> float | None:
+    """Return a time to wait; None where it is a date, or no time at all."""
     try:
-        retry_after_s = float(error.headers.get("Retry-After", ""))
+        seconds = float(text)
     except ValueError:
-        retry_after_s = None
-    return _refusal(error.code, reply, retry_after_s)
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _refusal(status: int, reply: Any, retry_after_s: float | None = None) -> ApiError:

@@ -5,38 +5,28 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import ApiError, Gateway, Json
+from cli.client import ApiError, Gateway, Json, UnreachableError
+from cli.documents import KINDS, MEDIA_TYPES, Document, NameClashError, find, shown
 
-MEDIA_TYPES = {
-    ".txt": "text/plain; charset=utf-8",
-    ".md": "text/markdown; charset=utf-8",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".pdf": "application/pdf",
-}
-KINDS = " ".join(MEDIA_TYPES)
 AT_ONCE = 4
 DOCUMENT_LIMIT_S = 900.0
 POLL_FIRST_S = 0.05
 POLL_LONGEST_S = 1.0
 BUSY = (429, 503)
-# the gateway cannot be reached, or the key is wrong: true of every other document too
-HOPELESS = (0, 401, 403)
+# the key is wrong: true of every other document too
+HOPELESS = (401, 403)
+STATES = ("queued", "indexed", "failed")
 
 
-class Document(NamedTuple):
-    """A file and the name that citations will show."""
-
-    path: Path
-    source: str
+T = TypeVar("T")
+ODD_REPLY = "the gateway's reply cannot be understood"
 
 
 class FailedError(Exception):
@@ -46,14 +36,21 @@ class FailedError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `infermesh ingest`."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help=f"folders, or files: {KINDS}"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help=f"folders, or files: {KINDS}; documents of several begin with their folder's name",
     )
     parser.add_argument("--collection", required=True, metavar="NAME")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """0 when every passage can be found, else 1."""
-    documents, failures = find(arguments.paths)
+    try:
+        documents, failures = find(arguments.paths)
+    except NameClashError as error:
+        documents, failures = [], [str(error)]
     if not documents and not failures:
         failures.append(f"no documents found ({KINDS})")
     if documents:
@@ -62,29 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         except ApiError as error:
             failures.append(str(error))
     for failure in failures:
-        print(f"infermesh ingest: {failure}", file=sys.stderr)
+        print(f"infermesh ingest: {shown(failure)}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def find(paths: Iterable[Path]) -> tuple[list[Document], list[str]]:
-    """Return the documents below these paths, and a line for each path that is none.
-
-    Below a folder, hidden files and other kinds of files are passed over.
-    """
-    documents: dict[Path, Document] = {}
-    failures = []
-    for path in paths:
-        if path.is_dir():
-            for file in _below(path):
-                source = file.relative_to(path).as_posix()
-                documents.setdefault(file.resolve(), Document(file, source))
-        elif not path.is_file():
-            failures.append(f"{path}: no such file or folder")
-        elif path.suffix.lower() not in MEDIA_TYPES:
-            failures.append(f"{path}: not one of {KINDS}")
-        else:
-            documents.setdefault(path.resolve(), Document(path, path.name))
-    return list(documents.values()), failures
 
 
 class Ingestion:
@@ -109,10 +85,11 @@ class Ingestion:
                 for future in as_completed(futures):
                     try:
                         num_passages += future.result()
-                    except (ApiError, FailedError, OSError) as error:
-                        if isinstance(error, ApiError) and error.status in HOPELESS:
+                    except Exception as error:
+                        # whatever is odd about one of them, the others are sent
+                        if _is_hopeless(error):
                             raise
-                        failures.append(f"{futures[future].path}: {error}")
+                        failures.append(f"{futures[future].path}: {_words(error)}")
                     progress.advance(bar)
         finally:
             self._given_up.set()
@@ -132,12 +109,16 @@ class Ingestion:
         content = document.path.read_bytes()
         queued = self._patiently("POST", path, deadline, content, media_type)
         poll_s = POLL_FIRST_S
+        ingestion = urllib.parse.quote(_field(queued, "ingestion_id", str), safe="")
         while True:
-            state = self._patiently("GET", f"/v1/ingestions/{queued['ingestion_id']}", deadline)
-            if state["status"] == "indexed":
-                return int(state["passages"])
-            if state["status"] == "failed":
-                raise FailedError(state.get("error") or "it could not be indexed")
+            state = self._patiently("GET", f"/v1/ingestions/{ingestion}", deadline)
+            status = _field(state, "status", str)
+            if status == "indexed":
+                return _field(state, "passages", int)
+            if status == "failed":
+                raise FailedError(str(state.get("error") or "it could not be indexed"))
+            if status not in STATES:
+                raise FailedError(ODD_REPLY)
             self._pause(poll_s, deadline)
             poll_s = min(2 * poll_s, POLL_LONGEST_S)
 
@@ -160,8 +141,24 @@ class Ingestion:
             raise FailedError("given up")
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not is_hidden and path.suffix.lower() in MEDIA_TYPES and path.is_file():
-            yield path
+def _field(reply: Json, name: str, kind: type[T]) -> T:
+    """Return a value of a reply; raise FailedError where it is missing or of another type."""
+    value = reply.get(name)
+    if not isinstance(value, kind):
+        raise FailedError(ODD_REPLY)
+    return value
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Return whether every other document would fail alike."""
+    if isinstance(error, UnreachableError):
+        return True
+    return isinstance(error, ApiError) and error.status in HOPELESS
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ApiError | FailedError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"{type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """The `infermesh` command: reads arguments, calls the subcommand, turns its result into an exit."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that cannot show a character shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

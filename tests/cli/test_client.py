@@ -136,3 +136,28 @@ def test_the_key_of_this_folders_stack_is_the_default(
     assert Gateway.from_environment({})._key == "sk-a"
     assert Gateway.from_environment({"INFERMESH_API_KEY": "sk-b"})._key == "sk-b"
     assert Gateway.from_environment({}).url == "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize("event", ["no json", "[1]", "null", "5"])
+async def test_an_event_of_another_shape_is_an_error(gateway, event: str) -> None:
+    """Of the answer, and no fault of ours."""
+
+    async def reply(request: web.Request) -> web.Response:
+        return web.Response(text=f"data: {event}\n\n{END}", content_type="text/event-stream")
+
+    gateway.on("POST", "/chat", reply)
+    with pytest.raises(ApiError, match="no JSON"):
+        await stream(gateway)
+
+
+@pytest.mark.parametrize("given", ["nan", "inf", "-1", "tomorrow", ""])
+async def test_a_time_to_wait_that_is_none_is_not_heeded(gateway, given: str) -> None:
+    """Nobody waits for ever."""
+
+    async def reply(request: web.Request) -> web.Response:
+        return web.json_response({}, status=503, headers={"Retry-After": given})
+
+    gateway.on("GET", "/x", reply)
+    with pytest.raises(ApiError) as caught:
+        await in_thread(Gateway(gateway.url, "key").call, "GET", "/x")
+    assert caught.value.retry_after_s is None

@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from cli import servers
-from cli.ingest import find
+from cli.documents import find
 from cli.main import main
 
 
@@ -77,10 +80,10 @@ async def test_everything_below_a_folder_is_indexed(
     library = Library(gateway)
     assert await ingest(folder) == 0
     assert library.received == {
-        "a.md": (b"this is a.md", "text/markdown; charset=utf-8"),
-        "b.TXT": (b"this is b.TXT", "text/plain; charset=utf-8"),
+        "a.md": (b"this is a.md", "text/markdown"),
+        "b.TXT": (b"this is b.TXT", "text/plain"),
         "c.html": (b"this is c.html", "text/html"),
-        "deep/a.md": (b"this is deep/a.md", "text/markdown; charset=utf-8"),
+        "deep/a.md": (b"this is deep/a.md", "text/markdown"),
         "deep/d.htm": (b"this is deep/d.htm", "text/html"),
         "deep/e.pdf": (b"this is deep/e.pdf", "application/pdf"),
     }
@@ -155,3 +158,138 @@ def test_a_file_that_is_given_twice_is_sent_once(folder: Path) -> None:
     assert [d.source for d in documents].count("a.md") == 1
     assert len(documents) == 6
     assert not failures
+
+
+def tree(root: Path, *names: str) -> Path:
+    """A folder with these files."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"this is {name!r}")
+    return root
+
+
+def sources(*paths: Path) -> list[str]:
+    """What the documents below these paths are called."""
+    documents, failures = find(paths)
+    assert not failures
+    return [document.source for document in documents]
+
+
+def test_equal_names_are_told_apart(tmp_path: Path) -> None:
+    """By the folder, and by as many above it as it takes; the same in each run."""
+    tree(tmp_path, "a/notes.txt", "b/notes.txt", "b/deep/notes.txt", "x/docs/n.md", "y/docs/n.md")
+    at = tmp_path.joinpath
+    assert sources(at("a")) == ["notes.txt"]
+    assert sources(at("a"), at("b")) == ["a/notes.txt", "b/notes.txt", "b/deep/notes.txt"]
+    assert sources(at("x/docs"), at("y/docs")) == ["x/docs/n.md", "y/docs/n.md"]
+    files = at("a/notes.txt"), at("b/notes.txt"), at("x/docs/n.md")
+    assert sources(*files) == ["a/notes.txt", "b/notes.txt", "n.md"]
+    assert sources(at("b"), at("b/deep")) == ["b/notes.txt", "b/deep/notes.txt"]
+    assert sources(at("a"), at("a"), at("b/../a")) == ["notes.txt"]
+    assert sources(at("a/notes.txt")) == ["notes.txt"]
+
+
+def test_a_link_is_no_second_document(tmp_path: Path) -> None:
+    """Under its first name; a link to a folder is not followed."""
+    tree(tmp_path, "a/one.txt")
+    (tmp_path / "a/two.txt").symlink_to(tmp_path / "a/one.txt")
+    (tmp_path / "a/loop").symlink_to(tmp_path / "a")
+    assert sources(tmp_path / "a") == ["one.txt"]
+
+
+def test_names_that_clash_all_the_same_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is sent, by both paths."""
+    tree(tmp_path, "x/b/n.txt", "y/c/n.txt", "z/b/n.txt")
+    # the files are told apart by their folders, one of which is called as the folder that is given
+    paths = [tmp_path / name for name in ("x/b/n.txt", "y/c/n.txt", "z/b")]
+    assert main(["ingest", *map(str, paths), "--collection", "docs"]) == 1
+    clash = f"{paths[0]} and {paths[2] / 'n.txt'} would both be called b/n.txt; nothing was sent"
+    assert capsys.readouterr().err == f"infermesh ingest: {clash}\n"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such names")
+async def test_a_name_that_is_not_utf8_fails_alone(
+    gateway, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, in signs that a terminal can show; all others are indexed."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    tree(folder, name)
+    library = Library(gateway)
+    assert await ingest(folder) == 1
+    out, err = capsys.readouterr()
+    assert out == "6 documents, 12 passages in my docs\n" and len(library.received) == 6
+    assert "caf\\udce9.txt: its name is not UTF-8" in err and "Traceback" not in err
+
+
+async def test_a_file_that_cannot_be_read_fails_alone(
+    gateway, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that vanished meanwhile, say."""
+    Library(gateway)
+    read = Path.read_bytes
+
+    def vanishing(path: Path) -> bytes:
+        return read(path if path.name != "c.html" else path / "gone")
+
+    monkeypatch.setattr(Path, "read_bytes", vanishing)
+    assert await ingest(folder) == 1
+    out, err = capsys.readouterr()
+    assert out == "5 documents, 10 passages in my docs\n"
+    assert err == f"infermesh ingest: {folder / 'c.html'}: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["", "[]", "null", "{", "{}", '{"ingestion_id": 5}', '{"ingestion_id": null}', "[" * 9999],
+    ids=range(8),
+)  # fmt: skip
+async def test_an_odd_reply_to_a_document_fails_it_alone(
+    gateway, folder: Path, capsys: pytest.CaptureFixture[str], reply: str
+) -> None:
+    """Whatever it is that answers; the others go on."""
+    library = Library(gateway)
+
+    async def odd(request: web.Request) -> web.StreamResponse:
+        if request.query["source"] == "b.TXT":
+            await request.read()
+            return web.Response(text=reply, content_type="application/json")
+        return await library.add(request)
+
+    gateway.on("POST", "/v1/collections/my docs/documents", odd)
+    assert await ingest(folder) == 1
+    out, err = capsys.readouterr()
+    assert out == "5 documents, 10 passages in my docs\n"
+    assert err.count("\n") == 1 and "b.TXT: the" in err
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"status": 1}, {"status": "lost"}, {"status": "indexed", "passages": "two"}, "cut"],
+)
+async def test_an_odd_state_of_a_document_fails_it_alone(
+    gateway, folder: Path, capsys: pytest.CaptureFixture[str], state: object
+) -> None:
+    """A status of no meaning is not waited for, and a broken reply says nothing of the next."""
+    library = Library(gateway)
+
+    async def odd(request: web.Request) -> web.StreamResponse:
+        if state != "cut":
+            return web.json_response(state)
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def add(request: web.Request) -> web.StreamResponse:
+        response = await library.add(request)
+        if request.query["source"] == "b.TXT":
+            number = json.loads(response.text or "")["ingestion_id"]
+            gateway.on("GET", f"/v1/ingestions/{number}", odd)
+        return response
+
+    gateway.on("POST", "/v1/collections/my docs/documents", add)
+    assert await ingest(folder) == 1
+    out, err = capsys.readouterr()
+    assert out == "5 documents, 10 passages in my docs\n"
+    assert err.count("\n") == 1 and "b.TXT: " in err

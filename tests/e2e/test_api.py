@@ -177,7 +177,7 @@ BAD = [
     ({"max_tokens": 10**9}, "max_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -1}, "top_p"),
     ({"stop": 7}, "stop"),
     ({"retrieval": {"collection": "no-such-collection"}}, "collection"),
     ({"frobnicate": True}, "frobnicate"),

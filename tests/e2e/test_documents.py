@@ -1,13 +1,16 @@
 """Documents over HTTP: what is sent is what can be found, or its owner is told why not."""
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.stack import Address, wait
+from tests.e2e.test_api import infermesh
 
 pytestmark = pytest.mark.e2e
 
@@ -108,3 +111,21 @@ def test_names_that_deceive_are_refused(store: Store, name: str) -> None:
     refused = store.post(name, b"hello", "text/plain")
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "source"
+
+
+def test_ingest_keeps_documents_of_one_name_apart(
+    store: Store, address: Address, tmp_path: Path
+) -> None:
+    """Two folders with `notes.txt`, and a name that no gateway can be told: the sum is right."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "notes.txt").write_text(f"Notes of {folder}.")
+    (tmp_path / "b" / os.fsdecode(b"caf\xe9.txt")).write_text("lost?")
+    done = infermesh(
+        address, "ingest", str(tmp_path / "a"), str(tmp_path / "b"), "--collection", store.name
+    )
+    assert (done.returncode, done.stdout) == (1, f"2 documents, 2 passages in {store.name}\n")
+    assert "its name is not UTF-8" in done.stderr and done.stderr.count("\n") == 1
+    assert {c["source"] for c in store.citations("notes")} == {"a/notes.txt", "b/notes.txt"}
+    listed = store.http.get("/collections").json()["data"]
+    assert {"name": store.name, "documents": 2, "passages": 2} in listed
