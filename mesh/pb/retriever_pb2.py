@@ -24,41 +24,53 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/retriever.proto\x12\x07mesh.v1\"A\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\"4\n\x0eSearchResponse\x12\"\n\x08passages\x18\x01 \x03(\x0b\x32\x10.mesh.v1.Passage\"s\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12\r\n\x05start\x18\x06 \x01(\r\x12\x0b\n\x03\x65nd\x18\x07 \x01(\r\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"W\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x07vectors\x18\x02 \x03(\x0b\x32\x0f.mesh.v1.Vector\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\";\n\x0eIngestResponse\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\".\n\x16IngestionStatusRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"b\n\x17IngestionStatusResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.v1.IngestionState\x12\x10\n\x08passages\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x18\n\x16ListCollectionsRequest\"C\n\x17ListCollectionsResponse\x12(\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x13.mesh.v1.Collection\"?\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\r\x12\x10\n\x08passages\x18\x03 \x01(\r*\x86\x01\n\x0eIngestionState\x12\x1f\n\x1bINGESTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGESTION_STATE_QUEUED\x10\x01\x12\x1b\n\x17INGESTION_STATE_INDEXED\x10\x02\x12\x1a\n\x16INGESTION_STATE_FAILED\x10\x03\x32\xe5\x02\n\tRetriever\x12\x39\n\x06Search\x12\x16.mesh.v1.SearchRequest\x1a\x17.mesh.v1.SearchResponse\x12\x36\n\x05\x45mbed\x12\x15.mesh.v1.EmbedRequest\x1a\x16.mesh.v1.EmbedResponse\x12\x39\n\x06Ingest\x12\x16.mesh.v1.IngestRequest\x1a\x17.mesh.v1.IngestResponse\x12T\n\x0fIngestionStatus\x12\x1f.mesh.v1.IngestionStatusRequest\x1a .mesh.v1.IngestionStatusResponse\x12T\n\x0fListCollections\x12\x1f.mesh.v1.ListCollectionsRequest\x1a .mesh.v1.ListCollectionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/retriever.proto\x12\x07mesh.v1\"A\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\"4\n\x0eSearchResponse\x12\"\n\x08passages\x18\x01 \x03(\x0b\x32\x10.mesh.v1.Passage\"s\n\x07Passage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12\r\n\x05start\x18\x06 \x01(\r\x12\x0b\n\x03\x65nd\x18\x07 \x01(\r\"\x1c\n\rEncoderTokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x85\x01\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12)\n\ttoken_ids\x18\x02 \x03(\x0b\x32\x16.mesh.v1.EncoderTokens\x12\'\n\ntruncation\x18\x03 \x01(\x0e\x32\x13.mesh.v1.Truncation\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\"q\n\rEmbedResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x07vectors\x18\x02 \x03(\x0b\x32\x0f.mesh.v1.Vector\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x18\n\x10truncated_tokens\x18\x04 \x01(\r\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\rIngestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\x0c\";\n\x0eIngestResponse\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\".\n\x16IngestionStatusRequest\x12\x14\n\x0cingestion_id\x18\x01 \x01(\t\"b\n\x17IngestionStatusResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.v1.IngestionState\x12\x10\n\x08passages\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x18\n\x16ListCollectionsRequest\"C\n\x17ListCollectionsResponse\x12(\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x13.mesh.v1.Collection\"?\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\r\x12\x10\n\x08passages\x18\x03 \x01(\r\"P\n\x15\x44\x65leteDocumentRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\"-\n\x16\x44\x65leteDocumentResponse\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"-\n\x17\x44\x65leteCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"-\n\x18\x44\x65leteCollectionResponse\x12\x11\n\tdocuments\x18\x01 \x01(\r*R\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATION_END\x10\x01\x12\x14\n\x10TRUNCATION_START\x10\x02*\x86\x01\n\x0eIngestionState\x12\x1f\n\x1bINGESTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INGESTION_STATE_QUEUED\x10\x01\x12\x1b\n\x17INGESTION_STATE_INDEXED\x10\x02\x12\x1a\n\x16INGESTION_STATE_FAILED\x10\x03\x32\x91\x04\n\tRetriever\x12\x39\n\x06Search\x12\x16.mesh.v1.SearchRequest\x1a\x17.mesh.v1.SearchResponse\x12\x36\n\x05\x45mbed\x12\x15.mesh.v1.EmbedRequest\x1a\x16.mesh.v1.EmbedResponse\x12\x39\n\x06Ingest\x12\x16.mesh.v1.IngestRequest\x1a\x17.mesh.v1.IngestResponse\x12T\n\x0fIngestionStatus\x12\x1f.mesh.v1.IngestionStatusRequest\x1a .mesh.v1.IngestionStatusResponse\x12T\n\x0fListCollections\x12\x1f.mesh.v1.ListCollectionsRequest\x1a .mesh.v1.ListCollectionsResponse\x12Q\n\x0e\x44\x65leteDocument\x12\x1e.mesh.v1.DeleteDocumentRequest\x1a\x1f.mesh.v1.DeleteDocumentResponse\x12W\n\x10\x44\x65leteCollection\x12 .mesh.v1.DeleteCollectionRequest\x1a!.mesh.v1.DeleteCollectionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.pb.retriever_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INGESTIONSTATE']._serialized_start=880
-  _globals['_INGESTIONSTATE']._serialized_end=1014
+  _globals['_TRUNCATION']._serialized_start=1263
+  _globals['_TRUNCATION']._serialized_end=1345
+  _globals['_INGESTIONSTATE']._serialized_start=1348
+  _globals['_INGESTIONSTATE']._serialized_end=1482
   _globals['_SEARCHREQUEST']._serialized_start=36
   _globals['_SEARCHREQUEST']._serialized_end=101
   _globals['_SEARCHRESPONSE']._serialized_start=103
   _globals['_SEARCHRESPONSE']._serialized_end=155
   _globals['_PASSAGE']._serialized_start=157
   _globals['_PASSAGE']._serialized_end=272
-  _globals['_EMBEDREQUEST']._serialized_start=274
-  _globals['_EMBEDREQUEST']._serialized_end=303
-  _globals['_EMBEDRESPONSE']._serialized_start=305
-  _globals['_EMBEDRESPONSE']._serialized_end=392
-  _globals['_VECTOR']._serialized_start=394
-  _globals['_VECTOR']._serialized_end=418
-  _globals['_INGESTREQUEST']._serialized_start=420
-  _globals['_INGESTREQUEST']._serialized_end=508
-  _globals['_INGESTRESPONSE']._serialized_start=510
-  _globals['_INGESTRESPONSE']._serialized_end=569
-  _globals['_INGESTIONSTATUSREQUEST']._serialized_start=571
-  _globals['_INGESTIONSTATUSREQUEST']._serialized_end=617
-  _globals['_INGESTIONSTATUSRESPONSE']._serialized_start=619
-  _globals['_INGESTIONSTATUSRESPONSE']._serialized_end=717
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=719
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=743
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=745
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=812
-  _globals['_COLLECTION']._serialized_start=814
-  _globals['_COLLECTION']._serialized_end=877
-  _globals['_RETRIEVER']._serialized_start=1017
-  _globals['_RETRIEVER']._serialized_end=1374
+  _globals['_ENCODERTOKENS']._serialized_start=274
+  _globals['_ENCODERTOKENS']._serialized_end=302
+  _globals['_EMBEDREQUEST']._serialized_start=305
+  _globals['_EMBEDREQUEST']._serialized_end=438
+  _globals['_EMBEDRESPONSE']._serialized_start=440
+  _globals['_EMBEDRESPONSE']._serialized_end=553
+  _globals['_VECTOR']._serialized_start=555
+  _globals['_VECTOR']._serialized_end=579
+  _globals['_INGESTREQUEST']._serialized_start=581
+  _globals['_INGESTREQUEST']._serialized_end=669
+  _globals['_INGESTRESPONSE']._serialized_start=671
+  _globals['_INGESTRESPONSE']._serialized_end=730
+  _globals['_INGESTIONSTATUSREQUEST']._serialized_start=732
+  _globals['_INGESTIONSTATUSREQUEST']._serialized_end=778
+  _globals['_INGESTIONSTATUSRESPONSE']._serialized_start=780
+  _globals['_INGESTIONSTATUSRESPONSE']._serialized_end=878
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=880
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=904
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=906
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=973
+  _globals['_COLLECTION']._serialized_start=975
+  _globals['_COLLECTION']._serialized_end=1038
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1040
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1120
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=1122
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=1167
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1169
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1214
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=1216
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=1261
+  _globals['_RETRIEVER']._serialized_start=1485
+  _globals['_RETRIEVER']._serialized_end=2014
 # @@protoc_insertion_point(module_scope)

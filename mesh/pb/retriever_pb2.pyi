@@ -7,12 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Truncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRUNCATION_UNSPECIFIED: _ClassVar[Truncation]
+    TRUNCATION_END: _ClassVar[Truncation]
+    TRUNCATION_START: _ClassVar[Truncation]
+
 class IngestionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     INGESTION_STATE_UNSPECIFIED: _ClassVar[IngestionState]
     INGESTION_STATE_QUEUED: _ClassVar[IngestionState]
     INGESTION_STATE_INDEXED: _ClassVar[IngestionState]
     INGESTION_STATE_FAILED: _ClassVar[IngestionState]
+TRUNCATION_UNSPECIFIED: Truncation
+TRUNCATION_END: Truncation
+TRUNCATION_START: Truncation
 INGESTION_STATE_UNSPECIFIED: IngestionState
 INGESTION_STATE_QUEUED: IngestionState
 INGESTION_STATE_INDEXED: IngestionState
@@ -52,21 +61,35 @@ class Passage(_message.Message):
     end: int
     def __init__(self, id: _Optional[str] = ..., document_id: _Optional[str] = ..., source: _Optional[str] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
+class EncoderTokens(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class EmbedRequest(_message.Message):
-    __slots__ = ("texts",)
+    __slots__ = ("texts", "token_ids", "truncation", "max_tokens")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATION_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    token_ids: _containers.RepeatedCompositeFieldContainer[EncoderTokens]
+    truncation: Truncation
+    max_tokens: int
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., token_ids: _Optional[_Iterable[_Union[EncoderTokens, _Mapping]]] = ..., truncation: _Optional[_Union[Truncation, str]] = ..., max_tokens: _Optional[int] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("model", "vectors", "prompt_tokens")
+    __slots__ = ("model", "vectors", "prompt_tokens", "truncated_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     vectors: _containers.RepeatedCompositeFieldContainer[Vector]
     prompt_tokens: int
-    def __init__(self, model: _Optional[str] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
+    truncated_tokens: int
+    def __init__(self, model: _Optional[str] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ..., truncated_tokens: _Optional[int] = ...) -> None: ...
 
 class Vector(_message.Message):
     __slots__ = ("values",)
@@ -129,3 +152,31 @@ class Collection(_message.Message):
     documents: int
     passages: int
     def __init__(self, name: _Optional[str] = ..., documents: _Optional[int] = ..., passages: _Optional[int] = ...) -> None: ...
+
+class DeleteDocumentRequest(_message.Message):
+    __slots__ = ("collection", "source", "document_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    source: str
+    document_id: str
+    def __init__(self, collection: _Optional[str] = ..., source: _Optional[str] = ..., document_id: _Optional[str] = ...) -> None: ...
+
+class DeleteDocumentResponse(_message.Message):
+    __slots__ = ("document_id",)
+    DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    document_id: str
+    def __init__(self, document_id: _Optional[str] = ...) -> None: ...
+
+class DeleteCollectionRequest(_message.Message):
+    __slots__ = ("collection",)
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    def __init__(self, collection: _Optional[str] = ...) -> None: ...
+
+class DeleteCollectionResponse(_message.Message):
+    __slots__ = ("documents",)
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    documents: int
+    def __init__(self, documents: _Optional[int] = ...) -> None: ...

@@ -59,6 +59,16 @@ class RetrieverStub:
                 request_serializer=mesh_dot_pb_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
                 response_deserializer=mesh_dot_pb_dot_retriever__pb2.ListCollectionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteDocument = channel.unary_unary(
+                '/mesh.v1.Retriever/DeleteDocument',
+                request_serializer=mesh_dot_pb_dot_retriever__pb2.DeleteDocumentRequest.SerializeToString,
+                response_deserializer=mesh_dot_pb_dot_retriever__pb2.DeleteDocumentResponse.FromString,
+                _registered_method=True)
+        self.DeleteCollection = channel.unary_unary(
+                '/mesh.v1.Retriever/DeleteCollection',
+                request_serializer=mesh_dot_pb_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
+                response_deserializer=mesh_dot_pb_dot_retriever__pb2.DeleteCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServicer:
@@ -94,6 +104,18 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteDocument(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCollection(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +143,16 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.ListCollections,
                     request_deserializer=mesh_dot_pb_dot_retriever__pb2.ListCollectionsRequest.FromString,
                     response_serializer=mesh_dot_pb_dot_retriever__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'DeleteDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDocument,
+                    request_deserializer=mesh_dot_pb_dot_retriever__pb2.DeleteDocumentRequest.FromString,
+                    response_serializer=mesh_dot_pb_dot_retriever__pb2.DeleteDocumentResponse.SerializeToString,
+            ),
+            'DeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCollection,
+                    request_deserializer=mesh_dot_pb_dot_retriever__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=mesh_dot_pb_dot_retriever__pb2.DeleteCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -258,6 +290,60 @@ class Retriever:
             '/mesh.v1.Retriever/ListCollections',
             mesh_dot_pb_dot_retriever__pb2.ListCollectionsRequest.SerializeToString,
             mesh_dot_pb_dot_retriever__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Retriever/DeleteDocument',
+            mesh_dot_pb_dot_retriever__pb2.DeleteDocumentRequest.SerializeToString,
+            mesh_dot_pb_dot_retriever__pb2.DeleteDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.v1.Retriever/DeleteCollection',
+            mesh_dot_pb_dot_retriever__pb2.DeleteCollectionRequest.SerializeToString,
+            mesh_dot_pb_dot_retriever__pb2.DeleteCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

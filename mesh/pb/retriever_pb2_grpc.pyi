@@ -36,6 +36,8 @@ class RetrieverStub:
     Ingest: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.IngestRequest, _retriever_pb2.IngestResponse]
     IngestionStatus: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.IngestionStatusRequest, _retriever_pb2.IngestionStatusResponse]
     ListCollections: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]
+    DeleteDocument: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.DeleteDocumentRequest, _retriever_pb2.DeleteDocumentResponse]
+    DeleteCollection: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]
 
 @_typing.type_check_only
 class RetrieverAsyncStub(RetrieverStub):
@@ -45,6 +47,8 @@ class RetrieverAsyncStub(RetrieverStub):
     Ingest: _aio.UnaryUnaryMultiCallable[_retriever_pb2.IngestRequest, _retriever_pb2.IngestResponse]  # type: ignore[assignment]
     IngestionStatus: _aio.UnaryUnaryMultiCallable[_retriever_pb2.IngestionStatusRequest, _retriever_pb2.IngestionStatusResponse]  # type: ignore[assignment]
     ListCollections: _aio.UnaryUnaryMultiCallable[_retriever_pb2.ListCollectionsRequest, _retriever_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    DeleteDocument: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteDocumentRequest, _retriever_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
+    DeleteCollection: _aio.UnaryUnaryMultiCallable[_retriever_pb2.DeleteCollectionRequest, _retriever_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
 
 class RetrieverServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,5 +85,19 @@ class RetrieverServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.ListCollectionsResponse, _abc.Awaitable[_retriever_pb2.ListCollectionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteDocument(
+        self,
+        request: _retriever_pb2.DeleteDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_pb2.DeleteDocumentResponse, _abc.Awaitable[_retriever_pb2.DeleteDocumentResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteCollection(
+        self,
+        request: _retriever_pb2.DeleteCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_pb2.DeleteCollectionResponse, _abc.Awaitable[_retriever_pb2.DeleteCollectionResponse]]: ...
 
 def add_RetrieverServicer_to_server(servicer: RetrieverServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

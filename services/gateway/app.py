@@ -126,6 +126,9 @@ def _add_models(app: web.Application, models: Models) -> None:
 
 def _add_documents(app: web.Application, documents: Documents) -> None:
     app.router.add_post("/v1/collections/{collection}/documents", documents.add)
+    app.router.add_delete("/v1/collections/{collection}/documents", documents.delete)
+    app.router.add_delete("/v1/collections/{collection}/documents/{document_id}", documents.delete)
+    app.router.add_delete("/v1/collections/{collection}", documents.delete_collection)
     app.router.add_get("/v1/ingestions/{ingestion_id}", documents.ingestion)
     app.router.add_get("/v1/collections", documents.collections)
 

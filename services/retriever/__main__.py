@@ -28,7 +28,13 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
     collections = await CollectionsStore.open(folder.path, model.name, model.dimensions)
     stack.push_async_callback(collections.close)
     batcher = await stack.enter_async_context(EncoderBatcher(model.encode))
-    indexer = Indexer(collections, batcher, settings.chunk_words, settings.chunk_overlap_sentences)
+    indexer = Indexer(
+        collections,
+        batcher,
+        model.tokenizer,
+        settings.chunk_words,
+        settings.chunk_overlap_sentences,
+    )
     ingest_queue = IngestQueue(bus, collections, indexer, settings.ingest_workers)
     lifecycle.spawn(ingest_queue.run(), "ingest queue")
     lifecycle.checks.add("bus", bus.ping)
@@ -39,7 +45,7 @@ async def start(settings: RetrieverSettings, lifecycle: Lifecycle) -> None:
         batcher,
         ingest_queue,
         model=model.name,
-        count=model.count,
+        tokenizer=model.tokenizer,
         max_document_bytes=settings.max_document_bytes,
     )
     await rpc.serve(

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 from services.retriever.document import Span
 
@@ -20,47 +20,78 @@ _LONGEST_ABBREVIATION = 8
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
-def chunk(text: str, max_words: int, overlap_sentences: int = 0) -> list[Span]:
-    """Passages of at most `max_words` words that cover all of the text but blanks around them.
+class Size:
+    """How long parts of a text are: in words, for a reader, and in tokens, for the encoder.
+
+    `token_starts` are the characters at which the encoder's tokens begin.
+    """
+
+    def __init__(
+        self, text: str, max_words: int, token_starts: Sequence[int] = (), max_tokens: int = 0
+    ) -> None:
+        word_starts = [match.start() for match in _WORD.finditer(text)]
+        self._limits: list[tuple[Sequence[int], int]] = [(word_starts, max_words)]
+        if max_tokens:
+            self._limits.append((token_starts, max_tokens))
+
+    def fits(self, start: int, end: int) -> bool:
+        """Return whether a passage may be so long."""
+        return all(_between(starts, start, end) <= most for starts, most in self._limits)
+
+    def is_half(self, start: int, end: int) -> bool:
+        """Return whether this is half of a passage at least."""
+        return any(2 * _between(starts, start, end) >= most for starts, most in self._limits)
+
+
+def chunk(text: str, size: Size, overlap_sentences: int = 0) -> list[Span]:
+    """Passages that fit and cover all of the text but blanks around them.
 
     A sentence is split only where it alone is longer than a passage. A passage that is at least
     half full ends with its paragraph. Each passage repeats up to `overlap_sentences` of the one
     before it where they fit beside something new.
     """
-    words = _counter(text)
     spans: list[Span] = []
     held: list[Span] = []
-    for piece in _pieces(text, max_words):
-        if held and _ends_before(piece, held, text, words, max_words):
+    for piece in _pieces(text, size):
+        if held and _ends_before(piece, held, text, size):
             spans.append(Span(held[0].start, held[-1].end))
             held = held[len(held) - overlap_sentences :] if overlap_sentences else []
-            while held and words(held[0].start, piece.end) > max_words:
+            while held and not size.fits(held[0].start, piece.end):
                 held = held[1:]
         held = [*held, piece]
     return [*spans, Span(held[0].start, held[-1].end)] if held else spans
 
 
-def _ends_before(
-    piece: Span, held: list[Span], text: str, words: Callable[[int, int], int], max_words: int
-) -> bool:
-    if words(held[0].start, piece.end) > max_words:
+def halves(text: str, span: Span) -> tuple[Span, Span]:
+    """Return two parts of a passage of at least two characters, parted at a blank if possible."""
+    middle = (span.start + span.end) // 2
+    blank = text.find(" ", middle, span.end - 1)
+    border = blank if blank > span.start else middle
+    return Span(span.start, border), Span(border, span.end)
+
+
+def _ends_before(piece: Span, held: list[Span], text: str, size: Size) -> bool:
+    if not size.fits(held[0].start, piece.end):
         return True
-    half_full = 2 * words(held[0].start, held[-1].end) >= max_words
+    half_full = size.is_half(held[0].start, held[-1].end)
     return half_full and _BLANK_LINE.search(text, held[-1].end, piece.start) is not None
 
 
-def _counter(text: str) -> Callable[[int, int], int]:
-    starts = [match.start() for match in _WORD.finditer(text)]
-    return lambda start, end: bisect_left(starts, end) - bisect_left(starts, start)
+def _between(starts: Sequence[int], start: int, end: int) -> int:
+    return bisect_left(starts, end) - bisect_left(starts, start)
 
 
-def _pieces(text: str, max_words: int) -> Iterator[Span]:
-    """Return the sentences, those that are too long in parts."""
+def _pieces(text: str, size: Size) -> Iterator[Span]:
+    """Return the sentences, those that are too long in parts of whole words."""
     for start, end in _sentences(text):
-        words = list(_WORD.finditer(text, start, end))
-        for first in range(0, len(words), max_words):
-            last = min(first + max_words, len(words)) - 1
-            yield Span(words[first].start(), words[last].end())
+        held: Span | None = None
+        for word in _WORD.finditer(text, start, end):
+            if held is not None and not size.fits(held.start, word.end()):
+                yield held
+                held = None
+            held = Span(word.start() if held is None else held.start, word.end())
+        if held is not None:
+            yield held
 
 
 def _sentences(text: str) -> Iterator[Span]:

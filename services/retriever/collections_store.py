@@ -85,27 +85,66 @@ class CollectionsStore:
 
         await self._run(write)
 
+    async def delete(
+        self, collection: str, *, source: str = "", document_id: str = ""
+    ) -> str | None:
+        """Delete a document by its source or id; return its id, None where it is not there.
+
+        No search finds it once this returns, and nothing that was queued before brings it back.
+        """
+
+        def delete() -> str | None:
+            deleted = self._store.delete(collection, source=source, document_id=document_id)
+            if deleted is None:
+                return None
+            if deleted.was_indexed:
+                self._withdraw(collection, deleted.document_id)
+            return deleted.document_id
+
+        return await self._run(delete)
+
+    async def delete_collection(self, collection: str) -> int | None:
+        """Delete a collection; see `Store.delete_collection`. No search finds it then."""
+
+        def delete() -> int | None:
+            deleted = self._store.delete_collection(collection)
+            self._indexes.pop(collection, None)
+            self._documents.pop(collection, None)
+            return deleted
+
+        return await self._run(delete)
+
     async def search(self, collection: str, query: Vectors, top_k: int) -> list[Hit]:
         """Return hits, best first; `query` is (dimensions,). Raise NOT_FOUND for `collection`."""
-        self.require(collection)
-        index = self._indexes[collection]
+        index = self.require(collection)
         if len(index) * self._dimensions < _SMALL:
             return index.search(query, top_k)
         return await asyncio.to_thread(index.search, query, top_k)
 
-    def require(self, collection: str) -> None:
-        """Raise NOT_FOUND for a collection in which nothing has been indexed."""
-        if collection not in self._indexes:
+    def require(self, collection: str) -> Index:
+        """Return a collection's index; raise NOT_FOUND where nothing has been indexed."""
+        index = self._indexes.get(collection)
+        if index is None:
             raise MeshError(
                 Code.NOT_FOUND, f"collection {collection!r} does not exist.", field="collection"
             )
+        return index
 
     def summaries(self) -> list[Summary]:
         """Return what each collection holds, by name."""
         return [
             Summary(name, self._documents[name], len(index))
             for name, index in sorted(self._indexes.items())
+            if name in self._documents
         ]
+
+    def _withdraw(self, collection: str, document_id: str) -> None:
+        self._documents[collection] -= 1
+        if self._documents[collection]:
+            self._indexes[collection].remove(document_id)
+        else:
+            # nothing is left of it: not even its name
+            del self._indexes[collection], self._documents[collection]
 
     def _publish(
         self, collection: str, replaced: str, passages: Sequence[Passage], vectors: Vectors

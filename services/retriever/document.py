@@ -5,6 +5,7 @@ Knows neither how they are stored nor how they arrive.
 
 import enum
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,6 +82,16 @@ def document_id(collection: str, source: str, content: bytes) -> str:
     digest = hashlib.sha256(f"{collection}\0{source}\0".encode())
     digest.update(content)
     return digest.hexdigest()[:32]
+
+
+def merged(found: Sequence[Sequence[Hit]], top_k: int) -> list[Hit]:
+    """Return the `top_k` best of several searches, each passage once with its best score."""
+    best: dict[str, Hit] = {}
+    for hit in (hit for hits in found for hit in hits):
+        known = best.get(hit.passage.id)
+        if known is None or hit.score > known.score:
+            best[hit.passage.id] = hit
+    return sorted(best.values(), key=lambda hit: -hit.score)[:top_k]
 
 
 def passages(document: Document, text: str, spans: list[Span]) -> list[Passage]:

@@ -9,29 +9,26 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from services.retriever.document import Vectors
+from services.retriever.encoder_tokenizer import EncoderTokenizer, TokenIds
 
 BUNDLED = "all-MiniLM-L6-v2"
+# of a model that names no limit of its own
+MAX_TOKENS = 512
 
 
 class Encode(Protocol):
-    """Texts to float32 vectors of unit length, shape (texts, dimensions)."""
+    """Sequences of token ids to float32 vectors of unit length, shape (sequences, dimensions)."""
 
-    def __call__(self, texts: Sequence[str], /) -> Vectors: ...
-
-
-class Count(Protocol):
-    """Tokens that the encoder reads of these texts, all together."""
-
-    def __call__(self, texts: Sequence[str], /) -> int: ...
+    def __call__(self, sequences: Sequence[TokenIds], /) -> Vectors: ...
 
 
 class Encoder(NamedTuple):
-    """A loaded model."""
+    """A loaded model and its tokens."""
 
     name: str
     dimensions: int
     encode: Encode
-    count: Count
+    tokenizer: EncoderTokenizer
 
 
 def load(folder: str, threads: int) -> Encoder:
@@ -54,23 +51,26 @@ def load(folder: str, threads: int) -> Encoder:
     torch.set_num_threads(threads)
     model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
-    def encode(texts: Sequence[str]) -> Vectors:
-        vectors = model.encode(
-            list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, np.float32)
-
-    # not the model's own: counting beside an encoding would change that one's padding
+    # not the model's own tokenizer: that one is changed by each encoding
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    tokenizer.no_padding()
-    if model.max_seq_length is not None:
-        tokenizer.enable_truncation(model.max_seq_length)
+    tokens = EncoderTokenizer(tokenizer, model.max_seq_length or MAX_TOKENS)
+    pad_id = int(getattr(model.tokenizer, "pad_token_id", None) or 0)
 
-    def count(texts: Sequence[str]) -> int:
-        return sum(len(each) for each in tokenizer.encode_batch_fast(list(texts)))
+    def encode(sequences: Sequence[TokenIds]) -> Vectors:
+        longest = max(map(len, sequences))
+        ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+            mask[row, : len(sequence)] = 1
+        with torch.inference_mode():
+            output = model({"input_ids": ids, "attention_mask": mask})
+            vectors = torch.nn.functional.normalize(output["sentence_embedding"], dim=1)
+        return np.asarray(vectors.float().numpy(), np.float32)
 
-    dimensions = len(encode(["The first call allocates what later ones use."])[0])
-    return Encoder(path.name if folder else BUNDLED, dimensions, encode, count)
+    first = tokens.encode(["The first call allocates what later ones use."])
+    dimensions = len(encode(first)[0])
+    return Encoder(path.name if folder else BUNDLED, dimensions, encode, tokens)
 
 
 def _bundled() -> Path:

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 from mesh.errors import Code, MeshError
 from services.retriever.document import Vectors
 from services.retriever.encoder import Encode
+from services.retriever.encoder_tokenizer import TokenIds
 
 
 class Urgency(enum.IntEnum):
@@ -28,6 +29,8 @@ class Urgency(enum.IntEnum):
 
 # texts per batch: what is less urgent holds the encoder for less time
 _BATCH_TEXTS = {Urgency.SEARCH: 32, Urgency.EMBED: 16, Urgency.INGEST: 8}
+# long texts of any urgency: about half a second of one thread
+_BATCH_TOKENS = 2_048
 # ingestion is bounded by the number of its workers
 _MOST_WAITING_TEXTS = {Urgency.SEARCH: 512, Urgency.EMBED: 4096, Urgency.INGEST: None}
 # after so many batches in a row, one goes to the least urgent: nobody waits for ever
@@ -45,10 +48,13 @@ class _Ticket:
 
     __slots__ = ("answer", "done", "texts")
 
-    def __init__(self, texts: Sequence[str], answer: asyncio.Future[Vectors]) -> None:
+    def __init__(self, texts: Sequence[TokenIds], answer: asyncio.Future[Vectors]) -> None:
         self.texts = texts
         self.answer = answer
         self.done: list[Vectors] = []
+
+
+_Entry = tuple[_Ticket, TokenIds]
 
 
 class EncoderStoppedError(Exception):
@@ -62,14 +68,17 @@ class EncoderBatcher:
         self._encode = encode
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._waiting: dict[Urgency, deque[tuple[_Ticket, str]]] = {u: deque() for u in Urgency}
+        self._waiting: dict[Urgency, deque[tuple[_Ticket, TokenIds]]] = {
+            u: deque() for u in Urgency
+        }
         self._arrived = asyncio.Event()
         self._turns = 0
 
-    async def encode(self, texts: Sequence[str], urgency: Urgency) -> Vectors:
+    async def encode(self, texts: Sequence[TokenIds], urgency: Urgency) -> Vectors:
         """Return unit vectors [texts, dimensions]; raise RESOURCE_EXHAUSTED when too many wait.
 
-        `texts` is not empty. Leaving it takes the texts that have not run out of the queue.
+        `texts` are ids of the encoder's tokenizer, at least one text, none over its limit. Leaving
+        it takes those that have not run out of the queue.
         """
         assert texts, "nothing to embed. This is a bug."
         most = _MOST_WAITING_TEXTS[urgency]
@@ -113,7 +122,7 @@ class EncoderBatcher:
             elif not any(self._waiting.values()):
                 self._arrived.clear()
 
-    async def _encode_batch(self, urgency: Urgency, batch: list[tuple[_Ticket, str]]) -> None:
+    async def _encode_batch(self, urgency: Urgency, batch: list[_Entry]) -> None:
         loop = asyncio.get_running_loop()
         texts = [text for _, text in batch]
         try:
@@ -133,7 +142,7 @@ class EncoderBatcher:
         for (ticket, _), vector in zip(batch, vectors, strict=True):
             _add(ticket, vector)
 
-    def _next(self) -> tuple[Urgency, list[tuple[_Ticket, str]]]:
+    def _next(self) -> tuple[Urgency, list[_Entry]]:
         """Return the batch to run now; empty when nobody waits."""
         waiting = [u for u in Urgency if self._waiting[u]]
         if not waiting:
@@ -145,14 +154,19 @@ class EncoderBatcher:
             self._turns = 0
         return urgency, self._take(urgency)
 
-    def _take(self, urgency: Urgency) -> list[tuple[_Ticket, str]]:
+    def _take(self, urgency: Urgency) -> list[_Entry]:
         queue = self._waiting[urgency]
-        batch: list[tuple[_Ticket, str]] = []
+        batch: list[_Entry] = []
+        num_tokens = 0
         while queue and len(batch) < _BATCH_TEXTS[urgency]:
-            ticket, text = queue.popleft()
+            ticket, text = queue[0]
             # a caller that left is not worth the time
             if not ticket.answer.done():
+                num_tokens += len(text)
+                if batch and num_tokens > _BATCH_TOKENS:
+                    break
                 batch.append((ticket, text))
+            queue.popleft()
         return batch
 
 

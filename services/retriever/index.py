@@ -38,6 +38,11 @@ class Index:
         self._passages.extend(passages)
         self._seen = (self._rows[:total], self._passages)
 
+    def remove(self, document_id: str) -> None:
+        """Drop the passages of a document, and give back memory that was theirs."""
+        self._drop(document_id)
+        self._seen = (self._rows[: len(self._passages)], self._passages)
+
     def search(self, query: Vectors, top_k: int) -> list[Hit]:
         """Return the `top_k` nearest, best first; equals in the order of their arrival.
 

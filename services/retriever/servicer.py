@@ -15,9 +15,10 @@ from mesh.pb import retriever_pb2_grpc as pb_grpc
 from mesh.rpc import request_context
 from mesh.telemetry import inject, span
 from services.retriever.collections_store import CollectionsStore
-from services.retriever.document import Document, Hit, document_id
-from services.retriever.encoder import Count
+from services.retriever.document import Document, Hit, document_id, merged
 from services.retriever.encoder_batcher import EncoderBatcher, Urgency
+from services.retriever.encoder_inputs import embedding_inputs, query_windows
+from services.retriever.encoder_tokenizer import EncoderTokenizer
 from services.retriever.extraction.extract import check
 from services.retriever.extraction.media_type import MediaType
 from services.retriever.ingest_queue import IngestQueue
@@ -25,8 +26,6 @@ from services.retriever.ingest_queue import IngestQueue
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_TOP_K = 100
-MAX_TEXTS = 256
-MAX_TEXT_CHARACTERS = 32_768
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -40,14 +39,14 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         ingest_queue: IngestQueue,
         *,
         model: str,
-        count: Count,
+        tokenizer: EncoderTokenizer,
         max_document_bytes: int,
     ) -> None:
         self._collections = collections
         self._batcher = batcher
         self._ingest_queue = ingest_queue
         self._model = model
-        self._count = count
+        self._tokenizer = tokenizer
         self._max_document_bytes = max_document_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
@@ -59,27 +58,25 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
         self._collections.require(request.collection)
         async with request_context(context).limit():
             with span("encode query"):
-                vectors = await self._batcher.encode([request.query], Urgency.SEARCH)
+                windows = await asyncio.to_thread(query_windows, self._tokenizer, request.query)
+                vectors = await self._batcher.encode(windows, Urgency.SEARCH)
             with span("search index", top_k=request.top_k):
-                hits = await self._collections.search(request.collection, vectors[0], request.top_k)
-        return pb.SearchResponse(passages=map(_passage, hits))
+                found = [
+                    await self._collections.search(request.collection, vector, request.top_k)
+                    for vector in vectors
+                ]
+        return pb.SearchResponse(passages=map(_passage, merged(found, request.top_k)))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
-        """Return one unit vector for each text."""
-        if not 1 <= len(request.texts) <= MAX_TEXTS:
-            raise invalid(
-                "texts", f"texts holds {len(request.texts)}; it must be 1 to {MAX_TEXTS}."
-            )
-        for number, text in enumerate(request.texts):
-            _check_text(f"texts[{number}]", text)
+        """Return one unit vector for each input."""
         async with request_context(context).limit():
-            texts = list(request.texts)
-            vectors = await self._batcher.encode(texts, Urgency.EMBED)
-            tokens = await asyncio.to_thread(self._count, texts)
+            inputs = await asyncio.to_thread(embedding_inputs, self._tokenizer, request)
+            vectors = await self._batcher.encode(inputs.sequences, Urgency.EMBED)
         return pb.EmbedResponse(
             model=self._model,
             vectors=[pb.Vector(values=row) for row in vectors.tolist()],
-            prompt_tokens=tokens,
+            prompt_tokens=sum(map(len, inputs.sequences)),
+            truncated_tokens=inputs.num_truncated,
         )
 
     async def Ingest(self, request: pb.IngestRequest, context: Context) -> pb.IngestResponse:
@@ -136,6 +133,39 @@ class RetrieverServicer(pb_grpc.RetrieverServicer):
             ]
         )
 
+    async def DeleteDocument(
+        self, request: pb.DeleteDocumentRequest, context: Context
+    ) -> pb.DeleteDocumentResponse:
+        """Delete a document; no search finds it once this answers."""
+        _check_collection(request.collection)
+        if bool(request.source) == bool(request.document_id):
+            raise invalid("source", "source or document_id must be given, one of them.")
+        if request.source:
+            _check_source(request.source)
+        async with request_context(context).limit():
+            deleted = await self._collections.delete(
+                request.collection, source=request.source, document_id=request.document_id
+            )
+        if deleted is None:
+            field = "source" if request.source else "document_id"
+            raise MeshError(Code.NOT_FOUND, f"{field} is of no document here.", field=field)
+        return pb.DeleteDocumentResponse(document_id=deleted)
+
+    async def DeleteCollection(
+        self, request: pb.DeleteCollectionRequest, context: Context
+    ) -> pb.DeleteCollectionResponse:
+        """Delete a collection; no search finds it once this answers."""
+        _check_collection(request.collection)
+        async with request_context(context).limit():
+            deleted = await self._collections.delete_collection(request.collection)
+        if deleted is None:
+            raise MeshError(
+                Code.NOT_FOUND,
+                f"collection {request.collection!r} does not exist.",
+                field="collection",
+            )
+        return pb.DeleteCollectionResponse(documents=deleted)
+
 
 def _passage(hit: Hit) -> pb.Passage:
     passage = hit.passage
@@ -171,7 +201,3 @@ def _check_source(source: str) -> None:
 def _check_text(field: str, text: str) -> None:
     if not text.strip():
         raise invalid(field, f"{field} is empty.")
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise invalid(
-            field, f"{field} has {len(text)} characters; it may have {MAX_TEXT_CHARACTERS}."
-        )

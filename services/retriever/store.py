@@ -6,6 +6,7 @@ For the use of one thread and one process. Knows nothing of search or of the que
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mesh.errors import CannotStartError
 from services.retriever.document import Document, Passage, State, Status, Vectors
 
 NAME = "retriever.sqlite"
+DELETED = "The document was deleted before it was indexed."
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ingestions (
@@ -53,6 +55,13 @@ class StoreError(CannotStartError):
 
 class Superseded(Exception):  # noqa: N818  # an outcome, not a fault
     """A newer version of the same source is in the collection already."""
+
+
+class Deleted(NamedTuple):
+    """A document that is gone; one that was queued alone had not been indexed."""
+
+    document_id: str
+    was_indexed: bool
 
 
 class Store:
@@ -116,18 +125,72 @@ class Store:
             (State.FAILED, error, ingestion_id, State.QUEUED),
         )
 
+    def delete(self, collection: str, *, source: str = "", document_id: str = "") -> Deleted | None:
+        """Delete a document by its source or its id, and what is queued of it.
+
+        Returns None where nothing of it was there.
+        """
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            indexed = self._db.execute(
+                "SELECT id, source FROM documents WHERE collection = ? AND (source = ? OR id = ?)",
+                (collection, source, document_id),
+            ).fetchone()
+            if indexed is not None:
+                # other versions of it may be queued
+                source = indexed[1]
+                key = (collection, source)
+                self._db.execute("DELETE FROM documents WHERE collection = ? AND source = ?", key)
+            queued = self._withdraw(
+                "collection = ? AND (source = ? OR document_id = ?)",
+                collection,
+                source,
+                document_id,
+            )
+        if indexed is not None:
+            return Deleted(indexed[0], was_indexed=True)
+        return Deleted(queued[-1], was_indexed=False) if queued else None
+
+    def delete_collection(self, collection: str) -> int | None:
+        """Delete all documents of a collection, and what is queued for it.
+
+        Returns how many documents it held; None where nothing was there.
+        """
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            deleted = self._db.execute(
+                "DELETE FROM documents WHERE collection = ?", (collection,)
+            ).rowcount
+            queued = self._withdraw("collection = ?", collection)
+        return deleted if deleted or queued else None
+
+    def _withdraw(self, which: str, *values: str) -> list[str]:
+        """End queued ingestions: what was asked for before a deletion comes to nothing.
+
+        Returns the ids of their documents, in the order of arrival.
+        """
+        ended = self._db.execute(
+            f"UPDATE ingestions SET state = ?, error = ? WHERE state = ? AND {which} "
+            "RETURNING number, document_id",
+            (State.FAILED, DELETED, State.QUEUED, *values),
+        ).fetchall()
+        return [document_id for _, document_id in sorted(ended)]
+
     def index(self, document: Document, passages: Sequence[Passage], vectors: Vectors) -> str:
         """Replace the source's version by this one and end the ingestion, all or nothing.
 
         Returns the id of the document that was replaced, or "". Raises Superseded where a later
-        ingestion of this source came first.
+        ingestion of this source, or its deletion, came first.
         """
         key = (document.collection, document.source)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            (number,) = self._db.execute(
-                "SELECT number FROM ingestions WHERE id = ?", (document.ingestion_id,)
+            number, state = self._db.execute(
+                "SELECT number, state FROM ingestions WHERE id = ?", (document.ingestion_id,)
             ).fetchone()
+            if state == State.FAILED:
+                # it was deleted while it was read
+                raise Superseded
             old = self._db.execute(
                 "SELECT number, id FROM documents WHERE collection = ? AND source = ?", key
             ).fetchone()

@@ -129,3 +129,49 @@ def test_ingest_keeps_documents_of_one_name_apart(
     assert {c["source"] for c in store.citations("notes")} == {"a/notes.txt", "b/notes.txt"}
     listed = store.http.get("/collections").json()["data"]
     assert {"name": store.name, "documents": 2, "passages": 2} in listed
+
+
+def test_embeddings_are_never_cut_in_silence(store: Store) -> None:
+    """A text over the encoder's limit is named with its tokens; a cut is asked for and told."""
+    encoder = store.http.get("/models").json()["data"][-1]["id"]
+    long = ["the same words " * 100 + end for end in ("alpha", "omega")]
+
+    def embed(value: Any, **more: Any) -> Any:
+        return store.http.post("/embeddings", json={"model": encoder, "input": value, **more})
+
+    refused = embed(["short", *long])
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert error["param"] == "input[1]" and "256" in error["message"]
+    assert embed(long[0]).json()["error"]["param"] == "input"
+    for more in ({"truncate": True}, {"truncate_prompt_tokens": -1}):
+        usage = embed(long, **more).json()["usage"]
+        assert usage["prompt_tokens"] == 512
+        assert usage["prompt_tokens_details"]["truncated_tokens"] > 0
+    ids = embed([[2023, 2003, 1037, 3231]]).json()["data"][0]["embedding"]
+    text = embed("this is a test").json()["data"][0]["embedding"]
+    assert max(abs(a - b) for a, b in zip(ids, text, strict=True)) < 1e-5
+
+
+def test_a_retrieval_from_a_long_message_is_answered(store: Store) -> None:
+    """Whatever its length; what it asks at its end decides."""
+    for name, text in (("bread", "Rye bread rises slowly."), ("fox", "The fox lives in a den.")):
+        assert store.ingest(name, text.encode(), "text/plain")["status"] == "indexed"
+    query = "We walked along the beach for a while. " * 3_000 + "Where does the fox live?"
+    assert store.citations(query)[0]["source"] == "fox"
+
+
+def test_what_is_deleted_is_found_no_more(store: Store) -> None:
+    """A document, then its collection; again is 404, and it may come back."""
+    for name in ("a.txt", "b.txt"):
+        assert store.ingest(name, b"Some words.", "text/plain")["status"] == "indexed"
+    path = f"/collections/{store.name}"
+    gone = store.http.delete(f"{path}/documents", params={"source": "a.txt"})
+    assert gone.status_code == 200 and gone.json()["deleted"] is True
+    assert [c["source"] for c in store.citations("words")] == ["b.txt"]
+    assert store.http.delete(f"{path}/documents", params={"source": "a.txt"}).status_code == 404
+    assert store.http.delete(path).json()["object"] == "collection.deleted"
+    assert store.name not in [c["name"] for c in store.http.get("/collections").json()["data"]]
+    assert store.http.delete(path).status_code == 404
+    assert store.ingest("a.txt", b"Some words.", "text/plain")["status"] == "indexed"
+    assert [c["source"] for c in store.citations("words")] == ["a.txt"]

@@ -184,6 +184,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     """Canned passages and vectors."""
 
     def __init__(self) -> None:
+        self.embedded: list[Any] = []
+        self.deleted: list[Any] = []
         self.passages = [
             retriever_pb2.Passage(
                 id=f"p{i}",
@@ -206,10 +208,26 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         return retriever_pb2.SearchResponse(passages=self.passages[: request.top_k])
 
     async def Embed(self, request: Any, context: Any) -> Any:
-        vectors = [retriever_pb2.Vector(values=[len(text), 0.5]) for text in request.texts]
+        self.embedded.append(request)
+        for i, text in enumerate(request.texts):
+            if text == "long":
+                message = f"texts[{i}] has 300 tokens; the encoder reads at most 256."
+                raise invalid(f"texts[{i}]", message)
+        inputs = list(request.texts) or [tokens.ids for tokens in request.token_ids]
+        vectors = [retriever_pb2.Vector(values=[len(each), 0.5]) for each in inputs]
         return retriever_pb2.EmbedResponse(
-            model="all-MiniLM-L6-v2", vectors=vectors, prompt_tokens=7
+            model="all-MiniLM-L6-v2", vectors=vectors, prompt_tokens=7, truncated_tokens=3
         )
+
+    async def DeleteDocument(self, request: Any, context: Any) -> Any:
+        self.deleted.append(request)
+        if request.source == "none":
+            raise MeshError(Code.NOT_FOUND, "source is of no document here.", field="source")
+        return retriever_pb2.DeleteDocumentResponse(document_id=request.document_id or "d1")
+
+    async def DeleteCollection(self, request: Any, context: Any) -> Any:
+        self.deleted.append(request)
+        return retriever_pb2.DeleteCollectionResponse(documents=1)
 
     async def Ingest(self, request: Any, context: Any) -> Any:
         if request.collection == "bad name":

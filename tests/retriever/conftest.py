@@ -11,7 +11,7 @@ from mesh.bus.subjects import INGEST_BUCKET, INGEST_STREAM, WRITER_BUCKET
 from services.retriever import encoder
 from services.retriever.collections_store import CollectionsStore
 from services.retriever.encoder_batcher import EncoderBatcher
-from tests.retriever.parts import DIMENSIONS, count_words
+from tests.retriever.parts import DIMENSIONS, count_tokens
 
 
 @pytest.fixture(scope="session")
@@ -44,5 +44,5 @@ async def collections(tmp_path: Path) -> AsyncIterator[CollectionsStore]:
 
 @pytest.fixture
 async def batcher() -> AsyncIterator[EncoderBatcher]:
-    async with EncoderBatcher(count_words) as running:
+    async with EncoderBatcher(count_tokens) as running:
         yield running

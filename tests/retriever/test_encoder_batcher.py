@@ -143,3 +143,20 @@ async def test_leaving_cancels_those_who_wait() -> None:
     )
     with pytest.raises(EncoderStoppedError):
         await batcher.ping()
+
+
+async def test_long_texts_go_in_small_batches() -> None:
+    """A search behind a long one waits for a few of its windows at a time."""
+    sizes: list[int] = []
+
+    def encode(sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        sizes.append(len(sequences))
+        return np.ones((len(sequences), 2), np.float32)
+
+    async with EncoderBatcher(encode) as batcher, asyncio.timeout(10):
+        long, longest = [[7] * 256] * 20, [[7] * 5_000]
+        results = await asyncio.gather(
+            batcher.encode(long, Urgency.SEARCH), batcher.encode(longest, Urgency.SEARCH)
+        )
+    assert [len(result) for result in results] == [20, 1]
+    assert sizes == [8, 8, 4, 1]

@@ -1,12 +1,24 @@
 """From bytes to hits."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mesh.errors import MeshError
 from services.retriever.collections_store import CollectionsStore
+from services.retriever.document import Document
+from services.retriever.encoder import Encoder
 from services.retriever.encoder_batcher import EncoderBatcher
+from services.retriever.encoder_tokenizer import EncoderTokenizer
 from services.retriever.indexer import Indexer
-from tests.retriever.parts import a_document, count_words
+from tests.retriever.parts import WordTokenizer, a_document, count_words
+
+
+async def index(
+    collections: CollectionsStore, batcher: EncoderBatcher, document: Document, content: bytes
+) -> int:
+    """Make a document findable in passages of eight words."""
+    return await Indexer(collections, batcher, WordTokenizer(), 8, 0).index(document, content)
 
 
 async def test_passages_lie_where_they_say(
@@ -16,7 +28,7 @@ async def test_passages_lie_where_they_say(
     text = "The owl sleeps by day.\r\n\r\nThe fox hunts by night. The hare runs."
     document = a_document("i1")
     await collections.queue(document)
-    count = await Indexer(collections, batcher, 8, 0).index(document, text.encode())
+    count = await index(collections, batcher, document, text.encode())
     hits = await collections.search("docs", count_words(["fox hunts"])[0], 5)
     extracted = text.replace("\r\n", "\n")
     assert len(hits) == count == 2
@@ -33,7 +45,7 @@ async def test_more_passages_than_one_ticket_holds(
     text = " ".join(f"Sentence number {n} says something." for n in range(700))
     document = a_document("i1")
     await collections.queue(document)
-    assert await Indexer(collections, batcher, 8, 0).index(document, text.encode()) == 700
+    assert await index(collections, batcher, document, text.encode()) == 700
     hits = await collections.search("docs", count_words(["number"])[0], 700)
     by_place = sorted((hit.passage for hit in hits), key=lambda passage: passage.start)
     assert [p.id for p in by_place] == [f"a.txt-v1-{n}" for n in range(700)]
@@ -45,7 +57,23 @@ async def test_what_cannot_be_read_leaves_nothing(
 ) -> None:
     """The error is the document's and no collection appears."""
     with pytest.raises(MeshError, match="broken"):
-        await Indexer(collections, batcher, 8, 0).index(
-            a_document("i1", media_type="application/pdf"), b"%PDF-"
-        )
+        await index(collections, batcher, a_document("i1", media_type="application/pdf"), b"%PDF-")
     assert collections.summaries() == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=st.text(max_size=600), limit=st.integers(6, 40), overlap=st.integers(0, 2))
+def test_all_of_each_passage_is_embedded(
+    text: str, limit: int, overlap: int, real_encoder: Encoder
+) -> None:
+    """By the encoder's real tokens, however small its limit; nothing but blanks is left out."""
+    tokenizer = EncoderTokenizer(real_encoder.tokenizer._tokenizer, limit)
+    indexer = Indexer(None, None, tokenizer, 60, overlap)  # type: ignore[arg-type]
+    if not text.replace("\0", "").strip():
+        return
+    passages, sequences = indexer._passages(a_document("i1"), text.encode())
+    assert tokenizer.encode([p.text for p in passages]) == sequences
+    assert max(map(len, sequences)) <= limit
+    extracted = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    covered = {place for p in passages for place in range(p.start, p.end)}
+    assert all(place in covered or c.isspace() for place, c in enumerate(extracted))

@@ -18,7 +18,8 @@ from services.retriever.document import Document, State, Status
 from services.retriever.encoder_batcher import EncoderBatcher
 from services.retriever.indexer import Indexer
 from services.retriever.ingest_queue import IngestQueue
-from tests.retriever.parts import a_document, count_words, until
+from services.retriever.store import DELETED
+from tests.retriever.parts import WordTokenizer, a_document, count_tokens, count_words, until
 
 CONTENT = b"The owl sleeps by day. The fox hunts by night."
 
@@ -48,9 +49,14 @@ async def ids(collections: CollectionsStore) -> list[str]:
     return [h.passage.id for h in await collections.search("docs", count_words(["owl fox"])[0], 9)]
 
 
+def an_indexer(collections: CollectionsStore, batcher: EncoderBatcher) -> Indexer:
+    """One that counts words."""
+    return Indexer(collections, batcher, WordTokenizer(), 60, 0)
+
+
 @pytest.fixture
 def ingest_queue(bus: Bus, collections: CollectionsStore, batcher: EncoderBatcher) -> IngestQueue:
-    return IngestQueue(bus, collections, Indexer(collections, batcher, 60, 0), workers=2)
+    return IngestQueue(bus, collections, an_indexer(collections, batcher), workers=2)
 
 
 async def _queue(bus: Bus) -> WorkQueue:
@@ -124,17 +130,15 @@ async def test_a_crash_before_the_commit_tries_again(
     """A fault of the moment delays a document and no more."""
     calls = 0
 
-    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise OSError("a fault of the moment")
-        return count_words(texts)
+        return count_tokens(texts)
 
     async with EncoderBatcher(encode) as batcher:
-        ingest_queue = IngestQueue(
-            bus, collections, Indexer(collections, batcher, 60, 0), workers=1
-        )
+        ingest_queue = IngestQueue(bus, collections, an_indexer(collections, batcher), workers=1)
         await ingest_queue.submit(a_document("i1"), CONTENT, {})
         async with running(ingest_queue):
             assert (await ended(collections, "i1")).state is State.INDEXED
@@ -175,8 +179,10 @@ async def test_a_process_that_is_stopped_hands_the_task_back(
             return 0
 
     await ingest_queue.submit(a_document("i1"), CONTENT, {})
-    async with EncoderBatcher(count_words) as batcher, asyncio.timeout(under_test.ACK_WAIT_S / 2):
-        async with running(IngestQueue(bus, collections, Stuck(collections, batcher, 60, 0), 1)):
+    async with EncoderBatcher(count_tokens) as batcher, asyncio.timeout(under_test.ACK_WAIT_S / 2):
+        async with running(
+            IngestQueue(bus, collections, Stuck(collections, batcher, WordTokenizer(), 60, 0), 1)
+        ):
             await started.wait()
         async with running(ingest_queue):
             assert (await ended(collections, "i1")).state is State.INDEXED
@@ -273,3 +279,21 @@ async def test_a_store_that_was_lost_learns_of_queued_tasks(
     await (await _queue(bus)).enqueue(task, task_id="i1", headers={})
     async with running(ingest_queue):
         assert (await ended(collections, "i1")).state is State.INDEXED
+
+
+async def test_a_deletion_comes_before_what_was_queued(
+    bus: Bus, collections: CollectionsStore, ingest_queue: IngestQueue
+) -> None:
+    """An earlier ingestion does not bring a deleted document back; a later one does."""
+    await ingest_queue.submit(a_document("i1"), CONTENT, {})
+    assert await collections.delete("docs", source="a.txt") == "a.txt-v1"
+    await ingest_queue.submit(a_document("i2", source="b.txt"), CONTENT, {})
+    async with running(ingest_queue):
+        assert (await ended(collections, "i2")).state is State.INDEXED
+        status = await ended(collections, "i1")
+        assert (status.state, status.error) == (State.FAILED, DELETED)
+        assert [summary.documents for summary in collections.summaries()] == [1]
+        await ingest_queue.submit(a_document("i3"), CONTENT, {})
+        assert (await ended(collections, "i3")).state is State.INDEXED
+    assert await collections.delete_collection("docs") == 2
+    assert collections.summaries() == []

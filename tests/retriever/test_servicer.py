@@ -38,15 +38,16 @@ async def address(bus: Bus, real_encoder: Encoder, tmp_path: Path) -> AsyncItera
     collections = await CollectionsStore.open(tmp_path, real_encoder.name, real_encoder.dimensions)
     lifecycle.stack.push_async_callback(collections.close)
     batcher = await lifecycle.stack.enter_async_context(EncoderBatcher(real_encoder.encode))
-    ingest_queue = IngestQueue(bus, collections, Indexer(collections, batcher, 60, 0), workers=4)
+    indexer = Indexer(collections, batcher, real_encoder.tokenizer, 60, 0)
+    ingest_queue = IngestQueue(bus, collections, indexer, workers=4)
     lifecycle.spawn(ingest_queue.run(), "ingest_queue")
     servicer = RetrieverServicer(
         collections,
         batcher,
         ingest_queue,
         model=real_encoder.name,
-        count=real_encoder.count,
-        max_document_bytes=1000,
+        tokenizer=real_encoder.tokenizer,
+        max_document_bytes=4000,
     )
     port = await rpc.serve(
         lifecycle,
@@ -140,6 +141,93 @@ async def test_embeddings_have_unit_length(stub: Stub) -> None:
     assert alone.prompt_tokens == 3
 
 
+async def test_no_text_is_cut_in_silence(stub: Stub) -> None:
+    """One over the limit is refused by its tokens; where a cut is asked for, it is told."""
+    alike = [LONG + "alpha", LONG + "omega"]
+    with pytest.raises(MeshError, match=r"texts\[0\] has 303 tokens; .* at most 256") as caught:
+        await rpc.call(stub.Embed, pb.EmbedRequest(texts=alike), RequestContext.start(10))
+    assert caught.value.field == "texts[0]"
+    for truncation, most, read in (
+        (pb.TRUNCATION_END, 0, 256),
+        (pb.TRUNCATION_START, 0, 256),
+        (pb.TRUNCATION_START, 10, 10),
+    ):
+        request = pb.EmbedRequest(texts=alike, truncation=truncation, max_tokens=most)
+        reply = await stub.Embed(request)
+        assert (reply.prompt_tokens, reply.truncated_tokens) == (2 * read, 2 * (303 - read))
+        same = reply.vectors[0].values == reply.vectors[1].values
+        assert same == (truncation == pb.TRUNCATION_END)
+    longest = "word " * 254
+    assert (await stub.Embed(pb.EmbedRequest(texts=[longest]))).prompt_tokens == 256
+
+
+async def test_token_ids_stand_for_their_text(stub: Stub, real_encoder: Encoder) -> None:
+    """With the special tokens around them and without."""
+    (framed,) = real_encoder.tokenizer.encode(["a fox in the den"])
+    request = pb.EmbedRequest(token_ids=tokens(framed, framed[1:-1]))
+    vectors = [v.values for v in (await stub.Embed(request)).vectors]
+    text = await stub.Embed(pb.EmbedRequest(texts=["a fox in the den"]))
+    np.testing.assert_allclose(vectors[0], text.vectors[0].values, atol=1e-5)
+    assert vectors[0] == vectors[1]
+
+
+RUSSIAN = (
+    "Сегодня мы обсуждаем устройство городской библиотеки, её фонды, читальные залы, расписание, "
+    "правила выдачи книг, обязанности сотрудников, историю здания, планы ремонта, каталоги, "
+    "электронные ресурсы, детские кружки, литературные вечера, выставки редких изданий, "
+    "пожертвования, бюджет, охрану, гардероб, буфет, парковку. Пароль от сейфа директора таков: "
+    "фиолетовый бегемот."
+)
+
+
+async def test_the_end_of_a_long_passage_is_found(stub: Stub, real_encoder: Encoder) -> None:
+    """In a script that costs many tokens a word, passages are cut where the encoder would stop."""
+    await ingest(stub, "library.txt", RUSSIAN.encode())
+    query = pb.SearchRequest(collection="docs", query="фиолетовый бегемот", top_k=9)
+    passages = (await stub.Search(query)).passages
+    assert "бегемот" in passages[0].text and len(passages) > 1
+    lengths = map(len, real_encoder.tokenizer.encode([p.text for p in passages]))
+    assert max(lengths) <= real_encoder.tokenizer.limit
+
+
+@pytest.mark.parametrize("times", [1, 20, 4_000])
+async def test_a_query_of_any_length_is_answered(stub: Stub, times: int) -> None:
+    """What is asked at the end of a long message, or at its start, finds its passage."""
+    for name, text in (("fox", FOX), ("bridge", BRIDGE), ("bread", BREAD)):
+        await ingest(stub, f"{name}.txt", text.encode())
+    story = "We walked along the beach and talked about the weather of this week. " * times
+    for query in (f"{story} When was the bridge opened?", f"When was the bridge opened? {story}"):
+        found = await stub.Search(pb.SearchRequest(collection="docs", query=query, top_k=2))
+        assert len({p.id for p in found.passages}) == 2
+        assert found.passages[0].source == "bridge.txt"
+
+
+async def test_a_deleted_document_is_found_no_more(stub: Stub) -> None:
+    """By its name or its id; the collection goes with its last document, and may come again."""
+    fox = await stub.Ingest(document(source="fox.txt", content=FOX.encode()))
+    for name, text in (("fox", FOX), ("bridge", BRIDGE)):
+        await ingest(stub, f"{name}.txt", text.encode())
+
+    async def sources() -> set[str]:
+        query = pb.SearchRequest(collection="docs", query="fox", top_k=9)
+        return {p.source for p in (await stub.Search(query)).passages}
+
+    assert await sources() == {"fox.txt", "bridge.txt"}
+    deleted = await stub.DeleteDocument(deletion(source="fox.txt"))
+    assert deleted.document_id == fox.document_id
+    assert await sources() == {"bridge.txt"}
+    bridge = await stub.Ingest(document(source="bridge.txt", content=BRIDGE.encode()))
+    await stub.DeleteDocument(deletion(document_id=bridge.document_id))
+    assert not (await stub.ListCollections(pb.ListCollectionsRequest())).collections
+    await ingest(stub, "bread.txt", BREAD.encode())
+    assert await sources() == {"bread.txt"}
+    gone = await stub.DeleteCollection(pb.DeleteCollectionRequest(collection="docs"))
+    assert gone.documents == 1
+    with pytest.raises(MeshError) as caught:
+        await rpc.call(stub.Search, question(), RequestContext.start(10))
+    assert caught.value.code is Code.NOT_FOUND
+
+
 def document(**changed: object) -> pb.IngestRequest:
     return pb.IngestRequest(
         **{"collection": "docs", "source": "a.txt", "content": b"words", **changed}
@@ -150,24 +238,52 @@ def question(**changed: object) -> pb.SearchRequest:
     return pb.SearchRequest(**{"collection": "docs", "query": "words", "top_k": 4, **changed})
 
 
+def deletion(**changed: str) -> pb.DeleteDocumentRequest:
+    return pb.DeleteDocumentRequest(collection="docs", **changed)
+
+
+def tokens(*sequences: list[int]) -> list[pb.EncoderTokens]:
+    return [pb.EncoderTokens(ids=ids) for ids in sequences]
+
+
+LONG = "the same words " * 100
+EMPTY_TOKENS = pb.EmbedRequest(token_ids=tokens([5], []))
+ALIEN_TOKENS = pb.EmbedRequest(token_ids=tokens([30_522]))
+BOTH = pb.EmbedRequest(texts=["x"], token_ids=tokens([5]))
 MISTAKES: list[tuple[str, Message, Code, str]] = [
     ("Ingest", document(collection="no spaces"), Code.INVALID_ARGUMENT, "collection"),
     ("Ingest", document(source=""), Code.INVALID_ARGUMENT, "source"),
     ("Ingest", document(source="a\n.txt"), Code.INVALID_ARGUMENT, "source"),
     ("Ingest", document(content=b""), Code.INVALID_ARGUMENT, "content"),
-    ("Ingest", document(content=b"x" * 1001), Code.INVALID_ARGUMENT, "content"),
+    ("Ingest", document(content=b"x" * 4001), Code.INVALID_ARGUMENT, "content"),
     ("Ingest", document(content=b"\xff\xff"), Code.INVALID_ARGUMENT, "content"),
     ("Ingest", document(source="a.exe"), Code.INVALID_ARGUMENT, "media_type"),
     ("Ingest", document(media_type="image/png"), Code.INVALID_ARGUMENT, "media_type"),
     ("Search", question(collection="nowhere"), Code.NOT_FOUND, "collection"),
     ("Search", question(collection="../x"), Code.INVALID_ARGUMENT, "collection"),
     ("Search", question(query=" \n"), Code.INVALID_ARGUMENT, "query"),
-    ("Search", question(query="x" * 32_769), Code.INVALID_ARGUMENT, "query"),
     ("Search", question(top_k=0), Code.INVALID_ARGUMENT, "top_k"),
     ("Search", question(top_k=101), Code.INVALID_ARGUMENT, "top_k"),
     ("Embed", pb.EmbedRequest(), Code.INVALID_ARGUMENT, "texts"),
-    ("Embed", pb.EmbedRequest(texts=["x"] * 257), Code.INVALID_ARGUMENT, "texts"),
+    ("Embed", pb.EmbedRequest(texts=["x"] * 2049), Code.INVALID_ARGUMENT, "texts"),
     ("Embed", pb.EmbedRequest(texts=["x", ""]), Code.INVALID_ARGUMENT, "texts[1]"),
+    ("Embed", pb.EmbedRequest(texts=["x", LONG]), Code.INVALID_ARGUMENT, "texts[1]"),
+    ("Embed", EMPTY_TOKENS, Code.INVALID_ARGUMENT, "token_ids[1]"),
+    ("Embed", ALIEN_TOKENS, Code.INVALID_ARGUMENT, "token_ids[0]"),
+    ("Embed", BOTH, Code.INVALID_ARGUMENT, "token_ids"),
+    ("Embed", pb.EmbedRequest(texts=["x"], max_tokens=257), Code.INVALID_ARGUMENT, "max_tokens"),
+    ("Embed", pb.EmbedRequest(texts=["x"], max_tokens=2), Code.INVALID_ARGUMENT, "max_tokens"),
+    ("DeleteDocument", deletion(), Code.INVALID_ARGUMENT, "source"),
+    ("DeleteDocument", deletion(source="a", document_id="b"), Code.INVALID_ARGUMENT, "source"),
+    ("DeleteDocument", deletion(source="a"), Code.NOT_FOUND, "source"),
+    ("DeleteDocument", deletion(document_id="a"), Code.NOT_FOUND, "document_id"),
+    ("DeleteCollection", pb.DeleteCollectionRequest(), Code.INVALID_ARGUMENT, "collection"),
+    (
+        "DeleteCollection",
+        pb.DeleteCollectionRequest(collection="docs"),
+        Code.NOT_FOUND,
+        "collection",
+    ),
     ("IngestionStatus", pb.IngestionStatusRequest(), Code.NOT_FOUND, "ingestion_id"),
 ]
 

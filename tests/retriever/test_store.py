@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.retriever.document import Document, Passage, State, Status
 from services.retriever.store import Store, StoreError, Superseded
@@ -100,3 +102,60 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, "e", 2).close()
     with pytest.raises(StoreError, match="filled by the encoder e, 2 dimensions"):
         Store(tmp_path, "other", 2)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("qqiiidcr"), st.integers(0, 2), st.integers(0, 11)), max_size=40
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps=STEPS)
+def test_a_deletion_ends_what_came_before_it_and_nothing_else(
+    steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any order of ingestions, indexing, deletions and restarts, beside a plain model."""
+    folder = tmp_path_factory.mktemp("store")
+    store = Store(folder, "e", 2)
+    queued: list[Document] = []
+    withdrawn: set[str] = set()
+    indexed: dict[str, int] = {}
+    for step, source, number in steps:
+        name = f"s{source}"
+        if step == "q":
+            queued.append(a_document(f"i{len(queued)}", f"v{len(queued)}", name))
+            store.queue(queued[-1])
+        elif step == "i" and queued:
+            place = number % len(queued)
+            document = queued[place]
+            known = indexed.get(document.source, -1)
+            if document.ingestion_id in withdrawn or known > place:
+                with pytest.raises(Superseded):
+                    store.index(document, *passages(document, 1))
+            else:
+                store.index(document, *passages(document, 1))
+                indexed[document.source] = place
+        elif step in "dc":
+            gone = {name} if step == "d" else {"s0", "s1", "s2"}
+            ended = {
+                d.ingestion_id
+                for d in queued
+                if d.source in gone
+                and (status := store.status(d.ingestion_id)) is not None
+                and status.state is State.QUEUED
+            }
+            held = [source for source in gone if indexed.pop(source, None) is not None]
+            deleted = store.delete("docs", source=name) if step == "d" else None
+            if step == "c":
+                assert store.delete_collection("docs") == (len(held) if held or ended else None)
+            elif held or ended:
+                assert deleted is not None and deleted.was_indexed == bool(held)
+            else:
+                assert deleted is None
+            withdrawn |= ended
+        elif step == "r":
+            store.close()
+            store = Store(folder, "e", 2)
+        expected = {queued[place].document_id for place in indexed.values()}
+        assert {made[0].document_id for _, made, _ in store.contents()} == expected
+    store.close()

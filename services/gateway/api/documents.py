@@ -48,6 +48,25 @@ class Documents:
             }
         )
 
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete a document by its name or its id; no search finds it then."""
+        collection = _name("collection", request.match_info["collection"])
+        document_id = request.match_info.get("document_id", "")
+        if document_id:
+            _name("document_id", document_id)
+        source = "" if document_id else _name("source", request.query.get("source", ""))
+        deleted = await self._store.delete_document(
+            collection, source, document_id, request[CONTEXT]
+        )
+        return web.json_response({"id": deleted, "object": "document.deleted", "deleted": True})
+
+    async def delete_collection(self, request: web.Request) -> web.Response:
+        """Delete a collection with all that it holds; no search finds it then."""
+        collection = _name("collection", request.match_info["collection"])
+        await self._store.delete_collection(collection, request[CONTEXT])
+        gone = {"id": collection, "object": "collection.deleted", "deleted": True}
+        return web.json_response(gone)
+
     async def collections(self, request: web.Request) -> web.Response:
         """List what can be searched."""
         listed = [

@@ -1,20 +1,24 @@
 """The retriever over gRPC: documents, passages and embeddings."""
 
-from collections.abc import Sequence
-
 import grpc
 
 from mesh import rpc
 from mesh.context import RequestContext
 from mesh.pb import retriever_pb2 as pb
 from mesh.pb import retriever_pb2_grpc as pb_grpc
-from services.gateway.clients.field_names import prefixed, renamed
+from services.gateway.clients.field_names import prefixed, translated
 from services.gateway.domain.documents import Collection, Ingestion, Passage
+from services.gateway.domain.embeddings import EmbeddingInputs, Embeddings
 
 SEARCH_LIMIT_S = 30.0
 # an embedding of many texts, or a document that must reach the disk
 BATCH_LIMIT_S = 120.0
 
+_TRUNCATIONS = {
+    None: pb.TRUNCATION_UNSPECIFIED,
+    "end": pb.TRUNCATION_END,
+    "start": pb.TRUNCATION_START,
+}
 _STATES = {
     pb.INGESTION_STATE_QUEUED: "queued",
     pb.INGESTION_STATE_INDEXED: "indexed",
@@ -37,14 +41,25 @@ class GrpcRetriever:
             reply = await rpc.call(self._stub.Search, request, context, limit_s=SEARCH_LIMIT_S)
         return [Passage(p.id, p.source, p.text, p.score, p.start, p.end) for p in reply.passages]
 
-    async def embed(
-        self, texts: Sequence[str], context: RequestContext
-    ) -> tuple[list[Sequence[float]], int]:
-        """Return one vector of unit length per text, and the tokens that were read."""
-        request = pb.EmbedRequest(texts=texts)
-        with renamed("input"):
+    async def embed(self, inputs: EmbeddingInputs, context: RequestContext) -> Embeddings:
+        """Return one vector of unit length per input, and the tokens that were read."""
+        request = pb.EmbedRequest(
+            texts=inputs.texts,
+            token_ids=[pb.EncoderTokens(ids=ids) for ids in inputs.token_ids],
+            truncation=_TRUNCATIONS[inputs.truncation],
+            max_tokens=inputs.max_tokens,
+        )
+        names = {
+            "texts": "input",
+            "token_ids": "input",
+            "max_tokens": "truncate_prompt_tokens",
+        }
+        if len(inputs) == 1:
+            names |= {"texts[0]": "input", "token_ids[0]": "input"}
+        with translated(names):
             reply = await rpc.call(self._stub.Embed, request, context, limit_s=BATCH_LIMIT_S)
-        return [vector.values for vector in reply.vectors], reply.prompt_tokens
+        vectors = [vector.values for vector in reply.vectors]
+        return Embeddings(vectors, reply.prompt_tokens, reply.truncated_tokens)
 
     async def ingest(
         self,
@@ -72,3 +87,18 @@ class GrpcRetriever:
         request = pb.ListCollectionsRequest()
         reply = await rpc.call(self._stub.ListCollections, request, context, limit_s=SEARCH_LIMIT_S)
         return [Collection(c.name, c.documents, c.passages) for c in reply.collections]
+
+    async def delete_document(
+        self, collection: str, source: str, document_id: str, context: RequestContext
+    ) -> str:
+        """Delete a document by its source or its id; return its id. Raises NOT_FOUND."""
+        request = pb.DeleteDocumentRequest(
+            collection=collection, source=source, document_id=document_id
+        )
+        reply = await rpc.call(self._stub.DeleteDocument, request, context, limit_s=SEARCH_LIMIT_S)
+        return reply.document_id
+
+    async def delete_collection(self, collection: str, context: RequestContext) -> None:
+        """Delete all documents of a collection; raises NOT_FOUND."""
+        request = pb.DeleteCollectionRequest(collection=collection)
+        await rpc.call(self._stub.DeleteCollection, request, context, limit_s=SEARCH_LIMIT_S)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from mesh.context import RequestContext
 from services.gateway.domain.documents import Collection, Ingestion, Passage
+from services.gateway.domain.embeddings import EmbeddingInputs, Embeddings
 from services.gateway.domain.generation import (
     Answer,
     ChatPrompt,
@@ -54,10 +55,8 @@ class Retriever(Protocol):
 class Encoder(Protocol):
     """The embedding model."""
 
-    async def embed(
-        self, texts: Sequence[str], context: RequestContext
-    ) -> tuple[list[Sequence[float]], int]:
-        """Return one vector of unit length per text, and the number of tokens read."""
+    async def embed(self, inputs: EmbeddingInputs, context: RequestContext) -> Embeddings:
+        """Return one vector of unit length per input, and how many tokens were read."""
         ...
 
 
@@ -77,6 +76,16 @@ class DocumentStore(Protocol):
 
     async def ingestion(self, ingestion_id: str, context: RequestContext) -> Ingestion:
         """Return how far an ingestion is; raises NOT_FOUND."""
+        ...
+
+    async def delete_document(
+        self, collection: str, source: str, document_id: str, context: RequestContext
+    ) -> str:
+        """Delete a document by its source or its id; return its id. Raises NOT_FOUND."""
+        ...
+
+    async def delete_collection(self, collection: str, context: RequestContext) -> None:
+        """Delete all documents of a collection; raises NOT_FOUND."""
         ...
 
     async def collections(self, context: RequestContext) -> list[Collection]:

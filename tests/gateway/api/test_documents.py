@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import aiohttp
 import pytest
 
 
@@ -80,3 +81,27 @@ async def test_collections(stack: Any) -> None:
     async with stack.http.get(stack.url + "/v1/collections") as response:
         body = await response.json()
     assert body["data"] == [{"name": "docs", "documents": 1, "passages": 3}]
+
+
+async def test_documents_and_collections_are_deleted(stack: Any) -> None:
+    """A document by its name or its id; the answers are OpenAI's deletion objects."""
+    path = "/v1/collections/docs"
+    headers = {"Authorization": "Bearer a-key-for-development"}
+    expected = [
+        (f"{path}/documents?source=a%20b.md", 200, {"id": "d1", "object": "document.deleted"}),
+        (f"{path}/documents/d7", 200, {"id": "d7", "object": "document.deleted"}),
+        (path, 200, {"id": "docs", "object": "collection.deleted"}),
+        (f"{path}/documents?source=none", 404, "source"),
+        (f"{path}/documents", 400, "source"),
+    ]
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{stack.port}", headers=headers) as http:
+        for target, status, told in expected:
+            async with http.delete(target) as answer:
+                body = await answer.json()
+                assert answer.status == status
+                if status == 200:
+                    assert body == {**told, "deleted": True}
+                else:
+                    assert body["error"]["param"] == told
+    sources = [getattr(request, "source", "") for request in stack.retriever.deleted]
+    assert sources == ["a b.md", "", "", "none"]
