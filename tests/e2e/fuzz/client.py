@@ -17,6 +17,8 @@ from tests.e2e.stack import Address
 LIMIT_S = 5.0
 # a request that ends too early gets this long for an answer before the client half-closes
 QUIET_S = 0.25
+# between the parts of a request, so that they arrive one by one
+PAUSE_S = 0.002
 READ_BYTES = 2**16
 PROBE_PATH = "/livez"
 
@@ -27,9 +29,9 @@ class End(Enum):
     KEPT = "the connection answered another request"
     CLOSED = "the server or the case closed the connection after the reply"
     DROPPED = "the client left midway"
-    SILENT = "the server closed the connection without a whole reply"
+    SILENT = "the server closed the connection without a reply"
     HUNG = "no end within the limit"
-    BROKEN = "the reply is no HTTP, or nobody listens"
+    BROKEN = "the reply is no HTTP or cut off, or nobody listens"
     UNUSABLE = "the connection was to be kept or closed, and was not"
 
 
@@ -94,6 +96,9 @@ class _Connection:
         if case.framing is not Framing.WHOLE or _is_old_and_kept(parser, reply):
             return End.CLOSED
         await self._sending
+        if excess := parser.trailing_data[0]:
+            reply.detail = f"after the reply came {excess[:200]!r}"
+            return End.UNUSABLE
         if parser.their_state is h11.DONE:
             return await self._probe(parser, reply)
         return await self._closed(reply)
@@ -103,8 +108,7 @@ class _Connection:
             for part in parts:
                 self._writer.write(part)
                 await self._writer.drain()
-                # the parts are to arrive one by one
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_S)
 
     async def _receive(self, parser: h11.Connection, reply: Reply, case: Case) -> bool:
         """Return whether a whole reply came before the end."""

@@ -39,12 +39,13 @@ async def meet(answers: list[bytes], case: Case, then_close: bool = True) -> Rep
         ([CLOSING], End.CLOSED),
         ([OLD], End.CLOSED),
         ([b""], End.SILENT),
-        ([CHUNKED], End.SILENT),
-        ([KEPT[:-1]], End.SILENT),
+        ([CHUNKED], End.BROKEN),
+        ([KEPT[:-1]], End.BROKEN),
         ([b"no HTTP\r\n\r\n"], End.BROKEN),
         ([KEPT], End.UNUSABLE),
         ([KEPT, KEPT.replace(b"200", b"400")], End.UNUSABLE),
         ([CLOSING + b"more"], End.UNUSABLE),
+        ([KEPT + KEPT], End.UNUSABLE),
     ],
 )
 async def test_each_end_has_its_name(answers: list[bytes], end: End) -> None:
