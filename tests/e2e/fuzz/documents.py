@@ -162,7 +162,7 @@ def _spoiled(rng: Random, content: bytes) -> bytes:
             b"/Length ", b"/Length -"
         )
     if dice < 0.8:
-        return content * rng.choice((0, 2, 30))
+        return content * rng.choice((0, 2, 8))
     return rng.choice((*BLOBS, rng.randbytes(400)))
 
 

@@ -26,8 +26,12 @@ def counts(summary: Summary) -> str:
 
 
 def failures(summary: Summary) -> str:
-    """Return the failures and the errors that services logged, the first of many."""
-    shown = [_failure(summary.seed, failure) for failure in summary.failures[:MOST_SHOWN]]
+    """Return a failure of each sort with the numbers of its like, and what services logged."""
+    sorts: dict[tuple[str, int, str], list[Failure]] = {}
+    for failure in summary.failures:
+        sort = (failure.case.kind, failure.reply.status, failure.faults[0])
+        sorts.setdefault(sort, []).append(failure)
+    shown = [_failures(summary.seed, alike) for alike in list(sorts.values())[:MOST_SHOWN]]
     return "\n\n".join([*shown, *summary.logged[:MOST_SHOWN]])
 
 
@@ -42,8 +46,12 @@ def exchange(case: Case, reply: Reply) -> str:
     )
 
 
-def _failure(seed: int, failure: Failure) -> str:
-    again = f"python -m tests.e2e.fuzz --seed {seed} --case {failure.number}"
-    title = again if failure.number is not None else "between cases"
-    faults = "\n".join(f"  {fault}" for fault in failure.faults)
-    return f"{title}\n{faults}\n{exchange(failure.case, failure.reply)}"
+def _failures(seed: int, alike: list[Failure]) -> str:
+    first = alike[0]
+    again = f"python -m tests.e2e.fuzz --seed {seed} --case {first.number}"
+    title = again if first.number is not None else "between cases"
+    if len(alike) > 1:
+        others = " ".join(str(failure.number) for failure in alike[1 : 1 + MOST_SHOWN])
+        title += f"\n  and {len(alike) - 1} alike: {others}"
+    faults = "\n".join(f"  {fault}" for fault in first.faults)
+    return f"{title}\n{faults}\n{exchange(first.case, first.reply)}"

@@ -29,7 +29,8 @@ def test_no_request_breaks_the_gateway(
         summary = asyncio.run(run(address, SEED, range(CASES), folder))
     counts = report.counts(summary)
     record_property("figures", counts)
-    assert summary.is_well, f"{report.failures(summary)}\n\n{counts}"
+    if not summary.is_well:
+        pytest.fail(f"{report.failures(summary)}\n\n{counts}", pytrace=False)
     assert summary.num_cases == CASES
     assert summary.seconds <= LIMIT_S, counts
     assert summary.accepted_share >= LEAST_ACCEPTED, counts
