@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.e2e.fuzz import report
-from tests.e2e.fuzz.cases import case
+from tests.e2e.fuzz.generate.cases import case
 from tests.e2e.fuzz.run import prepare, run, try_case
 from tests.e2e.fuzz.target import target
 from tests.e2e.stack import Address

@@ -7,7 +7,7 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
-from tests.e2e.fuzz import checks
+from tests.e2e.fuzz import refusals
 from tests.e2e.fuzz.case import CHAT, COMPLETIONS, EMBEDDINGS, Case, Json
 from tests.e2e.fuzz.client import Reply
 
@@ -30,7 +30,7 @@ def faults(case: Case, reply: Reply) -> Iterator[str]:
         yield from stream(case, reply.body)
         return
     try:
-        body = checks.strict_json(reply.body)
+        body = refusals.strict_json(reply.body)
     except ValueError as error:
         yield f"the answer is no JSON: {error}"
         return
@@ -47,7 +47,7 @@ def stream(case: Case, payload: bytes) -> Iterator[str]:
         if event == b"[DONE]":
             continue
         try:
-            chunk = checks.strict_json(event)
+            chunk = refusals.strict_json(event)
         except ValueError as error:
             yield f"an event is no JSON: {error}"
             return
@@ -68,7 +68,7 @@ def stream(case: Case, payload: bytes) -> Iterator[str]:
 
 
 def _error_event(case: Case, chunk: Json) -> Iterator[str]:
-    yield from checks.error_object(chunk)
+    yield from refusals.error_object(chunk)
     kind = chunk["error"].get("type") if isinstance(chunk["error"], dict) else None
     if kind != "invalid_request_error" and not (kind == "timeout_error" and case.expires):
         yield f"the stream broke: {chunk}"

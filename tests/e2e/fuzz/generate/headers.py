@@ -2,7 +2,6 @@
 
 from random import Random
 
-from tests.e2e.fuzz.bodies import valid
 from tests.e2e.fuzz.case import (
     CHAT,
     COMPLETIONS,
@@ -13,7 +12,8 @@ from tests.e2e.fuzz.case import (
     common_headers,
     head,
 )
-from tests.e2e.fuzz.values import PIECES, encode
+from tests.e2e.fuzz.generate.bodies import valid
+from tests.e2e.fuzz.generate.values import PIECES, encode
 
 LONG = "x" * 4000
 PLAIN_PIECES = tuple(piece for piece in PIECES if not set(piece) & set("\r\n\x00"))

@@ -4,9 +4,9 @@ import zlib
 from random import Random
 from urllib.parse import quote
 
-from tests.e2e.fuzz.bodies import post
 from tests.e2e.fuzz.case import Case, common_headers, head
-from tests.e2e.fuzz.values import text
+from tests.e2e.fuzz.generate.bodies import post
+from tests.e2e.fuzz.generate.values import text
 
 MEDIA_TYPES = (
     "text/plain", "text/markdown", "text/html", "application/pdf", "text/plain; charset=utf-8",

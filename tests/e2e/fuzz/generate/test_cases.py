@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.e2e.fuzz.case import LASTING_COLLECTION
-from tests.e2e.fuzz.cases import SHARES, case
+from tests.e2e.fuzz.generate.cases import SHARES, case
 from tests.e2e.stack import ROOT
 
 MOST_BYTES = 10_000_000
@@ -24,7 +24,7 @@ def test_a_case_is_its_seed_and_number(seed: int, number: int) -> None:
 
 def test_another_process_makes_the_same_case() -> None:
     """No case depends on the hashes of a process."""
-    code = "from tests.e2e.fuzz.cases import case; print([case(5, n) for n in range(200)])"
+    code = "from tests.e2e.fuzz.generate.cases import case; print([case(5, n) for n in range(200)])"
     printed = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from random import Random
 
-from tests.e2e.fuzz import bodies, documents, headers, routes, transport
 from tests.e2e.fuzz.case import Case
+from tests.e2e.fuzz.generate import bodies, documents, headers, routes, transport
 
 # of a hundred cases, how many each kind has
 SHARES: tuple[tuple[int, Callable[[Random], Case]], ...] = (

@@ -3,7 +3,6 @@
 from random import Random
 from urllib.parse import quote
 
-from tests.e2e.fuzz.bodies import post
 from tests.e2e.fuzz.case import (
     CHAT,
     COMPLETIONS,
@@ -14,8 +13,9 @@ from tests.e2e.fuzz.case import (
     common_headers,
     head,
 )
-from tests.e2e.fuzz.documents import ODD_ESCAPES
-from tests.e2e.fuzz.values import text
+from tests.e2e.fuzz.generate.bodies import post
+from tests.e2e.fuzz.generate.documents import ODD_ESCAPES
+from tests.e2e.fuzz.generate.values import text
 
 KNOWN = (
     CHAT, COMPLETIONS, EMBEDDINGS, "/v1/models", f"/v1/models/{MODEL}", f"/v1/models/{ENCODER}",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from random import Random
 
-from tests.e2e.fuzz.bodies import valid
 from tests.e2e.fuzz.case import (
     CHAT,
     COMPLETIONS,
@@ -17,7 +16,8 @@ from tests.e2e.fuzz.case import (
     common_headers,
     head,
 )
-from tests.e2e.fuzz.values import encode
+from tests.e2e.fuzz.generate.bodies import valid
+from tests.e2e.fuzz.generate.values import encode
 
 TOO_LONG = 20_000
 LINES = (

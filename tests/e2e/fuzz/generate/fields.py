@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tests.e2e.fuzz.case import LASTING_COLLECTION, Json
-from tests.e2e.fuzz.values import CONTROL_TOKENS, Literal
+from tests.e2e.fuzz.generate.values import CONTROL_TOKENS, Literal
 
 NAN = float("nan")
 INFINITY = float("inf")

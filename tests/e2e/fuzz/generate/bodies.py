@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Mapping
 from random import Random
 
-from tests.e2e.fuzz import fields
 from tests.e2e.fuzz.case import (
     CHAT,
     COMPLETIONS,
@@ -18,8 +17,9 @@ from tests.e2e.fuzz.case import (
     common_headers,
     head,
 )
-from tests.e2e.fuzz.fields import Field
-from tests.e2e.fuzz.values import deep, encode, scalar, some, text, value
+from tests.e2e.fuzz.generate import fields
+from tests.e2e.fuzz.generate.fields import Field
+from tests.e2e.fuzz.generate.values import deep, encode, scalar, some, text, value
 
 OPTIONAL: Mapping[str, Mapping[str, Field]] = {
     CHAT: {**fields.SAMPLING, **fields.CHAT_ONLY},
