@@ -108,6 +108,13 @@ schedules: setup  ## run the scheduler through ten thousand random schedules
 soak: setup  ## five thousand random requests; blocks, outcomes and memory must add up
 	$(PYTHON) -m bench.soak $(ARGS)
 
+# SEED repeats a run, `--case N` one of its cases: make fuzz SEED=7 ARGS="--case 36"
+CASES ?= 20000
+SEED ?=
+.PHONY: fuzz
+fuzz: setup  ## throw CASES=20000 generated requests at a gateway; SEED=7 repeats
+	$(PYTHON) -m tests.e2e.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: test-compose
 test-compose: setup  ## build the images, run the end-to-end check against them
 	infra/test-compose.sh $(ARGS)

@@ -12,7 +12,7 @@ import pytest
 from cli import servers
 from cli.plan import CHILD_DEFAULTS
 
-pytest_plugins = ["tests.sharding", "tests.suite_table"]
+pytest_plugins = ["tests.sharding", "tests.suite_table", "tests.figures"]
 
 START_LIMIT_S = 15.0
 
