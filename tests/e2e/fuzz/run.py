@@ -93,7 +93,8 @@ class Logs:
     """The log files of a stack's folder, if it is ours; each line is judged once."""
 
     def __init__(self, folder: Path | None) -> None:
-        paths = folder.rglob("*.log") if folder else ()
+        # not what `up` says to the person who started it: their key, for one
+        paths = (folder / ".infermesh" / "logs").glob("*.log") if folder else ()
         self._ends = {path: path.stat().st_size for path in paths}
 
     def new_faults(self) -> Iterator[str]:
