@@ -28,11 +28,43 @@ MISTRAL = (
 )
 # the template's own text goes on where a content ends, and before where it begins
 TIGHT = "{% for m in messages %}<{{ m.content }}|end|>{{ m.content }}>{% endfor %}<|start|>"
-TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "tight": TIGHT}
+QWEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ '<s>' }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' "
+    "else m.role) + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+PHI = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '</s>' }}{% endif %}"
+)
+TEMPLATES = {
+    "chatml": CHATML,
+    "llama3": LLAMA3,
+    "mistral": MISTRAL,
+    "qwen": QWEN,
+    "gemma": GEMMA,
+    "phi": PHI,
+    "tight": TIGHT,
+}
 CONTROL = [
     AddedToken("<|start|>", special=True, normalized=False),
     AddedToken("<|end|>", special=True, normalized=False),
     AddedToken("<|eot|>", special=True, normalized=False, rstrip=True),
+    *(
+        AddedToken(content, special=True, normalized=False)
+        for content in (
+            "<|im_start|>",
+            "<|im_end|>",
+            "<start_of_turn>",
+            "<end_of_turn>",
+            "<|user|>",
+            "<|assistant|>",
+        )
+    ),
     AddedToken("[INST]", special=False, normalized=False),
     AddedToken("[/INST]", special=False, normalized=False, lstrip=True),
     AddedToken("<tool_call>", special=False, normalized=False),
@@ -69,9 +101,11 @@ def control_ids(folder: Path) -> set[int]:
     return {entry["id"] for entry in added if entry["special"] or entry["content"].strip()}
 
 
-@pytest.fixture(params=TEMPLATES)
+@pytest.fixture(params=[*TEMPLATES, "bundled"])
 def folder(request: pytest.FixtureRequest, make_folder: MakeFolder, tokenizer: Tokenizer) -> Path:
-    """Each family's template with each kind of vocabulary."""
+    """Each family's template with each kind of vocabulary, and the bundled model."""
+    if request.param == "bundled":
+        return BUNDLED
     return make_folder(
         with_control_tokens(tokenizer),
         chat_template=TEMPLATES[request.param],
