@@ -42,8 +42,9 @@ up: setup  ## start everything in the foreground; ARGS="--generators 2"
 # pytest-xdist's workers: each core takes one, WORKERS=0 runs all tests in pytest's own process
 WORKERS ?= auto
 PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 4
-# OpenBLAS, torch and oneDNN as on a processor with AVX2 and nothing newer
-AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+# OpenBLAS, torch, oneDNN and our kernels as on a processor with AVX2 and nothing newer
+AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+  INFERMESH_GENERATOR_CPU_LEVEL=avx2
 
 .PHONY: test
 test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"

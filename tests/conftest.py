@@ -23,7 +23,10 @@ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
 
 
 # what libraries and our own compiler take for the processor, where it is not asked
-LEVELS = ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CXX")
+LEVELS = (
+    *("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
+    *("INFERMESH_GENERATOR_CPU_LEVEL", "CXX"),
+)
 
 
 def pytest_report_header() -> str:

@@ -14,7 +14,7 @@ from mesh.pb import generator_pb2_grpc
 from services import NAMES
 from services.generator.config import GeneratorSettings, variable
 from services.generator.engine import EngineConfigError
-from services.generator.loading import load_engine
+from services.generator.loading import cpu_labels, load_engine
 from services.generator.model.errors import ModelError
 from services.generator.serving import wire
 from services.generator.serving.bridge import EngineBridge
@@ -43,7 +43,8 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     lifecycle.checks.add("engine", bridge.ping)
     lifecycle.spawn(bridge.watchdog.run(), "watchdog")
     model = wire.model_info(Path(settings.model), settings.model_id, bridge.engine)
-    collector = EngineCollector(bridge.metrics, model.id, bridge.engine.config)
+    labels = cpu_labels(config) if config.device == "cpu" and mock is None else {}
+    collector = EngineCollector(bridge.metrics, model.id, bridge.engine.config, labels)
     REGISTRY.register(collector)
     lifecycle.stack.callback(REGISTRY.unregister, collector)
 

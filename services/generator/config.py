@@ -51,6 +51,11 @@ class GeneratorSettings(Settings):
     attention: str = Field(
         "auto", pattern="^(auto|torch)$", description="torch never takes the compiled kernel"
     )
+    cpu_level: str = Field(
+        "",
+        pattern="^(|torch|avx2|avx512|avx512_vnni|avx512_bf16|amx|neon)$",
+        description="instructions that kernels may use; default: all that the processor has",
+    )
     speculative_tokens: int = Field(
         7, ge=0, le=15, description="guessed tokens that a sequence may try in a step; 0: none"
     )
@@ -83,6 +88,7 @@ class GeneratorSettings(Settings):
             kv_cache_bytes=self.kv_cache_mb * 2**20 or None,
             target_step_s=None if self.target_step_ms < 0 else self.target_step_ms / 1000,
             attention=self.attention,
+            cpu_level=self.cpu_level or None,
             speculative_tokens=self.speculative_tokens,
             batch_invariant=self.batch_invariant,
             quantization=self.quantization or None,

@@ -46,6 +46,13 @@ def load_engine(
     return engine
 
 
+def cpu_labels(config: EngineConfig) -> dict[str, str]:
+    """Return what a CPU computes with, `level` and `weights`; ModelError as when loading."""
+    from services.generator.backend.cpu import loading
+
+    return loading.cpu_labels(ModelConfig.read(config.model), config)
+
+
 def _load_runner(
     config: EngineConfig, shape: ModelConfig, weights: "Weights | None"
 ) -> tuple[Executor, int]:

@@ -1,15 +1,22 @@
 """One tiny checkpoint for all tests of this folder, and requests without an engine."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import tests.generator.interpreter  # noqa: F401  before anything imports Triton
+from services.generator.backend.cpu.native import levels
 from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
 from tests.generator.tiny import write_checkpoint
+
+CPU_LEVEL = "INFERMESH_GENERATOR_CPU_LEVEL"
+# as `make test-levels` sets it, like what holds libraries down
+if CPU_LEVEL in os.environ:
+    levels.use(os.environ[CPU_LEVEL])
 
 
 @pytest.fixture(scope="session")

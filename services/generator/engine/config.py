@@ -21,6 +21,7 @@ class EngineConfig:
     a request to generate: more preempts less and packs looser, 0 expects the next token only.
     The queue refuses beyond `max_queued_requests` and `max_queued_tokens` of prompts.
     `attention` torch keeps to torch's operations where auto takes the compiled kernel.
+    `cpu_level` has the kernels of a lower level than the processor's serve; torch takes none.
     `batch_invariant` gives a request the same bits whatever runs beside it, at a small price.
     `quantization` int8 rounds the weights of all products to 8 bits and each row on its way.
     `speculative_tokens` is how many guessed tokens a decode may try in one step. The service's
@@ -30,8 +31,8 @@ class EngineConfig:
     more only while more prompts than streams wait. Streams then keep their pace, and first tokens
     come later. Without `prefix_caching` no request reuses what another computed.
     On the `device` cuda, the first GPU that CUDA shows, steps of decodes alone are recorded and
-    replayed where `graphs`; `attention`, `num_threads` and `batch_invariant` are a CPU's. There
-    `quantization` int8 rounds weights only, and fp8 (compute capability 9.0 and later) does.
+    replayed where `graphs`; `attention`, `cpu_level`, `num_threads` and `batch_invariant` are those
+    of a CPU. `quantization` int8 rounds weights only there, fp8 (compute capability 9.0) does too.
     `kv_cache_dtype` fp8, on such a GPU, keeps keys and values in eight bits, those beyond 448 cut.
     """
 
@@ -49,6 +50,7 @@ class EngineConfig:
     target_step_s: float | None = 0.0
     prefix_caching: bool = True
     attention: str = "auto"
+    cpu_level: str | None = None
     speculative_tokens: int = 0
     batch_invariant: bool = True
     quantization: str | None = None

@@ -62,10 +62,10 @@ class _Loader:
     def decoder(self) -> Decoder:
         config, names = self._config, self._names
         vocab_shape = (config.vocab_size, config.hidden_size)
-        tokens = self._tensor(f"{self._root}{names.embedding}.weight", *vocab_shape)
+        tokens = self._table(f"{self._root}{names.embedding}.weight", *vocab_shape)
         head = tokens
         if not config.tie_word_embeddings:
-            head = self._tensor(f"{names.head}.weight", *vocab_shape)
+            head = self._table(f"{names.head}.weight", *vocab_shape)
         return Decoder(
             config,
             self._dtype,
@@ -91,7 +91,7 @@ class _Loader:
         positions = None
         if self._names.positions is not None:
             name = f"{self._root}{self._names.positions}.weight"
-            table = self._tensor(name, config.context_length, config.hidden_size)
+            table = self._table(name, config.context_length, config.hidden_size)
             positions = self._parts.lookup(table, None)
         return Embedding(self._parts.lookup(tokens, scale), positions)
 
@@ -194,7 +194,8 @@ class _Loader:
 
     def _expert(self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]) -> torch.Tensor:
         weight = self._stacked(names, in_size, out_sizes)
-        return weight.dequantized(self._dtype) if isinstance(weight, PackedWeight) else weight
+        dtype = self._parts.weight_dtype
+        return weight.dequantized(dtype) if isinstance(weight, PackedWeight) else weight
 
     def _stacked(
         self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]
@@ -209,8 +210,12 @@ class _Loader:
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:
-            return self._tensor(name, columns, rows).t()
-        return self._tensor(name, rows, columns)
+            return self._table(name, columns, rows).t()
+        return self._table(name, rows, columns)
+
+    def _table(self, name: str, *shape: int) -> torch.Tensor:
+        tensor = self._weights.tensor(name, *shape)
+        return tensor.to(self._parts.device, self._parts.weight_dtype)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         tensor = self._weights.tensor(name, *shape)

@@ -17,9 +17,10 @@ from services.generator.model.norm import Norm
 
 
 class Parts(Protocol):
-    """Makes the parts of a model of one configuration and dtype; weights come in that dtype."""
+    """Makes the parts of a model of one configuration and dtype; vectors come in that dtype."""
 
     device: torch.device  # where weights go and everything is computed
+    weight_dtype: torch.dtype  # in which matrices come
 
     def lookup(
         self, table: torch.Tensor, scale: float | None

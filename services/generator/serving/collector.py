@@ -32,10 +32,18 @@ _STAGES = ("queue", "prefill", "decode")
 class EngineCollector(Collector):
     """Answers a scrape from the metrics of one engine."""
 
-    def __init__(self, metrics: EngineMetrics, model_name: str, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        metrics: EngineMetrics,
+        model_name: str,
+        config: EngineConfig,
+        cpu_labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """`cpu_labels` are `level` and `weights`, where a CPU computes."""
         self._metrics = metrics
         self._labels = {"model_name": model_name, "engine": ENGINE}
         self._config = config
+        self._cpu_labels = cpu_labels
 
     def collect(self) -> list[Metric]:
         """Return all families as they are now."""
@@ -68,6 +76,8 @@ class EngineCollector(Collector):
             yield _gauge(prefix + each.name, each.text, {}, each.read(stats))
         for each in OWN_COUNTERS:
             yield _counter(prefix + each.name, each.text, {}, each.read(stats))
+        if self._cpu_labels:
+            yield _gauge(prefix + "cpu_level", "The kernels that serve", self._cpu_labels, 1)
         yield _gauge(prefix + "live_sequences", "Not ended yet", {}, now.num_live)
         blocks = {
             "free": stats.num_blocks_free,

@@ -17,6 +17,7 @@ from services.generator.backend.cpu.compiled_layers import CompiledLayers
 from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
+from services.generator.backend.cpu.linear.float_linear import float_linear
 from services.generator.backend.cpu.linear.int8_linear import int8_linear
 from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
@@ -36,7 +37,8 @@ from services.generator.model.rope import Rope, Rotation
 class CpuParts:
     """The `Parts` of a CPU; a compiled kernel serves where it takes the shape.
 
-    `kernels` torch keeps to torch's operations. `quantization` int8 rounds all matrices but
+    Rows are of `dtype`, matrices are kept in `weight_dtype`, the same if None. `kernels` torch
+    keeps attention to torch's operations. `quantization` int8 rounds all matrices but
     embeddings and routers.
     """
 
@@ -45,6 +47,7 @@ class CpuParts:
         config: ModelConfig,
         dtype: torch.dtype,
         *,
+        weight_dtype: torch.dtype | None = None,
         kernels: str = "auto",
         quantization: str | None = None,
         batch_invariant: bool = True,
@@ -52,6 +55,7 @@ class CpuParts:
     ) -> None:
         self.device = torch.device("cpu")
         self._config = config
+        self.weight_dtype = weight_dtype or dtype
         self._dtype = dtype
         self._kernels = kernels
         self._quantization = quantization
@@ -59,6 +63,7 @@ class CpuParts:
         self._block_size = block_size
         self._memory = HugePages()
         self._attentions: dict[int | None, Attention] = {}
+        self._linear_kinds: dict[str, None] = {}
 
     def lookup(
         self, table: torch.Tensor, scale: float | None
@@ -66,7 +71,7 @@ class CpuParts:
         """See `Parts`."""
 
         def rows(ids: torch.Tensor) -> torch.Tensor:
-            vectors = functional.embedding(ids, table)
+            vectors = functional.embedding(ids, table).to(self._dtype)
             return vectors if scale is None else vectors * scale
 
         return rows
@@ -105,16 +110,24 @@ class CpuParts:
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`."""
+        linear = self._best_linear(weight, bias, adds)
+        self._linear_kinds[type(linear).__name__] = None
+        return linear
+
+    def _best_linear(self, weight: torch.Tensor, bias: torch.Tensor | None, adds: bool) -> Linear:
         if self._quantization == "int8":
-            return int8_linear(weight, bias, memory=self._memory)
-        ours = bf16_linear(weight, bias, self._memory)
-        return ours or OneDnnLinear(weight, bias, self._batch_invariant, adds)
+            return int8_linear(weight.to(self._dtype), bias, memory=self._memory)
+        if self._dtype == torch.float32:
+            ours: Linear | None = float_linear(weight, bias, self._memory)
+        else:
+            ours = bf16_linear(weight, bias, self._memory)
+        return ours or OneDnnLinear(weight.to(self._dtype), bias, self._batch_invariant, adds)
 
     def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`; the weights become those of a float checkpoint."""
-        return self.linear(weight.dequantized(self._dtype), bias, adds)
+        return self.linear(weight.dequantized(self.weight_dtype), bias, adds)
 
     def mixture(
         self,
@@ -125,8 +138,16 @@ class CpuParts:
         """See `Parts`."""
         gate = self.activation()
         members = [Expert(self.linear(up), self.linear(down), gate) for up, down in experts]
-        router_linear = OneDnnLinear(router, batch_invariant=self._batch_invariant)
+        router_linear = OneDnnLinear(router.to(self._dtype), batch_invariant=self._batch_invariant)
         return Mixture(router_linear, members, config.num_chosen, config.normalizes)
+
+    def describe(self) -> str:
+        """Return in words what computes the products and the attention of the model made so far."""
+        attentions = dict.fromkeys(type(each).__name__ for each in self._attentions.values())
+        weights = self._quantization or str(self.weight_dtype).removeprefix("torch.")
+        rows = str(self._dtype).removeprefix("torch.")
+        linears = ", ".join(self._linear_kinds)
+        return f"{weights} weights by {linears}, {rows} rows, {', '.join(attentions)}"
 
     def _attention(self, window: int | None) -> Attention:
         if window not in self._attentions:

@@ -77,7 +77,7 @@ def _load_model(
     # quantised here, they take a byte each at least
     kept = dtype if config.quantization is None else torch.int8
     check_weights(weights.num_bytes(kept), device.free_bytes())
-    parts = GpuParts(shape, device.device, config.quantization)
+    parts = GpuParts(shape, device.device, dtype, config.quantization)
     try:
         model = build_decoder(shape, weights, dtype, parts)
     except KernelError as error:

@@ -11,9 +11,10 @@ from services.generator.backend.cpu.program import KernelCall, Program
 class NativeLinear(abc.ABC):
     """A `Linear` that can be recorded; it says which kernels it takes."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+        """`dtype` is that of rows, the weight's if None."""
         self.out_features, self.in_features = weight.shape
-        self._dtype = weight.dtype
+        self._dtype = dtype or weight.dtype
 
     @abc.abstractmethod
     def scratch_bytes(self, num_rows: int) -> int:

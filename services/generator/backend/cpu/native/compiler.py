@@ -1,67 +1,123 @@
-"""Compiler of this folder's C++ sources for this processor, at first use; keeps the results.
+"""Compiler of this folder's C++ sources for a CPU level; keeps the results.
 
-A plain C interface through ctypes needs none of torch's headers and compiles in seconds.
+`make setup` and the images compile ahead, into this folder; what is not there is compiled at first
+use. A plain C interface through ctypes needs none of torch's headers and compiles in seconds.
 """
 
+import argparse
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
-import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch  # noqa: F401  its OpenMP has to be in the process before the library asks for one
+from services.generator.backend.cpu.native import levels
+from services.generator.backend.cpu.native.levels import Level
 
 logger = logging.getLogger(__name__)
 
+_HERE = Path(__file__).parent
+_AHEAD = _HERE / "compiled"
+SOURCES = tuple(sorted(path.stem for path in _HERE.glob("*.cpp")))
+
 # Floats are summed in the order that is written, so that a result depends on nothing else.
 _FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
+    *("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
 )
-_COMPILE_LIMIT_S = 120
+_COMPILE_LIMIT_S = 300
 
 
-@functools.cache
 def library(name: str) -> ctypes.CDLL | None:
-    """Return `<name>.cpp` compiled, or None where there is no compiler or it fails.
+    """Return `<name>.cpp` compiled for the level that serves, or None where nothing can.
 
     Whoever uses it declares the types of its functions.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if compiler is None:
-        logger.info("no C++ compiler: torch alone serves for %s, which is slower", name)
-        return None
+    level = levels.current()
+    return None if level is None else _library(name, level)
+
+
+def serving_level() -> str:
+    """Return the level whose kernels serve, torch where none can be had."""
+    level = levels.current()
+    return levels.TORCH if level is None or library("program") is None else level.name
+
+
+@functools.cache
+def _library(name: str, level: Level) -> ctypes.CDLL | None:
+    import torch  # noqa: F401  its OpenMP has to be in the process before the library asks for one
+
     try:
-        return ctypes.CDLL(str(_compiled(name, compiler)))
+        path = _compiled(name, level)
+        return None if path is None else ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("torch alone serves for %s: %s", name, error)
         return None
 
 
-def _compiled(name: str, compiler: str) -> Path:
-    """Compile unless it was done for these sources, compiler and processor; return the file."""
-    here = Path(__file__).parent
-    source = here / f"{name}.cpp"
-    texts = [path.read_text() for path in (source, *sorted(here.glob("*.h")))]
-    parts = (*texts, compiler, " ".join(_FLAGS), _processor())
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    folder = _folder()
-    target = folder / f"{name}-{digest}.so"
+def _compiled(name: str, level: Level) -> Path | None:
+    """Return the library, compiled unless it was for these sources; None without a compiler."""
+    file = _file_name(name, level)
+    ahead = _AHEAD / file
+    if ahead.exists():
+        return ahead
+    compiler = _compiler()
+    if compiler is None:
+        _say_what_it_costs()
+        return None
+    target = _cache_folder() / file
     if not target.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = Path(scratch) / target.name
-            command = [compiler, *_FLAGS, "-o", str(built), str(source)]
-            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_LIMIT_S)
-            built.replace(target)
+        _compile(compiler, name, level, target)
     return target
 
 
-def _folder() -> Path:
+def _file_name(name: str, level: Level) -> str:
+    """Return a name that changes with whatever the library is made of."""
+    texts = [path.read_text() for path in (_HERE / f"{name}.cpp", *sorted(_HERE.glob("*.h")))]
+    digest = hashlib.sha256("\0".join((*texts, *_FLAGS, *level.flags)).encode()).hexdigest()[:16]
+    return f"{name}-{level.name}-{digest}.so"
+
+
+@functools.cache
+def _compiler() -> tuple[str, ...] | None:
+    """Return the command of a C++ compiler: CXX, g++, clang++ or that of the ziglang wheel."""
+    for command in (os.environ.get("CXX", "g++"), "clang++"):
+        if (found := shutil.which(command)) is not None:
+            return (found,)
+    if importlib.util.find_spec("ziglang") is not None:
+        return (sys.executable, "-m", "ziglang", "c++")
+    return None
+
+
+@functools.cache
+def _say_what_it_costs() -> None:
+    logger.warning(
+        "no C++ compiler: torch alone serves, which is several times slower; "
+        "`pip install ziglang` brings one"
+    )
+
+
+def _compile(compiler: Sequence[str], name: str, level: Level, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built = Path(scratch) / target.name
+        command = [*compiler, *_FLAGS, *level.flags, "-o", str(built), str(_HERE / f"{name}.cpp")]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_LIMIT_S)
+        except subprocess.CalledProcessError as error:
+            logger.warning("%s", error.stderr.decode(errors="replace").strip()[-2000:])
+            raise
+        built.replace(target)
+
+
+def _cache_folder() -> Path:
     """Return the user's cache folder, or one of this process where that cannot be written."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infermesh"
@@ -70,12 +126,49 @@ def _folder() -> Path:
             return folder
     except (OSError, RuntimeError):
         pass
+    return _own_folder()
+
+
+@functools.cache
+def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="infermesh-"))
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    lines = info.read_text().splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+def compile_ahead(names: Sequence[Level]) -> int:
+    """Compile all sources for these levels into this folder; return how many libraries are new."""
+    compiler = _compiler()
+    if compiler is None:
+        _say_what_it_costs()
+        return 0
+    _AHEAD.mkdir(exist_ok=True)
+    wanted = {
+        (_AHEAD / _file_name(name, level)): (name, level) for level in names for name in SOURCES
+    }
+    for path in _AHEAD.glob("*.so"):  # of sources that have changed since
+        if path not in wanted and any(f"-{level.name}-" in path.name for level in names):
+            path.unlink()
+    missing = [path for path in wanted if not path.exists()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda path: _compile(compiler, *wanted[path], path), missing))
+    return len(missing)
+
+
+def main() -> None:
+    """Compile ahead, as the command line says."""
+    parser = argparse.ArgumentParser(description="compile the kernels of a CPU ahead of their use")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="for every level of this architecture, not this processor's",
+    )
+    arguments = parser.parse_args()
+    here = levels.available()
+    machine = here[-1].machine if here else ""
+    chosen = [each for each in levels.LEVELS if each.machine == machine] if arguments.all else here
+    count = compile_ahead(chosen)
+    print(f"kernels for {', '.join(each.name for each in chosen)}: {count} compiled")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    main()

@@ -32,6 +32,10 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+struct float16 {
+    uint16_t bits;
+};
+
 inline float widen(float x) { return x; }
 inline float widen(bfloat16 x) {
     const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
@@ -61,6 +65,30 @@ inline Vector load(const bfloat16* x) {
     Vector out;
     for (int i = 0; i < LANES; ++i) out[i] = widen(x[i]);
     return out;
+}
+
+// Of a processor without such an instruction, exact too: subnormals come by way of a float32 product.
+inline Vector load(const float16* x) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#else
+    Vector out;
+    for (int i = 0; i < LANES; ++i) {
+        const uint32_t magnitude = (x[i].bits & 0x7fffu) << 13, sign = (x[i].bits & 0x8000u) << 16;
+        uint32_t bits = magnitude;
+        if (magnitude >= 0x0f800000) bits |= 0x7f800000;  // infinity and NaN
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        if (magnitude < 0x0f800000) value *= 5.192296858534828e33f;  // 2^112, between the biases
+        std::memcpy(&bits, &value, sizeof bits);
+        bits |= sign;
+        std::memcpy(&value, &bits, sizeof value);
+        out[i] = value;
+    }
+    return out;
+#endif
 }
 
 template <typename T>
@@ -93,6 +121,18 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #else
     for (int i = 0; i < LANES; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
+#endif
+}
+
+// c += a * b in place. In assembly, because GCC moves sums from register to register around the
+// intrinsic until they no longer fit.
+__attribute__((always_inline)) inline void accumulate(Vector& c, Vector a, Vector b) {
+#ifdef __AVX512F__
+    asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+#elif defined(__FMA__)
+    asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+#else
+    c = multiply_add(a, b, c);
 #endif
 }
 

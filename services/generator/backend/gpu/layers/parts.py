@@ -47,10 +47,15 @@ class GpuParts:
     """
 
     def __init__(
-        self, config: ModelConfig, device: torch.device, quantization: str | None = None
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        weight_dtype: torch.dtype,
+        quantization: str | None = None,
     ) -> None:
         check_heads(config)
         self.device = device
+        self.weight_dtype = weight_dtype
         self._config = config
         self._linear_type = _LINEAR_TYPES[quantization]
 
