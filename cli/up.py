@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER", help="default: INFERMESH_MODEL or the bundled model"
     )
     parser.add_argument(
-        "--quantization", choices=("int8", "fp8"), help="round the weights; default: as they are"
+        "--quantization",
+        choices=("int8", "int4", "fp8"),
+        help="round the weights; default: as they are",
     )
 
 

@@ -62,7 +62,10 @@ class GeneratorSettings(Settings):
     batch_invariant: bool = Field(
         True, description="the same bits for a request whatever runs beside it"
     )
-    quantization: str = Field("", pattern="^(|int8|fp8)$", description="default: none")
+    quantization: str = Field("", pattern="^(|int8|int4|fp8)$", description="default: none")
+    exact: bool = Field(
+        False, description="weights of 4 and 8 bits become floats: slower, rows are not rounded"
+    )
     graphs: bool = Field(True, description="a GPU's decodes are recorded once and replayed")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 takes all cores")
     wedged_s: float = Field(3.0, gt=0, description="a step that takes longer makes unready")
@@ -92,6 +95,7 @@ class GeneratorSettings(Settings):
             speculative_tokens=self.speculative_tokens,
             batch_invariant=self.batch_invariant,
             quantization=self.quantization or None,
+            exact=self.exact,
             num_threads=self.threads or None,
             max_queued_tokens=self.max_waiting_tokens or None,
         )

@@ -79,7 +79,7 @@ class _Loader:
                 ]
             ),
             self._norm(f"{self._root}{names.norm}"),
-            self._parts.linear(head),
+            self._parts.head(head),
         )
 
     def _embedding(self, tokens: torch.Tensor) -> Embedding:

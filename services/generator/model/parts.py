@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from services.generator.model.activation import Activation
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.checkpoint.layer_config import ExpertsConfig
 from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.checkpoint.rope_config import RopeConfig
@@ -67,6 +68,16 @@ class Parts(Protocol):
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """Return the linear layer of a matrix that the checkpoint has in four bits."""
+        ...
+
+    def grouped_linear(
+        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Linear:
+        """Return the linear layer of a matrix of 4 or 8 bits in groups of inputs."""
+        ...
+
+    def head(self, weight: torch.Tensor) -> Linear:
+        """Return the linear layer that maps hidden states to logits, [vocab, hidden]."""
         ...
 
     def mixture(

@@ -255,7 +255,7 @@ def test_the_repr_tells_the_state(engine: Engine) -> None:
         ("num_threads", 0),
         ("speculative_tokens", -1),
         ("speculative_tokens", 16),
-        ("quantization", "int4"),
+        ("quantization", "int2"),
     ],
 )
 def test_a_bad_option_names_its_field(field: str, value: Any) -> None:

@@ -61,6 +61,7 @@ def load_model(config: EngineConfig, shape: ModelConfig, weights: Weights) -> De
         weight_dtype=dtypes.weights,
         kernels=config.attention,
         quantization=config.quantization,
+        exact=config.exact,
         batch_invariant=config.batch_invariant,
         block_size=config.block_size,
     )

@@ -1,6 +1,6 @@
 """Parts of a model on a CPU: compiled kernels where there is a compiler, else torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch.nn import functional
@@ -18,11 +18,13 @@ from services.generator.backend.cpu.gated_activation import gated_activation
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
 from services.generator.backend.cpu.linear.float_linear import float_linear
-from services.generator.backend.cpu.linear.int8_linear import int8_linear
+from services.generator.backend.cpu.linear.grouped_linear import grouped_linear
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.linear.onednn_linear import OneDnnLinear
 from services.generator.backend.cpu.rms_norm import RMSNorm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.checkpoint.layer_config import ExpertsConfig
 from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.checkpoint.rope_config import RopeConfig
@@ -33,13 +35,17 @@ from services.generator.model.mlp import Expert, Mixture, ResidualBranch
 from services.generator.model.norm import Norm
 from services.generator.model.rope import Rope, Rotation
 
+# of all matrices but embeddings and routers
+QUANTIZED_BITS: Mapping[str | None, int | None] = {None: None, "int8": 8, "int4": 4}
+
 
 class CpuParts:
     """The `Parts` of a CPU; a compiled kernel serves where it takes the shape.
 
     Rows are of `dtype`, matrices are kept in `weight_dtype`, the same if None. `kernels` torch
-    keeps attention to torch's operations. `quantization` int8 rounds all matrices but
-    embeddings and routers.
+    keeps attention to torch's operations. `quantization` int8 or int4 rounds all matrices
+    but embeddings and routers. Those of 4 or 8 bits are multiplied with rows of 8 bits, or become
+    floats if `exact`.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class CpuParts:
         weight_dtype: torch.dtype | None = None,
         kernels: str = "auto",
         quantization: str | None = None,
+        exact: bool = False,
         batch_invariant: bool = True,
         block_size: int = 16,
     ) -> None:
@@ -58,7 +65,8 @@ class CpuParts:
         self.weight_dtype = weight_dtype or dtype
         self._dtype = dtype
         self._kernels = kernels
-        self._quantization = quantization
+        self._quantized_bits = QUANTIZED_BITS[quantization]
+        self._exact = exact
         self._batch_invariant = batch_invariant
         self._block_size = block_size
         self._memory = HugePages()
@@ -110,24 +118,47 @@ class CpuParts:
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`."""
-        linear = self._best_linear(weight, bias, adds)
-        self._linear_kinds[type(linear).__name__] = None
+        if self._quantized_bits is not None:
+            grouped = GroupedWeight.quantized(weight, self._quantized_bits)
+            return self.grouped_linear(grouped, bias, adds)
+        return self._noted(self._float_linear(weight, bias, adds))
+
+    def head(self, weight: torch.Tensor) -> Linear:
+        """See `Parts`; quantised it takes 8 bits, since every logit is its own."""
+        if self._quantized_bits is not None:
+            return self.grouped_linear(GroupedWeight.quantized(weight, 8))
+        return self.linear(weight)
+
+    def grouped_linear(
+        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Linear:
+        """See `Parts`; where nothing multiplies it, or `exact`, the weight becomes floats."""
+        ours = None
+        if not self._exact:
+            ours = grouped_linear(weight, self._dtype, bias, self._memory)
+        if ours is None:
+            dtype = torch.float32 if self._exact else self.weight_dtype
+            return self._noted(self._float_linear(weight.dequantized(dtype), bias, adds))
+        return self._noted(ours)
+
+    def _noted(self, linear: NativeLinear | OneDnnLinear) -> Linear:
+        self._linear_kinds[linear.kind] = None
         return linear
 
-    def _best_linear(self, weight: torch.Tensor, bias: torch.Tensor | None, adds: bool) -> Linear:
-        if self._quantization == "int8":
-            return int8_linear(weight.to(self._dtype), bias, memory=self._memory)
+    def _float_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, adds: bool
+    ) -> NativeLinear | OneDnnLinear:
         if self._dtype == torch.float32:
-            ours: Linear | None = float_linear(weight, bias, self._memory)
+            ours: NativeLinear | None = float_linear(weight, bias, self._memory)
         else:
-            ours = bf16_linear(weight, bias, self._memory)
+            ours = bf16_linear(weight.to(self._dtype), bias, self._memory)
         return ours or OneDnnLinear(weight.to(self._dtype), bias, self._batch_invariant, adds)
 
     def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
-        """See `Parts`; the weights become those of a float checkpoint."""
-        return self.linear(weight.dequantized(self.weight_dtype), bias, adds)
+        """See `Parts`."""
+        return self.grouped_linear(weight.grouped(), bias, adds)
 
     def mixture(
         self,
@@ -144,10 +175,8 @@ class CpuParts:
     def describe(self) -> str:
         """Return in words what computes the products and the attention of the model made so far."""
         attentions = dict.fromkeys(type(each).__name__ for each in self._attentions.values())
-        weights = self._quantization or str(self.weight_dtype).removeprefix("torch.")
         rows = str(self._dtype).removeprefix("torch.")
-        linears = ", ".join(self._linear_kinds)
-        return f"{weights} weights by {linears}, {rows} rows, {', '.join(attentions)}"
+        return f"{', '.join(self._linear_kinds)}, {rows} rows, {', '.join(attentions)}"
 
     def _attention(self, window: int | None) -> Attention:
         if window not in self._attentions:

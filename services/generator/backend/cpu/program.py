@@ -52,7 +52,9 @@ class Program:
         assert library is not None, "kernels without a program to run them. This is a bug."
         self._run = library.program_run
         self._run.restype = None
-        self._run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, _Callback)
+        self._run.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, _Callback, ctypes.c_void_p),
+        )
         self.calls = calls
         self._array = (_Call * len(calls))(
             *(_Call(k.items, k.run, ctypes.addressof(arguments)) for k, arguments in calls)
@@ -74,7 +76,8 @@ class Program:
                 faults.append(fault)
 
         callback = _NOTHING if overlap is None else _Callback(call)
-        self._run(self._array, len(self._array), torch.get_num_threads(), callback)
+        team = compiler.parallel()
+        self._run(self._array, len(self._array), torch.get_num_threads(), callback, team)
         if faults:
             raise faults[0]
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from services.generator.model.checkpoint.grouped_weight import GROUP_SIZE, GroupedWeight
 from services.generator.model.checkpoint.weight_format import Layout
 
 VALUES = 8  # in a word
@@ -59,6 +60,20 @@ class PackedWeight(NamedTuple):
         order = _AWQ if is_awq else _STRAIGHT
         values = _unpacked(self.qweight, 1 if is_awq else 0, order)
         return values, (_unpacked(self.qzeros, 1, order) + self.zero_offset) % 16
+
+    def grouped(self) -> GroupedWeight:
+        """Return the same matrix in groups of 32 inputs; its products round no digit."""
+        values, zeros = self.unpacked()
+        starts = torch.arange(0, len(values), GROUP_SIZE)
+        scales = self.scales.float()
+        given = starts // self.group_size  # which of the groups each of ours is part of
+        return GroupedWeight(
+            values.t().contiguous(),
+            scales[given].t().contiguous(),
+            (-scales * zeros)[given].t().contiguous(),
+            GROUP_SIZE,
+            bits=4,
+        )
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the matrix [out, in], contiguous, each element rounded to `dtype` once."""

@@ -32,7 +32,6 @@ def serves(name: str, entry: str) -> bool:
     return library is not None and bool(getattr(library, entry)())
 
 
-INT8 = pytest.mark.skipif(not serves("int8_linear", "int8_serves"), reason="no AVX512_VNNI")
 BF16 = pytest.mark.skipif(
     not serves("bf16_linear", "bf16_serves") or torch.cpu._is_amx_tile_supported(),
     reason="bfloat16 products are not ours on this processor",
@@ -53,8 +52,10 @@ def write(name: str, folder: Path) -> Path:
     ("dtype", "quantization"),
     [
         pytest.param("bfloat16", None, marks=BF16),
-        pytest.param("bfloat16", "int8", marks=INT8),
-        pytest.param("float32", "int8", marks=INT8),
+        pytest.param("bfloat16", "int8", marks=needs("grouped_linear")),
+        pytest.param("float32", "int8", marks=needs("grouped_linear")),
+        pytest.param("float32", "int4", marks=needs("grouped_linear")),
+        pytest.param("float32", None, marks=needs("float_linear")),
     ],
 )
 def test_a_program_gives_the_bits_of_its_kernels(
@@ -72,7 +73,7 @@ def test_a_program_gives_the_bits_of_its_kernels(
         assert torch.equal(*(last_logits(model, token_ids, cuts) for model in (compiled, eager)))
 
 
-@INT8
+@needs("grouped_linear")
 @pytest.mark.parametrize("name", LAYER_BY_LAYER)
 def test_layers_that_are_not_all_kernels_run_one_by_one(name: str, tmp_path: Path) -> None:
     """Nothing is recorded in part."""
@@ -80,7 +81,7 @@ def test_layers_that_are_not_all_kernels_run_one_by_one(name: str, tmp_path: Pat
     assert isinstance(model._layers, LayerByLayer)
 
 
-@INT8
+@needs("grouped_linear")
 def test_a_program_follows_its_cache(tmp_path: Path) -> None:
     """Another cache is another memory: what was recorded for the first one does not touch it."""
     model = load_model(write("llama", tmp_path), "float32", quantization="int8")

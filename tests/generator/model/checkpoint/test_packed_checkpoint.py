@@ -73,17 +73,21 @@ def logits(folder: Path, *given: Any, **options: Any) -> torch.Tensor:
 
 
 @LAYOUTS
-@pytest.mark.parametrize(
-    ("dtype", "quantization"), [("float32", None), ("bfloat16", None), ("float32", "int8")]
-)
-def test_logits_are_those_of_the_floats(
-    layout: str, dtype: str, quantization: str | None, tmp_path: Path
-) -> None:
-    """Bit for bit, in groups of 32; rounded again to int8 if that is asked for."""
+def test_logits_are_those_of_the_floats(layout: str, tmp_path: Path) -> None:
+    """Bit for bit where rows stay floats, in groups of 32."""
     packed, floats = quantise(write_checkpoint(tmp_path / "llama"), layout, 32)
-    actual, expected = (logits(at, dtype, quantization=quantization) for at in (packed, floats))
+    actual, expected = logits(packed, "float32", exact=True), logits(floats, "float32")
     assert actual.isfinite().all() and actual.std() > 0
     assert torch.equal(actual, expected)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_eight_bits_give_nearly_the_same(layout: str, dtype: str, tmp_path: Path) -> None:
+    """By default rows are rounded on their way into a product of packed weights."""
+    packed, floats = quantise(write_checkpoint(tmp_path / "llama"), layout, 32)
+    actual, expected = logits(packed, dtype), logits(floats, dtype)
+    assert (actual - expected).abs().max() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize("layout", ["gptq", "awq"])
@@ -93,7 +97,7 @@ def test_families_are_packed_as_they_are_named(family: str, layout: str, tmp_pat
     folder = tmp_path / family
     save(SAMPLES[family].build(), folder)
     packed, floats = quantise(folder, layout)
-    assert torch.equal(logits(packed), logits(floats))
+    assert torch.equal(logits(packed, exact=True), logits(floats))
 
 
 @LAYOUTS

@@ -10,7 +10,7 @@ import torch
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.program import KernelCall, find_kernel
+from services.generator.backend.cpu.program import KernelCall, Program, find_kernel
 
 _PANEL = 32  # of the source: outputs side by side
 
@@ -30,6 +30,15 @@ class _Product(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "x", "pairs", "residual", "out", "rows")),
         ("x_stride", ctypes.c_int64),
+    )
+
+
+class _Pack(ctypes.Structure):
+    """Mirrors `struct Pack` of bf16_linear.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "source")),
+        ("stride", ctypes.c_int64),
     )
 
 
@@ -56,10 +65,6 @@ class NativeBf16Linear(NativeLinear):
         memory: HugePages,
     ) -> None:
         super().__init__(weight)
-        library.bf16_pack.restype = None
-        library.bf16_pack.argtypes = (
-            *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_int,
-        )  # fmt: skip
         self._gather = find_kernel(library, "bf16_gather")
         self._product = find_kernel(library, "bf16_product")
         panels = -(-self.out_features // _PANEL)
@@ -72,12 +77,13 @@ class NativeBf16Linear(NativeLinear):
             outputs=self.out_features,
         )
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
-        library.bf16_pack(
-            ctypes.addressof(self._weight),
-            rows.data_ptr(),
-            rows.stride(0),
-            torch.get_num_threads(),
-        )
+        pack = _Pack(ctypes.addressof(self._weight), rows.data_ptr(), rows.stride(0))
+        Program([KernelCall(find_kernel(library, "bf16_pack"), pack)]).run()
+
+    @property
+    def kind(self) -> str:
+        """See `Linear`."""
+        return "bfloat16 weights by bf16_linear"
 
     def scratch_bytes(self, num_rows: int) -> int:
         """Return the size of the rows as pairs."""

@@ -11,7 +11,7 @@ import torch
 from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import compiler
-from services.generator.backend.cpu.program import KernelCall, find_kernel
+from services.generator.backend.cpu.program import KernelCall, Program, find_kernel
 
 # of the source's enum, in its order
 _FORMATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,6 +33,15 @@ class _Product(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "x", "residual", "out", "rows")),
         ("x_stride", ctypes.c_int64),
+    )
+
+
+class _Pack(ctypes.Structure):
+    """Mirrors `struct Pack` of float_linear.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "source")),
+        ("stride", ctypes.c_int64),
     )
 
 
@@ -62,10 +71,6 @@ class NativeFloatLinear(NativeLinear):
         super().__init__(weight, torch.float32)
         library.float_linear_bytes.restype = ctypes.c_int64
         library.float_linear_bytes.argtypes = (ctypes.c_void_p,)
-        library.float_linear_pack.restype = None
-        library.float_linear_pack.argtypes = (
-            *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_int,
-        )  # fmt: skip
         self.weight_dtype = weight.dtype
         self._product = find_kernel(library, "float_linear")
         self._bias = None if bias is None else bias.float().contiguous()
@@ -79,12 +84,13 @@ class NativeFloatLinear(NativeLinear):
         self._data = memory.zeros((num_bytes,), torch.uint8)
         self._weight.data = self._data.data_ptr()
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
-        library.float_linear_pack(
-            ctypes.addressof(self._weight),
-            rows.data_ptr(),
-            rows.stride(0),
-            torch.get_num_threads(),
-        )
+        pack = _Pack(ctypes.addressof(self._weight), rows.data_ptr(), rows.stride(0))
+        Program([KernelCall(find_kernel(library, "float_linear_pack"), pack)]).run()
+
+    @property
+    def kind(self) -> str:
+        """See `Linear`."""
+        return f"{str(self.weight_dtype).removeprefix('torch.')} weights widened by float_linear"
 
     def scratch_bytes(self, num_rows: int) -> int:
         """Return 0: rows are read as they are."""

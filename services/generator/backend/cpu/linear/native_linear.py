@@ -16,6 +16,11 @@ class NativeLinear(abc.ABC):
         self.out_features, self.in_features = weight.shape
         self._dtype = dtype or weight.dtype
 
+    @property
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """What its weights are kept in and what multiplies them, in words."""
+
     @abc.abstractmethod
     def scratch_bytes(self, num_rows: int) -> int:
         """Return the bytes that `calls` need beside their rows."""

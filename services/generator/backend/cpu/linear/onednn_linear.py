@@ -43,6 +43,11 @@ class OneDnnLinear:
         self._batch_invariant = batch_invariant
         self._main_tiling = self._adding_tiling if adds else self._tiling
 
+    @property
+    def kind(self) -> str:
+        """See `Linear`."""
+        return f"{str(self._weight.dtype).removeprefix('torch.')} weights by oneDNN"
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Map [T, in] to [T, out]."""
         return self._tiling.apply(self._multiply, x)

@@ -172,28 +172,34 @@ void run(const Product& p, int64_t begin, int64_t end) {
     }
 }
 
+// Fills the weight's data from [outputs, inputs] rows of `stride` elements.
+struct Pack {
+    const Weight* weight;
+    const uint16_t* source;
+    int64_t stride;
+};
+
+int64_t items(const Pack& p) { return (p.weight->outputs + PANEL - 1) / PANEL; }
+
+void run(const Pack& p, int64_t begin, int64_t end) {
+    const Weight& w = *p.weight;
+    const int64_t steps = w.inputs / 2;
+    for (int64_t output = begin * PANEL; output < end * PANEL; ++output) {
+        uint16_t* target = w.data + (output / PANEL * steps * PANEL + output % PANEL) * 2;
+        for (int64_t step = 0; step < steps; ++step) {
+            uint32_t pair = 0;
+            if (output < w.outputs)
+                std::memcpy(&pair, p.source + output * p.stride + step * 2, sizeof pair);
+            std::memcpy(target + step * PANEL * 2, &pair, sizeof pair);
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" bool bf16_serves() { return true; }
 
-// Fills the weight's data from [outputs, inputs] rows of `stride` elements.
-extern "C" void bf16_pack(const Weight* weight, const uint16_t* source, int64_t stride,
-                          int threads) {
-    const Weight& w = *weight;
-    const int64_t steps = w.inputs / 2, panels = (w.outputs + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t panel = 0; panel < panels; ++panel)
-        for (int lane = 0; lane < PANEL; ++lane) {
-            const int64_t output = panel * PANEL + lane;
-            uint16_t* target = w.data + (panel * steps * PANEL + lane) * 2;
-            for (int64_t step = 0; step < steps; ++step) {
-                uint32_t pair = 0;
-                if (output < w.outputs)
-                    std::memcpy(&pair, source + output * stride + step * 2, sizeof pair);
-                std::memcpy(target + step * PANEL * 2, &pair, sizeof pair);
-            }
-        }
-}
+KERNEL(bf16_pack, Pack)
 
 KERNEL(bf16_gather, Gather)
 

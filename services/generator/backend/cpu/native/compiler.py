@@ -30,7 +30,7 @@ SOURCES = tuple(sorted(path.stem for path in _HERE.glob("*.cpp")))
 
 # Floats are summed in the order that is written, so that a result depends on nothing else.
 _FLAGS = (
-    *("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared"),
+    *("-O3", "-std=c++17", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
 )
 _COMPILE_LIMIT_S = 300
@@ -52,9 +52,28 @@ def serving_level() -> str:
 
 
 @functools.cache
-def _library(name: str, level: Level) -> ctypes.CDLL | None:
-    import torch  # noqa: F401  its OpenMP has to be in the process before the library asks for one
+def parallel() -> int | None:
+    """Return the address of GOMP_parallel in torch's own OpenMP, whose threads the kernels share.
 
+    So no compiler has to bring one, and no second team of threads spins beside torch's.
+    """
+    import torch
+
+    bundled = sorted(str(path) for path in Path(torch.__file__).parent.glob("lib/lib*omp*.so*"))
+    for name in (*bundled, "libgomp.so.1"):
+        try:
+            function = ctypes.CDLL(name).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value
+    logger.warning("torch alone serves: its OpenMP has no GOMP_parallel")
+    return None
+
+
+@functools.cache
+def _library(name: str, level: Level) -> ctypes.CDLL | None:
+    if parallel() is None:
+        return None
     try:
         path = _compiled(name, level)
         return None if path is None else ctypes.CDLL(str(path))

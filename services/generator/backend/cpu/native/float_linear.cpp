@@ -223,23 +223,22 @@ void run(const Product& p, int64_t begin, int64_t end) {
     }
 }
 
-}  // namespace
-
-// The bytes that a weight's data take.
-extern "C" int64_t float_linear_bytes(const Weight* weight) {
-    return panels_of(*weight) * steps_of(*weight) * 2 * PANEL * size_of(weight->format);
-}
-
 // Fills the weight's zeroed data from [outputs, inputs] rows of `stride` elements of its format.
-extern "C" void float_linear_pack(const Weight* weight, const char* source, int64_t stride,
-                                  int threads) {
-    const Weight& w = *weight;
+struct Pack {
+    const Weight* weight;
+    const char* source;
+    int64_t stride;
+};
+
+int64_t items(const Pack& p) { return panels_of(*p.weight); }
+
+void run(const Pack& p, int64_t begin, int64_t end) {
+    const Weight& w = *p.weight;
     const int64_t steps = steps_of(w), size = size_of(w.format);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t output = 0; output < w.outputs; ++output) {
+    for (int64_t output = begin * PANEL; output < std::min(end * PANEL, w.outputs); ++output) {
         const int64_t lane = output % PANEL;
         char* target = w.data + output / PANEL * steps * 2 * PANEL * size;
-        const char* row = source + output * stride * size;
+        const char* row = p.source + output * p.stride * size;
         for (int64_t input = 0; input < w.inputs; ++input) {
             const int64_t place = w.format == BFLOAT16
                                       ? (input / 2 * PANEL + lane) * 2 + input % 2
@@ -249,5 +248,13 @@ extern "C" void float_linear_pack(const Weight* weight, const char* source, int6
     }
 }
 
+}  // namespace
+
+// The bytes that a weight's data take.
+extern "C" int64_t float_linear_bytes(const Weight* weight) {
+    return panels_of(*weight) * steps_of(*weight) * 2 * PANEL * size_of(weight->format);
+}
+
+KERNEL(float_linear_pack, Pack)
 // out = x @ weight.T + bias + residual; bias and residual may be absent.
 KERNEL(float_linear, Product)

@@ -90,17 +90,31 @@ void work(const Call* calls, int64_t count, Counter* counters, int thread, int t
     }
 }
 
+thread_local Counters counters;
+
+struct Run {
+    const Call* calls;
+    int64_t count;
+    int threads;
+    void (*overlap)();
+    Counter* counters;
+    const Counters* caller;  // the thread's own, by which it knows itself
+    int next;
+};
+
 }  // namespace
 
+// Runs a function on a team of threads, this one among them: libgomp's GOMP_parallel.
+typedef void (*Parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+
 // Calls `overlap`, if it is not null, on this thread before it joins the others.
-extern "C" void program_run(const Call* calls, int64_t count, int threads, void (*overlap)()) {
-    thread_local Counters counters;
-    Counter* zeroed = counters.zeroed(count * (threads + 1));
-    int next = 0;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp master
-        if (overlap) overlap();
-        work(calls, count, zeroed, __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), threads);
-    }
+extern "C" void program_run(const Call* calls, int64_t count, int threads, void (*overlap)(),
+                            Parallel parallel) {
+    Run run{calls, count, threads, overlap, counters.zeroed(count * (threads + 1)), &counters, 0};
+    parallel([](void* data) {
+        Run& run = *static_cast<Run*>(data);
+        if (run.overlap && &counters == run.caller) run.overlap();
+        const int thread = __atomic_fetch_add(&run.next, 1, __ATOMIC_RELAXED);
+        work(run.calls, run.count, run.counters, thread, run.threads);
+    }, &run, threads, 0);
 }

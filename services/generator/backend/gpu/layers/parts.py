@@ -22,6 +22,7 @@ from services.generator.backend.gpu.triton.elementwise.gated_activation import (
 from services.generator.backend.gpu.triton.elementwise.rms_norm import rms_norm
 from services.generator.model.activation import Activation, activation
 from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.checkpoint.layer_config import ExpertsConfig
 from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.checkpoint.rope_config import RopeConfig
@@ -108,6 +109,16 @@ class GpuParts:
     ) -> Linear:
         """See `Parts`; the weights stay in four bits."""
         return PackedLinear(weight, bias)
+
+    def grouped_linear(
+        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+    ) -> Linear:
+        """See `Parts`; the weight becomes floats."""
+        return self.linear(weight.dequantized(self.weight_dtype).to(self.device), bias, adds)
+
+    def head(self, weight: torch.Tensor) -> Linear:
+        """See `Parts`."""
+        return self.linear(weight)
 
     def mixture(
         self,
