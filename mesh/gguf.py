@@ -114,6 +114,12 @@ def find_gguf(path: Path) -> Path | None:
     return firsts[0] if firsts else None
 
 
+def model_name(path: Path) -> str:
+    """Return what a model is called by its path: a folder's name, a file's without its ending."""
+    whole = path.resolve()
+    return _SHARD.sub("", whole.name).removesuffix(".gguf") if whole.is_file() else whole.name
+
+
 def _shard_number(path: Path) -> int:
     match = _SHARD.search(path.name)
     return int(match[1]) if match else 1

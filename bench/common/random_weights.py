@@ -47,6 +47,9 @@ class RandomWeights:
         """Elements of all tensors."""
         return sum(map(math.prod, self._shapes.values()))
 
+    def grouped(self, name: str, *shape: int) -> None:
+        """Return None: these are floats."""
+
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the bytes that they take as `dtype`."""
         return self.num_parameters * dtype.itemsize

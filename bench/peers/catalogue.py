@@ -24,13 +24,33 @@ class Subject:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
+# what holds libraries down to AVX2, as our level does our kernels
+AVX2 = {
+    "OPENBLAS_CORETYPE": "Haswell",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "DNNL_MAX_CPU_ISA": "AVX2",
+}
+# with a scale, and an offset of 4 bits, of 16 bits each to 32 weights
+_BYTES = {"int8": 34 / 32, "int4": 20 / 32}
+
+
+def _quantised(bits: str, **options: str) -> Subject:
+    environ = AVX2 if options.get("cpu_level") == "avx2" else {}
+    given = {"quantization": bits, **options}
+    return Subject("infermesh", options=given, bytes_per_weight=_BYTES[bits], environ=environ)
+
+
 def subjects() -> dict[str, Subject]:
     """Return all subjects by name, ours first."""
     return {
         OURS: Subject("infermesh"),
-        "infermesh-int8": Subject(
-            "infermesh", options={"quantization": "int8"}, bytes_per_weight=1.0
-        ),
+        "infermesh-int8": _quantised("int8"),
+        "infermesh-int4": _quantised("int4"),
+        "infermesh-avx2": Subject("infermesh", options={"cpu_level": "avx2"}, environ=AVX2),
+        "infermesh-avx2-int8": _quantised("int8", cpu_level="avx2"),
+        "infermesh-avx2-int4": _quantised("int4", cpu_level="avx2"),
+        "openvino-avx2": Subject("openvino", "openvino", converts=True, environ=AVX2),
         "infermesh-torch-attention": Subject("infermesh", options={"attention": "torch"}),
         "generate_batch": Subject("generate_batch"),
         "generate": Subject("generate"),

@@ -14,6 +14,7 @@ from services.generator.engine.errors import OutOfMemoryError
 from services.generator.engine.executor import Executor
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.model_files import open_weights, read_config
 
 if TYPE_CHECKING:
     from services.generator.model.checkpoint.safetensors import Weights
@@ -35,7 +36,7 @@ def load_engine(
     Raises ModelError for the folder's faults and EngineConfigError for the options'.
     """
     started_s = time.monotonic()
-    shape = ModelConfig.read(config.model)
+    shape = read_config(config.model)
     if mock is None:
         executor, num_blocks = _load_runner(config, shape, weights)
     else:
@@ -50,18 +51,16 @@ def cpu_labels(config: EngineConfig) -> dict[str, str]:
     """Return what a CPU computes with, `level` and `weights`; ModelError as when loading."""
     from services.generator.backend.cpu import loading
 
-    return loading.cpu_labels(ModelConfig.read(config.model), config)
+    return loading.cpu_labels(read_config(config.model), config)
 
 
 def _load_runner(
     config: EngineConfig, shape: ModelConfig, weights: "Weights | None"
 ) -> tuple[Executor, int]:
     """Return what computes, and how many blocks its cache has."""
-    from services.generator.model.checkpoint.safetensors import Checkpoint
-
     load = _on_cuda if config.device == "cuda" else _on_cpu
     try:
-        return load(config, shape, weights or Checkpoint(config.model))
+        return load(config, shape, weights or open_weights(config.model))
     except OutOfMemoryError as error:
         raise EngineConfigError(
             "model",

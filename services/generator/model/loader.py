@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.checkpoint.layer_config import ExpertsConfig, LayerConfig
 from services.generator.model.checkpoint.packed_checkpoint import read_packed
 from services.generator.model.checkpoint.packed_weight import PackedWeight
@@ -62,10 +63,10 @@ class _Loader:
     def decoder(self) -> Decoder:
         config, names = self._config, self._names
         vocab_shape = (config.vocab_size, config.hidden_size)
-        tokens = self._table(f"{self._root}{names.embedding}.weight", *vocab_shape)
+        tokens = self._rows(f"{self._root}{names.embedding}.weight", *vocab_shape)
         head = tokens
         if not config.tie_word_embeddings:
-            head = self._table(f"{names.head}.weight", *vocab_shape)
+            head = self._rows(f"{names.head}.weight", *vocab_shape)
         return Decoder(
             config,
             self._dtype,
@@ -82,7 +83,7 @@ class _Loader:
             self._parts.head(head),
         )
 
-    def _embedding(self, tokens: torch.Tensor) -> Embedding:
+    def _embedding(self, tokens: torch.Tensor | GroupedWeight) -> Embedding:
         config = self._config
         scale = None
         if config.family.scales_embedding:
@@ -190,28 +191,41 @@ class _Loader:
         weight = self._stacked(names, in_size, out_sizes)
         if isinstance(weight, PackedWeight):
             return self._parts.packed_linear(weight, bias, adds)
+        if isinstance(weight, GroupedWeight):
+            return self._parts.grouped_linear(weight, bias, adds)
         return self._parts.linear(weight, bias, adds)
 
     def _expert(self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]) -> torch.Tensor:
         weight = self._stacked(names, in_size, out_sizes)
-        dtype = self._parts.weight_dtype
-        return weight.dequantized(dtype) if isinstance(weight, PackedWeight) else weight
+        if isinstance(weight, torch.Tensor):
+            return weight
+        return weight.dequantized(self._parts.weight_dtype)
 
     def _stacked(
         self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]
-    ) -> torch.Tensor | PackedWeight:
+    ) -> torch.Tensor | PackedWeight | GroupedWeight:
         """Return the matrices of one input as one, [sum of `out_sizes`, `in_size`]."""
         weight_format = self._config.weight_format
         if weight_format is not None and f"{names[0]}.qweight" in self._weights:
             packed = read_packed(self._weights, weight_format, names, in_size, out_sizes)
             return packed.to(self._parts.device)
-        sizes = zip(names, out_sizes, strict=True)
-        return torch.cat([self._matrix(f"{name}.weight", rows, in_size) for name, rows in sizes])
+        shapes = [
+            (f"{name}.weight", rows, in_size) for name, rows in zip(names, out_sizes, strict=True)
+        ]
+        grouped = [part for shape in shapes if (part := self._weights.grouped(*shape)) is not None]
+        if len(grouped) == len(shapes):
+            return GroupedWeight.stacked(grouped)
+        return torch.cat([self._matrix(*shape) for shape in shapes])
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         if self._config.family.is_transposed:
             return self._table(name, columns, rows).t()
         return self._table(name, rows, columns)
+
+    def _rows(self, name: str, *shape: int) -> torch.Tensor | GroupedWeight:
+        """Return a table of rows as the file has it: an embedding, which may also be the head."""
+        grouped = self._weights.grouped(name, *shape)
+        return self._table(name, *shape) if grouped is None else grouped
 
     def _table(self, name: str, *shape: int) -> torch.Tensor:
         tensor = self._weights.tensor(name, *shape)

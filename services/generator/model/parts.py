@@ -24,7 +24,7 @@ class Parts(Protocol):
     weight_dtype: torch.dtype  # in which matrices come
 
     def lookup(
-        self, table: torch.Tensor, scale: float | None
+        self, table: torch.Tensor | GroupedWeight, scale: float | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return what maps int64 ids [T] to rows of the table, times `scale` if given."""
         ...
@@ -76,7 +76,7 @@ class Parts(Protocol):
         """Return the linear layer of a matrix of 4 or 8 bits in groups of inputs."""
         ...
 
-    def head(self, weight: torch.Tensor) -> Linear:
+    def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:
         """Return the linear layer that maps hidden states to logits, [vocab, hidden]."""
         ...
 

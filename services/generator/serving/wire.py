@@ -1,12 +1,11 @@
 """Between the engine's values and the protos; refusals name the proto's field."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mesh.errors import MeshError, invalid
+from mesh.gguf import model_name
 from mesh.pb import common_pb2, events_pb2
 from services.generator.engine import (
     Engine,
@@ -18,6 +17,7 @@ from services.generator.engine import (
     TokenLogprobs,
 )
 from services.generator.model.checkpoint.generation_config import GenerationConfig
+from services.generator.model.checkpoint.model_files import revision
 
 _REASONS = {
     None: common_pb2.FINISH_REASON_UNSPECIFIED,
@@ -37,7 +37,6 @@ _LISTS = frozenset(field.name for field in _SAMPLING if field.is_repeated)
 _MAPS = frozenset(field.name for field in _SAMPLING if field.message_type is not None)
 # where 0 is no value but stands for the engine's default; a newer field is `optional` instead
 _ZERO_IS_UNSET = frozenset({"top_p", "typical_p", "repetition_penalty", "n"})
-_HASHED_EDGE_BYTES = 2**20
 
 
 def sampling_params(message: common_pb2.SamplingParams) -> SamplingParams:
@@ -104,13 +103,13 @@ def timings(output: StepOutput) -> common_pb2.Timings:
     )
 
 
-def model_info(folder: Path, model_id: str, engine: Engine) -> common_pb2.ModelInfo:
+def model_info(model: Path, model_id: str, engine: Engine) -> common_pb2.ModelInfo:
     """Return what this replica serves."""
     config = engine.model_config
-    defaults = GenerationConfig.read(folder)
+    defaults = GenerationConfig.read(model)
     return common_pb2.ModelInfo(
-        id=model_id or folder.resolve().name,
-        revision=revision(folder),
+        id=model_id or model_name(model),
+        revision=revision(model),
         context_length=config.context_length,
         vocab_size=config.vocab_size,
         eos_token_ids=config.eos_token_ids,
@@ -118,24 +117,6 @@ def model_info(folder: Path, model_id: str, engine: Engine) -> common_pb2.ModelI
             **{name: getattr(defaults, name) for name in _NAMES if hasattr(defaults, name)}
         ),
     )
-
-
-def revision(folder: Path) -> str:
-    """Return a short hash that changes with the weights, their config or their tokenizer.
-
-    Of each weight file it reads the size and both ends: a checkpoint of 100 GB costs as little.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in (".json", ".jinja", ".safetensors"):
-            continue
-        size = path.stat().st_size
-        digest.update(json.dumps([path.name, size]).encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_HASHED_EDGE_BYTES))
-            file.seek(max(0, size - _HASHED_EDGE_BYTES))
-            digest.update(file.read(_HASHED_EDGE_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def _is_set(message: common_pb2.SamplingParams, name: str) -> bool:

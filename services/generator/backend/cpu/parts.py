@@ -74,12 +74,15 @@ class CpuParts:
         self._linear_kinds: dict[str, None] = {}
 
     def lookup(
-        self, table: torch.Tensor, scale: float | None
+        self, table: torch.Tensor | GroupedWeight, scale: float | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """See `Parts`."""
 
         def rows(ids: torch.Tensor) -> torch.Tensor:
-            vectors = functional.embedding(ids, table).to(self._dtype)
+            if isinstance(table, GroupedWeight):
+                vectors = table.reordered(ids).dequantized(self._dtype)
+            else:
+                vectors = functional.embedding(ids, table).to(self._dtype)
             return vectors if scale is None else vectors * scale
 
         return rows
@@ -123,8 +126,10 @@ class CpuParts:
             return self.grouped_linear(grouped, bias, adds)
         return self._noted(self._float_linear(weight, bias, adds))
 
-    def head(self, weight: torch.Tensor) -> Linear:
+    def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:
         """See `Parts`; quantised it takes 8 bits, since every logit is its own."""
+        if isinstance(weight, GroupedWeight):
+            return self.grouped_linear(weight)
         if self._quantized_bits is not None:
             return self.grouped_linear(GroupedWeight.quantized(weight, 8))
         return self.linear(weight)

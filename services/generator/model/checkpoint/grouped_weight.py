@@ -24,13 +24,39 @@ class GroupedWeight(NamedTuple):
 
     @staticmethod
     def stacked(parts: "Sequence[GroupedWeight]") -> "GroupedWeight":
-        """Return one matrix of the parts' outputs, one after the other; the rest must agree."""
-        offsets = [part.offsets for part in parts if part.offsets is not None]
-        return parts[0]._replace(
-            values=torch.cat([part.values for part in parts]),
-            scales=torch.cat([part.scales for part in parts]),
-            offsets=torch.cat(offsets) if offsets else None,
-        )
+        """Return one matrix of the parts' outputs, one after the other.
+
+        Where they differ, it has the most bits, the smallest groups, and offsets if one has them.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        group_size = min(part.group_size for part in parts)
+        parts = [part._in_groups_of(group_size) for part in parts]
+        offsets = None
+        if any(part.offsets is not None for part in parts):
+            offsets = torch.cat(
+                [torch.zeros_like(p.scales) if p.offsets is None else p.offsets for p in parts]
+            )
+        values = torch.cat([part.values for part in parts])
+        scales = torch.cat([part.scales for part in parts])
+        bits = max(part.bits for part in parts)
+        if bits == 4 and int(values.max()) - int(values.min()) > _MOST[4]:
+            bits = 8  # some from 0 up, some from -8 up
+        return GroupedWeight(values, scales, offsets, group_size, bits)
+
+    def _in_groups_of(self, group_size: int) -> "GroupedWeight":
+        if group_size == self.group_size:
+            return self
+        groups = -(-self.values.shape[1] // group_size)
+        given = torch.arange(groups) * group_size // self.group_size
+        offsets = None if self.offsets is None else self.offsets[:, given]
+        scales = self.scales[:, given]
+        return self._replace(scales=scales, offsets=offsets, group_size=group_size)
+
+    def reordered(self, rows: torch.Tensor) -> "GroupedWeight":
+        """Return the matrix of these outputs, int64 indices, in their order."""
+        offsets = None if self.offsets is None else self.offsets[rows]
+        return self._replace(values=self.values[rows], scales=self.scales[rows], offsets=offsets)
 
     @classmethod
     def quantized(cls, weight: torch.Tensor, bits: int) -> "GroupedWeight":

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.checkpoint.packed_weight import VALUES
 from services.generator.model.errors import WeightError
 
@@ -22,6 +23,10 @@ class Weights(Protocol):
 
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
         """Return a tensor; WeightError if absent or of another shape."""
+        ...
+
+    def grouped(self, name: str, *shape: int) -> GroupedWeight | None:
+        """Return a matrix of 4 or 8 bits in groups, None if it is floats; WeightError as above."""
         ...
 
     @property
@@ -53,6 +58,9 @@ class Checkpoint:
         if tuple(tensor.shape) != shape:
             raise WeightError(name, f"has shape {tuple(tensor.shape)}, expected {shape}")
         return tensor
+
+    def grouped(self, name: str, *shape: int) -> None:
+        """Return None: these files have floats, or what `packed_checkpoint` reads."""
 
     @property
     def num_parameters(self) -> int:

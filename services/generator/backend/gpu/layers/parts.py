@@ -61,10 +61,13 @@ class GpuParts:
         self._linear_type = _LINEAR_TYPES[quantization]
 
     def lookup(
-        self, table: torch.Tensor, scale: float | None
+        self, table: torch.Tensor | GroupedWeight, scale: float | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """See `Parts`."""
-        return lambda ids: embedding(ids, table, scale)
+        if isinstance(table, GroupedWeight):
+            table = table.dequantized(self.weight_dtype).to(self.device)
+        rows = table
+        return lambda ids: embedding(ids, rows, scale)
 
     def rope(self, config: RopeConfig) -> Callable[[torch.Tensor], Angles]:
         """See `Parts`."""
@@ -116,8 +119,10 @@ class GpuParts:
         """See `Parts`; the weight becomes floats."""
         return self.linear(weight.dequantized(self.weight_dtype).to(self.device), bias, adds)
 
-    def head(self, weight: torch.Tensor) -> Linear:
+    def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:
         """See `Parts`."""
+        if isinstance(weight, GroupedWeight):
+            return self.grouped_linear(weight)
         return self.linear(weight)
 
     def mixture(

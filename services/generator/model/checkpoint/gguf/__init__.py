@@ -1,0 +1,1 @@
+"""GGUF models: what a file's blocks, tensor names and metadata mean to our decoders."""
