@@ -137,10 +137,8 @@ class CpuParts:
     def grouped_linear(
         self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
-        """See `Parts`; where nothing multiplies it, or `exact`, the weight becomes floats."""
-        ours = None
-        if not self._exact:
-            ours = grouped_linear(weight, self._dtype, bias, self._memory)
+        """See `Parts`; where nothing multiplies it, the weight becomes floats."""
+        ours = grouped_linear(weight, self._dtype, bias, self._memory, self._exact)
         if ours is None:
             dtype = torch.float32 if self._exact else self.weight_dtype
             return self._noted(self._float_linear(weight.dequantized(dtype), bias, adds))

@@ -35,7 +35,7 @@ class _Product(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "x", "scratch", "residual", "out")),
         ("rows", ctypes.c_void_p),
         ("x_stride", ctypes.c_int64),
-        ("is_bfloat16", ctypes.c_bool),
+        *((name, ctypes.c_bool) for name in ("is_bfloat16", "is_exact")),
     )
 
 
@@ -50,12 +50,16 @@ def grouped_linear(
     dtype: torch.dtype,
     bias: torch.Tensor | None = None,
     memory: HugePages | None = None,
+    exact: bool = False,
 ) -> "NativeGroupedLinear | None":
-    """Return `x @ weight.T + bias` for [T, in] rows of `dtype`, None where nothing is compiled."""
+    """Return `x @ weight.T + bias` for [T, in] rows of `dtype`, None where nothing is compiled.
+
+    Where `exact`, rows are not rounded.
+    """
     library = compiler.library("grouped_linear")
     if library is None or dtype not in _DTYPES:
         return None
-    return NativeGroupedLinear(library, weight, dtype, bias, memory or HugePages())
+    return NativeGroupedLinear(library, weight, dtype, bias, memory or HugePages(), exact)
 
 
 class NativeGroupedLinear(NativeLinear):
@@ -68,12 +72,14 @@ class NativeGroupedLinear(NativeLinear):
         dtype: torch.dtype,
         bias: torch.Tensor | None,
         memory: HugePages,
+        exact: bool,
     ) -> None:
         super().__init__(weight.values, dtype)
+        self._exact = exact
         self.bits = weight.bits
-        for name in ("bytes", "scratch"):
-            function = getattr(library, f"grouped_linear_{name}")
-            function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_void_p,)
+        size, scratch = library.grouped_linear_bytes, library.grouped_linear_scratch
+        size.restype, size.argtypes = ctypes.c_int64, (ctypes.c_void_p,)
+        scratch.restype, scratch.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_bool)
         self._quantize = find_kernel(library, "grouped_linear_quantize")
         self._product = find_kernel(library, "grouped_linear")
         self._bias = None if bias is None else bias.float().contiguous()
@@ -90,9 +96,9 @@ class NativeGroupedLinear(NativeLinear):
             has_half_scales=_are_halves(scales) and (offsets is None or _are_halves(offsets)),
         )
         address = ctypes.addressof(self._weight)
-        self._data = memory.zeros((library.grouped_linear_bytes(address),), torch.uint8)
+        self._data = memory.zeros((size(address),), torch.uint8)
         self._weight.data = self._data.data_ptr()
-        self._row_bytes = int(library.grouped_linear_scratch(address))
+        self._row_bytes = int(scratch(address, exact))
         pack = _Pack(
             weight=address,
             values=values.data_ptr(),
@@ -104,7 +110,8 @@ class NativeGroupedLinear(NativeLinear):
     @property
     def kind(self) -> str:
         """See `Linear`."""
-        return f"{self.bits}-bit weights by grouped_linear"
+        rows = "float32" if self._exact else "8-bit"
+        return f"{self.bits}-bit weights with {rows} rows by grouped_linear"
 
     def scratch_bytes(self, num_rows: int) -> int:
         """Return the size of the rows' values, units and totals."""
@@ -128,6 +135,7 @@ class NativeGroupedLinear(NativeLinear):
             rows=ctypes.addressof(rows),
             x_stride=x.stride(0),
             is_bfloat16=self._dtype == torch.bfloat16,
+            is_exact=self._exact,
         )
         return [KernelCall(self._quantize, arguments), KernelCall(self._product, arguments)]
 

@@ -1,9 +1,9 @@
-// Products of rows that are quantised here with weights of 4 or 8 bits, which share a scale and an
-// offset among a group of 16 or 32 inputs of an output: element = scale * value + offset.
+// Products of rows with weights of 4 or 8 bits, which share a scale and an offset among a group of 16
+// or 32 inputs of an output: element = scale * value + offset.
 //
-// Rows become 8 bits in blocks of 32 inputs. What a block or half of it gives is summed in integers
-// and so has one value in any order; these sums are added in the order of the inputs. A row has the
-// same bits in any batch.
+// Rows become 8 bits in blocks of 32 inputs, or stay floats where that is asked for. What a block or
+// half of it gives is a sum of integers, or of floats in the order of the inputs, and these sums are
+// added in their order. A row has the same bits in any batch.
 //
 // A panel's blocks lie one after the other, each with its scales, offsets and values of all outputs,
 // so that even a single row reads one stream. Values have four inputs of an output side by side, as
@@ -44,6 +44,7 @@ struct Product {
     const int64_t* rows;
     int64_t x_stride;
     bool is_bfloat16;  // x, residual and out
+    bool is_exact;     // rows stay floats
 };
 
 inline int64_t blocks_of(const Weight& w) { return (w.inputs + INPUTS - 1) / INPUTS; }
@@ -82,6 +83,7 @@ inline Bytes add_16(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); }
 inline Bytes multiply_8(Bytes a, Bytes b) { return _mm512_maddubs_epi16(a, b); }
 inline Bytes multiply_16(Bytes a, Bytes b) { return _mm512_madd_epi16(a, b); }
 inline Bytes ones_16() { return _mm512_set1_epi16(1); }
+inline Bytes add_8(Bytes a, int b) { return _mm512_add_epi8(a, _mm512_set1_epi8(b)); }
 inline Bytes even_bytes(Bytes x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
 inline Bytes odd_bytes(Bytes x) { return _mm512_srai_epi16(x, 8); }
 
@@ -111,6 +113,7 @@ inline Bytes add_16(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
 inline Bytes multiply_8(Bytes a, Bytes b) { return _mm256_maddubs_epi16(a, b); }
 inline Bytes multiply_16(Bytes a, Bytes b) { return _mm256_madd_epi16(a, b); }
 inline Bytes ones_16() { return _mm256_set1_epi16(1); }
+inline Bytes add_8(Bytes a, int b) { return _mm256_add_epi8(a, _mm256_set1_epi8(b)); }
 inline Bytes even_bytes(Bytes x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
 inline Bytes odd_bytes(Bytes x) { return _mm256_srai_epi16(x, 8); }
 
@@ -247,6 +250,60 @@ struct Values {
 #endif
 
 constexpr int VECTORS = PANEL / WIDTH;
+// Rows of a block of float products: its sums stay in the 16 registers of AVX2, or in 32.
+constexpr int ROWS = WIDTH == 16 ? 16 : WIDTH == 8 ? 6 : 4;
+
+// Writes the values of some steps as floats, [inputs][PANEL].
+#ifdef __AVX2__
+
+inline Bytes shifted_right(Bytes x, int count) {
+#ifdef __AVX512BW__
+    return _mm512_srai_epi32(x, count);
+#else
+    return _mm256_srai_epi32(x, count);
+#endif
+}
+
+inline Bytes shifted_left(Bytes x, int count) {
+#ifdef __AVX512BW__
+    return _mm512_slli_epi32(x, count);
+#else
+    return _mm256_slli_epi32(x, count);
+#endif
+}
+
+template <int BITS>
+inline void widen_values(const char* data, int steps, int zero, float* out) {
+    const Floats low = spread(static_cast<float>(zero));
+    for (int v = 0; v < VECTORS; ++v)
+        for (int s = 0; s < steps; ++s) {
+            const char* from = data + (BITS == 8 ? s : s / 2) * PANEL * STEP + v * WIDTH * STEP;
+            Bytes four = get_bytes(from);
+            if (BITS == 4) four = s % 2 ? high_halves(four) : low_halves(four);
+            if (BITS == 8 && BYTE_ZERO) four = add_8(four, -BYTE_ZERO);
+#pragma GCC unroll 4
+            for (int i = 0; i < STEP; ++i) {
+                const Floats value = floats(shifted_right(shifted_left(four, 24 - 8 * i), 24));
+                put(out + (s * STEP + i) * PANEL + v * WIDTH, BITS == 4 ? value - low : value);
+            }
+        }
+}
+
+#else
+
+template <int BITS>
+inline void widen_values(const char* data, int steps, int zero, float* out) {
+    for (int i = 0; i < steps * STEP; ++i)
+        for (int lane = 0; lane < PANEL; ++lane) {
+            const int s = i / STEP;
+            const char byte = data[(BITS == 8 ? s : s / 2) * PANEL * STEP + lane * STEP + i % STEP];
+            const int half = (s % 2 ? byte >> 4 : byte) & 15;
+            out[i * PANEL + lane] =
+                static_cast<float>(BITS == 8 ? static_cast<signed char>(byte) : half - zero);
+        }
+}
+
+#endif
 
 // The sums that a block gives, of all its inputs or of each half.
 inline int parts_of(const Weight& w) {
@@ -260,12 +317,6 @@ struct Beside {
     float totals[2];          // sums of what the values stand for
     int32_t corrections[2];   // for what weights have too much, as they are stored
 };
-
-// The rows in the scratch: values [blocks][rows][INPUTS], then what stands beside them.
-inline Beside* besides_of(const Product& p) {
-    const Weight& w = *p.weight;
-    return reinterpret_cast<Beside*>(p.scratch + blocks_of(w) * *p.rows * INPUTS * value_bytes(w));
-}
 
 struct Quantize : Product {};
 
@@ -311,6 +362,24 @@ inline void quantize(const float* x, const Weight& w, char* values, Beside* besi
     }
 }
 
+inline int64_t row_bytes(const Weight& w, bool is_exact) {
+    return INPUTS * (is_exact ? static_cast<int64_t>(sizeof(float)) : value_bytes(w));
+}
+
+// The rows in the scratch: values [blocks][rows][INPUTS], then what stands beside them.
+inline Beside* besides_of(const Product& p) {
+    const int64_t bytes = row_bytes(*p.weight, p.is_exact);
+    return reinterpret_cast<Beside*>(p.scratch + blocks_of(*p.weight) * *p.rows * bytes);
+}
+
+// A block of a row as it is, and its sums.
+inline void keep(const float* x, const Weight& w, char* values, Beside* beside) {
+    std::memcpy(values, x, INPUTS * sizeof *x);
+    *beside = {};
+    for (int i = 0; i < INPUTS; ++i)
+        beside->totals[w.group_size == INPUTS ? 0 : i / (INPUTS / 2)] += x[i];
+}
+
 template <typename T>
 void run_as(const Quantize& q, int64_t begin, int64_t end) {
     const Weight& w = *q.weight;
@@ -323,7 +392,8 @@ void run_as(const Quantize& q, int64_t begin, int64_t end) {
             const int64_t count = std::min<int64_t>(INPUTS, w.inputs - block * INPUTS);
             for (int64_t i = 0; i < count; ++i) part[i] = widen(x[block * INPUTS + i]);
             const int64_t place = block * rows + row;
-            quantize(part, w, q.scratch + place * INPUTS * value_bytes(w), besides + place);
+            char* values = q.scratch + place * row_bytes(w, q.is_exact);
+            (q.is_exact ? keep : quantize)(part, w, values, besides + place);
         }
     }
 }
@@ -362,6 +432,78 @@ inline void add_block(const Weight& w, const char* block, const char* x, const B
         }
 }
 
+// R rows by a panel: the sums of one group, scaled, added to those of the groups before.
+template <int R, bool OFFSETS>
+inline void add_group(const float* values, int inputs, const Floats* scales, const Floats* offsets,
+                      const float* x, const Beside* beside, int part, float* sums) {
+    Floats group[R][VECTORS];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) group[r][v] = Floats{};
+    for (int i = 0; i < inputs; ++i, values += PANEL) {
+        Floats w[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) w[v] = get(values + v * WIDTH);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const Floats row = spread(x[r * INPUTS + i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v) group[r][v] = fused(w[v], row, group[r][v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) {
+            float* sum = sums + r * PANEL + v * WIDTH;
+            Floats total = fused(group[r][v], scales[v], get(sum));
+            if (OFFSETS) total = fused(offsets[v], spread(beside[r].totals[part]), total);
+            put(sum, total);
+        }
+}
+
+// As `add_block`, of rows that are floats.
+template <int BITS, int GROUPS, bool OFFSETS, typename S>
+inline void add_exact_block(const Weight& w, const char* block, const float* x,
+                            const Beside* beside, int64_t count, float* sums) {
+    constexpr int SIZE = INPUTS / GROUPS;
+    const S* given = reinterpret_cast<const S*>(block);
+    const char* data = block + head_bytes(w);
+    alignas(64) float values[SIZE * PANEL];
+    for (int part = 0; part < GROUPS; ++part) {
+        Floats scales[VECTORS], offsets[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            scales[v] = get(given + part * PANEL + v * WIDTH);
+            offsets[v] = OFFSETS ? get(given + (GROUPS + part) * PANEL + v * WIDTH) : Floats{};
+        }
+        widen_values<BITS>(data + part * (PANEL * SIZE * BITS / 8), SIZE / STEP, w.zero, values);
+        const float* from = x + part * SIZE;
+        int64_t r = 0;
+        for (; r + ROWS <= count; r += ROWS)
+            add_group<ROWS, OFFSETS>(values, SIZE, scales, offsets, from + r * INPUTS, beside + r,
+                                     part, sums + r * PANEL);
+        if (ROWS > 8 && r + 8 <= count) {
+            add_group<8, OFFSETS>(values, SIZE, scales, offsets, from + r * INPUTS, beside + r, part,
+                                  sums + r * PANEL);
+            r += 8;
+        }
+        if (ROWS > 4 && r + 4 <= count) {
+            add_group<4, OFFSETS>(values, SIZE, scales, offsets, from + r * INPUTS, beside + r, part,
+                                  sums + r * PANEL);
+            r += 4;
+        }
+        if (r + 2 <= count) {
+            add_group<2, OFFSETS>(values, SIZE, scales, offsets, from + r * INPUTS, beside + r, part,
+                                  sums + r * PANEL);
+            r += 2;
+        }
+        if (r < count)
+            add_group<1, OFFSETS>(values, SIZE, scales, offsets, from + r * INPUTS, beside + r, part,
+                                  sums + r * PANEL);
+    }
+}
+
 template <typename T>
 void finish(const Product& p, const float* sums, int64_t row, int64_t count, int64_t output) {
     const Weight& w = *p.weight;
@@ -389,8 +531,15 @@ void run_panel(const Product& p, int64_t first, int64_t count, int64_t panel) {
     for (int64_t block = 0; block < blocks; ++block, data += bytes) {
         for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(data + AHEAD + line);
         const int64_t place = block * rows + first;
-        add_block<BITS, PARTS, OFFSETS, S>(w, data, p.scratch + place * INPUTS * value_bytes(w),
-                                           besides + place, count, sums);
+        const char* x = p.scratch + place * row_bytes(w, p.is_exact);
+        if (!p.is_exact)
+            add_block<BITS, PARTS, OFFSETS, S>(w, data, x, besides + place, count, sums);
+        else if (w.group_size == INPUTS)
+            add_exact_block<BITS, 1, OFFSETS, S>(w, data, reinterpret_cast<const float*>(x),
+                                                 besides + place, count, sums);
+        else
+            add_exact_block<BITS, 2, OFFSETS, S>(w, data, reinterpret_cast<const float*>(x),
+                                                 besides + place, count, sums);
     }
     if (p.is_bfloat16)
         finish<bfloat16>(p, sums, first, count, panel * PANEL);
@@ -502,13 +651,14 @@ extern "C" int64_t grouped_linear_bytes(const Weight* weight) {
 }
 
 // The bytes of scratch that a row takes.
-extern "C" int64_t grouped_linear_scratch(const Weight* weight) {
-    return blocks_of(*weight) * (INPUTS * value_bytes(*weight) + static_cast<int64_t>(sizeof(Beside)));
+extern "C" int64_t grouped_linear_scratch(const Weight* weight, bool is_exact) {
+    const int64_t beside = sizeof(Beside);
+    return blocks_of(*weight) * (row_bytes(*weight, is_exact) + beside);
 }
 
 KERNEL(grouped_linear_pack, Pack)
 
-// The rows as bytes, into the scratch.
+// The rows as bytes, or as they are, into the scratch.
 KERNEL(grouped_linear_quantize, Quantize)
 
 // out = x @ weight.T + bias + residual, of quantised rows; bias and residual may be absent.

@@ -54,8 +54,9 @@ def layer(
     weight: GroupedWeight,
     dtype: torch.dtype = torch.float32,
     bias: torch.Tensor | None = None,
+    exact: bool = False,
 ) -> NativeGroupedLinear:
-    linear = grouped_linear(weight, dtype, bias)
+    linear = grouped_linear(weight, dtype, bias, exact=exact)
     assert linear is not None
     return linear
 
@@ -89,15 +90,33 @@ def test_products_are_those_of_the_rounded_rows(
 
 
 @DTYPES
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+def test_exact_products_round_no_row(
+    form: tuple[int, int, bool, bool], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Only the sums are rounded, as in any float32 product."""
+    weight = random_weight(*shape, *form)
+    bias = torch.randn(shape[0])
+    x, residual = torch.randn(27, shape[1]).to(dtype), torch.randn(27, shape[0]).to(dtype)
+    expected = x.double() @ weight.dequantized(torch.float64).t() + bias + residual
+    added = layer(weight, dtype, bias, exact=True).add_to(x, residual)
+    near = {"rtol": 1e-5, "atol": 1e-5 * float(expected.abs().max())}
+    tolerance = near if dtype == torch.float32 else {}
+    torch.testing.assert_close(added, expected.to(dtype), **tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("form", [(4, 32, True, True), (8, 16, False, False)], ids=str)
 def test_a_row_has_the_same_bits_in_any_batch(
-    form: tuple[int, int, bool, bool], dtype: torch.dtype
+    form: tuple[int, int, bool, bool], exact: bool, dtype: torch.dtype
 ) -> None:
     """However many rows there are and wherever it lies among them."""
-    linear = layer(random_weight(100, 140, *form), dtype)
+    linear = layer(random_weight(100, 140, *form), dtype, exact=exact)
     x, residual = torch.randn(150, 140).to(dtype), torch.randn(150, 100).to(dtype)
     whole, added = linear(x), linear.add_to(x, residual)
-    for count in (*range(1, 9), 63, 64, 65, 128, 150):
+    for count in (*range(1, 18), 63, 64, 65, 128, 150):
         begin = 150 - count
         assert torch.equal(linear(x[begin:]), whole[begin:])
         assert torch.equal(linear.add_to(x[:count], residual[:count]), added[:count])
@@ -117,9 +136,12 @@ def test_the_largest_sums_are_not_clipped(bits: int, extreme: str) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_row_that_is_not_finite_gives_nothing_finite(bits: int, value: float) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_row_that_is_not_finite_gives_nothing_finite(
+    bits: int, value: float, exact: bool
+) -> None:
     """A fault upstream is seen, and other rows are not touched."""
-    linear = layer(random_weight(40, 64, bits, 32, True, True))
+    linear = layer(random_weight(40, 64, bits, 32, True, True), exact=exact)
     x = torch.randn(3, 64)
     expected = linear(x)
     x[1, 40] = value
