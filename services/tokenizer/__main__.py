@@ -10,9 +10,9 @@ from mesh.pb.tokenizer_pb2 import DESCRIPTOR
 from mesh.pb.tokenizer_pb2_grpc import add_TokenizerServicer_to_server
 from services import NAMES
 from services.tokenizer.chat_encoder import ChatEncoder
-from services.tokenizer.checkpoint import Checkpoint
 from services.tokenizer.codec import Codec
 from services.tokenizer.config import TokenizerSettings
+from services.tokenizer.gguf.checkpoint import read_checkpoint
 from services.tokenizer.servicer import TokenizerServicer
 from services.tokenizer.workers import Workers
 
@@ -21,7 +21,7 @@ async def start(settings: TokenizerSettings, lifecycle: Lifecycle) -> None:
     """Load the checkpoint's tokenizer and serve it."""
     # the library would start a thread per core beside our bounded pool
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    checkpoint = await asyncio.to_thread(Checkpoint.read, settings.model, settings.model_id)
+    checkpoint = await asyncio.to_thread(read_checkpoint, settings.model, settings.model_id)
     codec = await asyncio.to_thread(Codec, checkpoint)
     chat = await asyncio.to_thread(ChatEncoder, checkpoint)
     workers = Workers(settings.threads, settings.max_waiting)

@@ -1,0 +1,1 @@
+"""Vocabularies of GGUF files, as the tokenizer.json that they stand for."""
