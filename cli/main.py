@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cli import chat, ingest, up
+from cli.models import listing, pull
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         (up, "up", "start everything on this machine, in the foreground"),
         (ingest, "ingest", "make documents findable in a collection"),
         (chat, "chat", "chat in the terminal"),
+        (pull, "pull", "have a model by its name"),
+        (listing, "models", "list the models that are here, and the catalogue"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)

@@ -14,6 +14,7 @@ from cli import servers
 from cli.ports import Ports
 from cli.replica import Service
 from mesh.config import PREFIX, ConfigError, Settings, load
+from mesh.gguf import model_name
 from mesh.health import probe
 from services import NAMES
 
@@ -56,7 +57,7 @@ class Options:
     tokenizers: int = 1
     retrievers: int = 1
     port: int | None = None
-    model: str | None = None
+    model: Path = BUNDLED_MODEL
     quantization: str | None = None
 
 
@@ -77,7 +78,6 @@ def plan(
     """Choose ports and build every process; raise PlanError."""
     given = {name: value for name, value in environ.items() if value != ""}
     settings = _settings(given)
-    model = Path(options.model or given.get("INFERMESH_MODEL") or BUNDLED_MODEL).absolute()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)
     ports = Ports(host, given)
     chosen, external = _choose_ports(options, given, ports)
@@ -86,7 +86,7 @@ def plan(
         **CHILD_DEFAULTS,
         **given,
         **{f"{PREFIX}{name.upper()}_URL": urls[name] for name in MOVABLE},
-        "INFERMESH_MODEL": str(model),
+        "INFERMESH_MODEL": str(options.model.absolute()),
         **_chosen(options),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), given.get("PYTHONPATH")])),
     }
@@ -99,7 +99,7 @@ def plan(
         )
         for stage in STAGES
     ]
-    problems = [*_mistakes(options, model), *ports.problems]
+    problems = [*_mistakes(options), *ports.problems]
     stock = _stock(chosen, options.folder.absolute(), given, problems)
     if problems:
         raise PlanError(problems)
@@ -107,7 +107,7 @@ def plan(
         stages=(*python, stock),
         external=external,
         url=f"http://{_address(host, chosen['gateway'][0])}",
-        model_id=settings.model_id or model.name,
+        model_id=settings.model_id or model_name(options.model),
         drain_s=settings.drain_s,
     )
 
@@ -186,7 +186,7 @@ def _server(name: str, port: int, store: Path, given: Mapping[str, str]) -> Serv
     return Service(name, 0, tuple(arguments), {**given, **environ}, port, ready)
 
 
-def _mistakes(options: Options, model: Path) -> list[str]:
+def _mistakes(options: Options) -> list[str]:
     mistakes = [
         f"--{name}: must be 1 to {MOST_REPLICAS}"
         for name in ("generators", "tokenizers")
@@ -194,8 +194,6 @@ def _mistakes(options: Options, model: Path) -> list[str]:
     ]
     if options.retrievers != 1:
         mistakes.append("--retrievers: must be 1, because its embedded store has one writer")
-    if not (model / "config.json").is_file():
-        mistakes.append(f"--model: {model} is no checkpoint folder: it has no config.json")
     return mistakes
 
 

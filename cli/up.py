@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli import keys
+from cli.models.default import default_model
+from cli.models.locate import UnknownModelError, locate
+from cli.models.store import Store, default_folder
 from cli.plan import Options, Plan, PlanError, plan
 from cli.replica import Replica
 from cli.servers import MissingServerError
@@ -41,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, help="the gateway's; default: INFERMESH_GATEWAY_PORT or 8080"
     )
     parser.add_argument(
-        "--model", metavar="FOLDER", help="default: INFERMESH_MODEL or the bundled model"
+        "--model",
+        help="a checkpoint's folder, a GGUF file, or the name of a pulled model;"
+        " default: INFERMESH_MODEL, else smollm2-135m-instruct",
     )
     parser.add_argument(
         "--quantization",
@@ -52,13 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return when everything has stopped: 0, or 2 where nothing could be started."""
+    try:
+        model = _model(arguments.model or os.environ.get("INFERMESH_MODEL", ""))
+    except UnknownModelError as error:
+        print(f"infermesh up: --model: {error}", file=sys.stderr)
+        return 2
     options = Options(
         folder=FOLDER,
         generators=arguments.generators,
         tokenizers=arguments.tokenizers,
         retrievers=arguments.retrievers,
         port=arguments.port,
-        model=arguments.model,
+        model=model,
         quantization=arguments.quantization,
     )
     try:
@@ -74,6 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"infermesh up: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _model(name: str) -> Path:
+    store = Store(default_folder(os.environ))
+    return locate(name, store).path if name else default_model(store)
 
 
 async def _supervise(planned: Plan, dev_key: str) -> None:

@@ -24,7 +24,7 @@ def options(tmp_path: Path) -> Options:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    return Options(folder=tmp_path / ".infermesh", port=port, model=str(model))
+    return Options(folder=tmp_path / ".infermesh", port=port, model=model)
 
 
 def by_name(planned: Plan, name: str) -> list[Service]:
@@ -74,7 +74,7 @@ def test_services_are_told_where_the_others_are(options: Options) -> None:
     assert told["INFERMESH_CACHE_URL"] == address["cache-0"]
     assert told["INFERMESH_NATS_URL"] == f"nats://{address['nats-0']}"
     assert told["INFERMESH_REDIS_URL"] == f"redis://{address['redis-0']}"
-    assert told["INFERMESH_MODEL"] == options.model
+    assert told["INFERMESH_MODEL"] == str(options.model)
 
 
 def test_services_accept_what_they_are_told(options: Options) -> None:
@@ -161,22 +161,19 @@ def test_a_wildcard_bind_is_reached_over_loopback(options: Options) -> None:
     assert environ_of(planned, "gateway")["INFERMESH_CACHE_URL"].startswith("127.0.0.1:")
 
 
-def test_all_mistakes_are_told_at_once(options: Options, tmp_path: Path) -> None:
-    """Options, model and port."""
+def test_all_mistakes_are_told_at_once(options: Options) -> None:
+    """Options and port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        wrong = replace(
-            options, generators=0, tokenizers=65, retrievers=2, model=str(tmp_path), port=port
-        )
+        wrong = replace(options, generators=0, tokenizers=65, retrievers=2, port=port)
         with pytest.raises(PlanError) as caught:
             plan(wrong, {})
     assert caught.value.problems == [
         "--generators: must be 1 to 64",
         "--tokenizers: must be 1 to 64",
         "--retrievers: must be 1, because its embedded store has one writer",
-        f"--model: {tmp_path} is no checkpoint folder: it has no config.json",
         f"port {port} is busy; the gateway needs it (see --port)",
     ]
 

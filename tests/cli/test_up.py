@@ -53,6 +53,18 @@ def test_a_busy_port_is_named_before_anything_starts(
     assert not (folder / ".infermesh" / "logs").exists()
 
 
+@pytest.mark.parametrize("name", ["no-such-model", "smollm2-135m-instruct", "org/name", "."])
+def test_a_model_that_is_not_here_is_named(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2 with what would help, and no process was started."""
+    monkeypatch.setenv("INFERMESH_MODELS", str(folder / "models"))
+    assert main(["up", "--model", name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("infermesh up: --model:") and name in error
+    assert ("infermesh pull" in error) == (name in ("smollm2-135m-instruct", "org/name"))
+
+
 def test_a_folder_has_one_stack(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second is told who holds it; afterwards the folder is free."""
     with _alone(folder / ".infermesh"):

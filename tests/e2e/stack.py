@@ -16,6 +16,7 @@ import psutil
 from cli import servers
 
 ROOT = Path(__file__).parents[2]
+BUNDLED = ROOT / "models" / "infermesh-tiny"
 READY_LIMIT_S = 90.0
 STOP_LIMIT_S = 40.0
 
@@ -54,7 +55,7 @@ class Stack:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "up", "--port", str(self.port), *arguments],
             cwd=folder,
-            env={**clean, "PYTHONPATH": str(ROOT), **environ},
+            env={**clean, "PYTHONPATH": str(ROOT), "INFERMESH_MODEL": str(BUNDLED), **environ},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )

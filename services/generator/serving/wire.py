@@ -17,7 +17,7 @@ from services.generator.engine import (
     TokenLogprobs,
 )
 from services.generator.model.checkpoint.generation_config import GenerationConfig
-from services.generator.model.checkpoint.model_files import revision
+from services.generator.model.checkpoint.revision import revision
 
 _REASONS = {
     None: common_pb2.FINISH_REASON_UNSPECIFIED,

@@ -16,9 +16,9 @@ from services.tokenizer.codec import Codec
 from services.tokenizer.gguf.checkpoint import read_checkpoint
 from services.tokenizer.gguf.pre_tokenizers import PRE_TOKENIZERS
 from services.tokenizer.gguf.tokenizer_json import tokenizer_json
-from tests.tokenizer.gguf_files.expected import digest, expected
-from tests.tokenizer.gguf_files.odd_strings import odd_strings
-from tests.tokenizer.gguf_files.vocabularies import (
+from tests.tokenizer.gguf.expected import digest, expected
+from tests.tokenizer.gguf.odd_strings import odd_strings
+from tests.tokenizer.gguf.vocabularies import (
     CONTEXT_LENGTH,
     default_model,
     sentence_piece_vocabulary,

@@ -1,7 +1,7 @@
 """Record what llama.cpp makes of the odd strings: one hash of all ids for each vocabulary.
 
     npm install --ignore-scripts node-llama-cpp
-    python -m tests.tokenizer.gguf_files.record NODE_MODULES
+    python -m tests.tokenizer.gguf.record NODE_MODULES
 
 For the default model's vocabulary under each pre-tokenizer's name, and for SentencePiece's.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 from mesh.gguf import GGUFFile
 from services.tokenizer.gguf.pre_tokenizers import PRE_TOKENIZERS
-from tests.tokenizer.gguf_files.expected import RECORD, digest
-from tests.tokenizer.gguf_files.odd_strings import odd_strings
-from tests.tokenizer.gguf_files.vocabularies import (
+from tests.tokenizer.gguf.expected import RECORD, digest
+from tests.tokenizer.gguf.odd_strings import odd_strings
+from tests.tokenizer.gguf.vocabularies import (
     default_model,
     sentence_piece_vocabulary,
     write_vocabulary,

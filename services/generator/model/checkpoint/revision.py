@@ -1,0 +1,33 @@
+"""Revision of a model: what tells two checkpoints of one name apart."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+_HASHED_EDGE_BYTES = 2**20
+_SUFFIXES = (".json", ".jinja", ".safetensors")
+
+
+def revision(model: Path) -> str:
+    """Return a short hash that changes with the weights, their config or their tokenizer.
+
+    Of each weight file it reads the size and both ends: a checkpoint of 100 GB costs as little.
+    """
+    digest = hashlib.sha256()
+    for path in _files(model):
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_EDGE_BYTES))
+            file.seek(max(0, size - _HASHED_EDGE_BYTES))
+            digest.update(file.read(_HASHED_EDGE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _files(model: Path) -> Iterator[Path]:
+    if model.is_file():
+        yield model
+        return
+    suffixes = (".gguf",) if any(model.glob("*.gguf")) else _SUFFIXES
+    yield from (path for path in sorted(model.iterdir()) if path.suffix in suffixes)
