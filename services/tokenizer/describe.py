@@ -45,7 +45,10 @@ class TokenDescriber:
         for token_id in ids:
             name = self._pieces.name(token_id)
             data = self._shown.by_id.get(token_id, b"")
-            yield cursor.special(data, name) if name else cursor.token(data)
+            if name:
+                yield cursor.special(data, name)
+            else:
+                yield cursor.token(data, token_id in self._pieces.bytes_by_fallback)
 
 
 class _Cursor:
@@ -60,9 +63,9 @@ class _Cursor:
         """Pass a special token, which the text shows here or does not show."""
         return self._pass(data if self._data.startswith(data, self._place) else b"", name)
 
-    def token(self, data: bytes) -> TokenPiece:
+    def token(self, data: bytes, is_byte: bool) -> TokenPiece:
         """Pass a token, which may have got a space before it, or lie behind what was changed."""
-        for candidate in (data, data.lstrip(b" ")):
+        for candidate in (data,) if is_byte else (data, data.lstrip(b" ")):
             if self._data.startswith(candidate, self._place):
                 return self._pass(candidate)
         if self._data.startswith(_REPLACED, self._place):

@@ -37,7 +37,8 @@ class Pieces:
 
     `special` is what special tokens add to a text that shows their names. `first` overrides both
     for the first token of a text (Metaspace drops its spaces); `strip` at most `strip_limit` times
-    is cut from the start of a text; `errors` is a codec error handler.
+    is cut from the start of a text; `errors` is a codec error handler. `bytes_by_fallback` are the
+    tokens of a byte each, of which the decoder takes runs as a whole.
     """
 
     by_id: Mapping[int, bytes]
@@ -46,6 +47,7 @@ class Pieces:
     strip: str = " "
     strip_limit: int = 0
     errors: str = "replace"
+    bytes_by_fallback: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Pieces":
@@ -170,6 +172,9 @@ def _sentencepiece(tokens: dict[int, str], steps: list[dict[str, Any]]) -> Piece
         strip=strip["content"],
         strip_limit=strip["start"],
         errors=EACH_BYTE if fallback else "replace",
+        bytes_by_fallback=frozenset(
+            i for i, token in tokens.items() if fallback and _BYTE_TOKEN.fullmatch(token)
+        ),
     )
 
 

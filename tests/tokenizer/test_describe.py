@@ -70,6 +70,16 @@ def test_a_broken_run_of_byte_tokens(sentencepiece: Tokenizer) -> None:
     assert [token.offset for token in tokens] == [0, 1, 2, 3]
 
 
+def test_a_blank_in_a_broken_run_of_byte_tokens(sentencepiece: Tokenizer) -> None:
+    """It is replaced too, and no blank that the text lost at its start."""
+    names = ("<0x20>", "<0x80>", "<unk>", "<0x80>", "<0x00>")
+    ids = [sentencepiece.token_to_id(token) for token in names]
+    text = sentencepiece.decode(ids, skip_special_tokens=False)
+    assert text == f"{REPLACEMENT * 2}<unk>{REPLACEMENT * 2}"
+    tokens = TokenDescriber(Pieces.of(sentencepiece)).within(ids, text)
+    assert [token.offset for token in tokens] == [0, 1, 2, 7, 8]
+
+
 @pytest.mark.parametrize("text", ["the fox</s>the dog", "<s>the</s>", "the 😀 fox", " the"])
 def test_names_that_the_text_shows(tokenizer: Tokenizer, text: str) -> None:
     """A prompt may hold the names of special tokens beside a start token that it does not show."""
