@@ -33,6 +33,9 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PYTHON) -m services.generator.backend.cpu.native.compiler
+	@$(VENV)/bin/infermesh pull smollm2-135m-instruct \
+	  || echo 'make setup: infermesh-tiny will be served; later: infermesh pull smollm2-135m-instruct'
 	@touch $@
 
 .PHONY: up

@@ -95,9 +95,11 @@ with socket.create_server(("127.0.0.1", 0)) as probe:
     print(probe.getsockname()[1])')
 INFERMESH_GATEWAY_DEV_KEY=sk-$("$python" -c 'import secrets; print(secrets.token_hex(16))')
 export INFERMESH_GATEWAY_PORT INFERMESH_GATEWAY_DEV_KEY
+# the end-to-end check knows the bundled model
+export MODELS=${MODELS:-./models} MODEL=${MODEL:-infermesh-tiny}
 export INFERMESH_URL=http://127.0.0.1:$INFERMESH_GATEWAY_PORT
 export INFERMESH_API_KEY=$INFERMESH_GATEWAY_DEV_KEY
-model=${MODEL:-infermesh-tiny}
+model=$MODEL
 
 say "building with $("${compose[@]}" version --short)"
 quietly "${compose[@]}" down -v --remove-orphans
@@ -131,6 +133,15 @@ done
 published=$(docker ps --filter "label=com.docker.compose.project=$project" --format '{{.Ports}}' |
   grep -o '[^ ,]*->' | grep -v '^127\.0\.0\.1:' || true)
 [[ -z $published ]] || fail "published beyond loopback: $published"
+for index in 1 2; do
+  level=$("${compose[@]}" exec -T --index="$index" generator python -c '
+import re, urllib.request
+with urllib.request.urlopen("http://127.0.0.1:9100/metrics") as reply:
+    text = reply.read().decode()
+print(re.search(r"infermesh_generator_cpu_level\{(.*?)\}", text)[1])')
+  [[ $level != *torch* ]] || fail "no kernel of ours serves in generator $index: $level"
+  say "generator $index computes with $level"
+done
 say "images: no torch in the gateway, no weights in any; ports on loopback"
 
 "$python" -m tests.e2e.check "$@" || fail "the end-to-end check"

@@ -41,14 +41,35 @@ class TokenDescriber:
 
     def _aligned(self, ids: Sequence[int], text: str) -> Iterator[TokenPiece]:
         """Find the tokens one behind the other in the text's bytes."""
-        cursor = _Cursor(text)
-        for token_id in ids:
+        cursor, replaced = _Cursor(text), self._replaced(ids)
+        for place, token_id in enumerate(ids):
             name = self._pieces.name(token_id)
             data = self._shown.by_id.get(token_id, b"")
             if name:
                 yield cursor.special(data, name)
             else:
-                yield cursor.token(data, token_id in self._pieces.bytes_by_fallback)
+                yield cursor.replaced(data) if place in replaced else cursor.token(data)
+
+    def _replaced(self, ids: Sequence[int]) -> set[int]:
+        """Return the places of byte tokens in runs that are no UTF-8 as a whole.
+
+        The library replaces every byte of such a run; ids without a token are nothing to it.
+        """
+        replaced: set[int] = set()
+        run: list[int] = []
+
+        def end_run() -> None:
+            if not _is_utf8(b"".join(self._shown.by_id[ids[place]] for place in run)):
+                replaced.update(run)
+            run.clear()
+
+        for place, token_id in enumerate(ids):
+            if token_id in self._pieces.bytes_by_fallback:
+                run.append(place)
+            elif token_id in self._shown.by_id:
+                end_run()
+        end_run()
+        return replaced
 
 
 class _Cursor:
@@ -63,20 +84,24 @@ class _Cursor:
         """Pass a special token, which the text shows here or does not show."""
         return self._pass(data if self._data.startswith(data, self._place) else b"", name)
 
-    def token(self, data: bytes, is_byte: bool) -> TokenPiece:
+    def token(self, data: bytes) -> TokenPiece:
         """Pass a token, which may have got a space before it, or lie behind what was changed."""
-        for candidate in (data,) if is_byte else (data, data.lstrip(b" ")):
+        for candidate in (data, data.lstrip(b" ")):
             if self._data.startswith(candidate, self._place):
                 return self._pass(candidate)
         if self._data.startswith(_REPLACED, self._place):
-            # of a run of byte tokens that is no UTF-8, the library replaces every byte
-            return self._pass(_REPLACED)._replace(data=data)
+            return self.replaced(data)
         end = self._place + SEARCH_BYTES + len(data)
         found = self._data.find(data, self._place, end)
         if found < 0:
             return TokenPiece(data, offset=self._offset)
         self._move(found)
         return self._pass(data)
+
+    def replaced(self, data: bytes) -> TokenPiece:
+        """Pass bytes in whose place the text has the character for what is no text."""
+        shown = self._data.startswith(_REPLACED, self._place)
+        return self._pass(_REPLACED if shown else b"")._replace(data=data)
 
     @property
     def _offset(self) -> int:
@@ -92,6 +117,14 @@ class _Cursor:
     def _move(self, place: int) -> None:
         self._num_begun += sum(map(_begins, self._data[self._place : place]))
         self._place = place
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _begins(byte: int) -> bool:

@@ -80,6 +80,16 @@ def test_a_blank_in_a_broken_run_of_byte_tokens(sentencepiece: Tokenizer) -> Non
     assert [token.offset for token in tokens] == [0, 1, 2, 7, 8]
 
 
+def test_a_byte_that_begins_like_its_replacement(sentencepiece: Tokenizer) -> None:
+    """The replacement character's first byte is 0xEF, and is not taken for that token's."""
+    names = ("<0xEF>", "<0x00>", "<unk>", "<0x00>", "<s>")
+    ids = [sentencepiece.token_to_id(token) for token in names]
+    text = sentencepiece.decode(ids, skip_special_tokens=False)
+    assert text == f"{REPLACEMENT * 2}<unk>\x00<s>"
+    tokens = TokenDescriber(Pieces.of(sentencepiece)).within(ids, text)
+    assert [token.offset for token in tokens] == [0, 1, 2, 7, 8]
+
+
 @pytest.mark.parametrize("text", ["the fox</s>the dog", "<s>the</s>", "the 😀 fox", " the"])
 def test_names_that_the_text_shows(tokenizer: Tokenizer, text: str) -> None:
     """A prompt may hold the names of special tokens beside a start token that it does not show."""

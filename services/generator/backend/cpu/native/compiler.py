@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from services.generator.backend.cpu.native import levels
 from services.generator.backend.cpu.native.levels import Level
@@ -105,14 +106,22 @@ def _file_name(name: str, level: Level) -> str:
     return f"{name}-{level.name}-{digest}.so"
 
 
+class _Compiler(NamedTuple):
+    command: tuple[str, ...]
+    is_zig: bool = False
+
+    def flags(self, level: Level) -> tuple[str, ...]:
+        return (f"-mcpu={level.zig_cpu}",) if self.is_zig else level.flags
+
+
 @functools.cache
-def _compiler() -> tuple[str, ...] | None:
-    """Return the command of a C++ compiler: CXX, g++, clang++ or that of the ziglang wheel."""
+def _compiler() -> _Compiler | None:
+    """Return a C++ compiler: CXX, g++, clang++ or that of the ziglang wheel."""
     for command in (os.environ.get("CXX", "g++"), "clang++"):
         if (found := shutil.which(command)) is not None:
-            return (found,)
+            return _Compiler((found,))
     if importlib.util.find_spec("ziglang") is not None:
-        return (sys.executable, "-m", "ziglang", "c++")
+        return _Compiler((sys.executable, "-m", "ziglang", "c++"), is_zig=True)
     return None
 
 
@@ -124,10 +133,11 @@ def _say_what_it_costs() -> None:
     )
 
 
-def _compile(compiler: Sequence[str], name: str, level: Level, target: Path) -> None:
+def _compile(compiler: _Compiler, name: str, level: Level, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / target.name
-        command = [*compiler, *_FLAGS, *level.flags, "-o", str(built), str(_HERE / f"{name}.cpp")]
+        command = [*compiler.command, *_FLAGS, *compiler.flags(level)]
+        command += ["-o", str(built), str(_HERE / f"{name}.cpp")]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_LIMIT_S)
         except subprocess.CalledProcessError as error:
@@ -181,9 +191,7 @@ def main() -> None:
         help="for every level of this architecture, not this processor's",
     )
     arguments = parser.parse_args()
-    here = levels.available()
-    machine = here[-1].machine if here else ""
-    chosen = [each for each in levels.LEVELS if each.machine == machine] if arguments.all else here
+    chosen = levels.of_this_machine() if arguments.all else levels.available()[-1:]
     count = compile_ahead(chosen)
     print(f"kernels for {', '.join(each.name for each in chosen)}: {count} compiled")
 

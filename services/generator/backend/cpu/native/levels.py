@@ -17,12 +17,16 @@ TORCH = "torch"
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Instructions by the kernel's names for them, and the compiler's flags that allow them."""
+    """Instructions by the kernel's names for them, and what compilers call them.
+
+    `flags` are those of GCC and Clang, `zig_cpu` is Zig's name for the processor.
+    """
 
     name: str
     machine: str  # of the platform
     features: frozenset[str]
     flags: tuple[str, ...]
+    zig_cpu: str
     multiplies_bf16: bool = False
 
 
@@ -31,22 +35,25 @@ _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _VNNI = _AVX512 | {"avx512_vnni"}
 _BF16 = _VNNI | {"avx512_bf16"}
 
+_BF16_FLAGS = ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16")
+_BF16_ZIG = "x86_64_v4+avx512vnni+avx512bf16"
+
 # from the lowest up
 LEVELS = (
-    Level("avx2", "x86_64", _AVX2, ("-march=x86-64-v3",)),
-    Level("avx512", "x86_64", _AVX512, ("-march=x86-64-v4",)),
-    Level("avx512_vnni", "x86_64", _VNNI, ("-march=x86-64-v4", "-mavx512vnni")),
+    Level("avx2", "x86_64", _AVX2, ("-march=x86-64-v3",), "x86_64_v3"),
+    Level("avx512", "x86_64", _AVX512, ("-march=x86-64-v4",), "x86_64_v4"),
     Level(
-        *("avx512_bf16", "x86_64", _BF16),
-        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
-        multiplies_bf16=True,
+        *("avx512_vnni", "x86_64", _VNNI),
+        ("-march=x86-64-v4", "-mavx512vnni"),
+        "x86_64_v4+avx512vnni",
     ),
+    Level("avx512_bf16", "x86_64", _BF16, _BF16_FLAGS, _BF16_ZIG, multiplies_bf16=True),
     Level(
         *("amx", "x86_64", _BF16 | {"amx_tile", "amx_bf16", "amx_int8"}),
-        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
+        *(_BF16_FLAGS, _BF16_ZIG),
         multiplies_bf16=True,
     ),
-    Level("neon", "aarch64", frozenset({"asimd"}), ("-march=armv8-a",)),
+    Level("neon", "aarch64", frozenset({"asimd"}), ("-march=armv8-a",), "generic"),
 )
 NAMES = (TORCH, *(level.name for level in LEVELS))
 _MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
@@ -63,10 +70,13 @@ class LevelError(ValueError):
 def available() -> tuple[Level, ...]:
     """Return the levels of this processor, from the lowest up; none where they are not known."""
     features = _features()
+    return tuple(level for level in of_this_machine() if level.features <= features)
+
+
+def of_this_machine() -> tuple[Level, ...]:
+    """Return all levels of processors of this kind, from the lowest up."""
     machine = _MACHINES.get(platform.machine(), platform.machine())
-    return tuple(
-        level for level in LEVELS if level.machine == machine and level.features <= features
-    )
+    return tuple(level for level in LEVELS if level.machine == machine)
 
 
 def current() -> Level | None:
