@@ -41,6 +41,11 @@ def _quantised(bits: str, **options: str) -> Subject:
     return Subject("infermesh", options=given, bytes_per_weight=_BYTES[bits], environ=environ)
 
 
+def _prebuilt(weights: str, **options: str) -> Subject:
+    given = {"weights": weights, **options}
+    return Subject("llama_cpp_prebuilt", None, given, bytes_per_weight=18 / 32, converts=True)
+
+
 def subjects() -> dict[str, Subject]:
     """Return all subjects by name, ours first."""
     return {
@@ -58,6 +63,8 @@ def subjects() -> dict[str, Subject]:
         "llama.cpp": Subject("llama_cpp", "llama_cpp", {"weights": "BF16"}, converts=True),
         # 32 weights of a byte share a scale of two
         "llama.cpp-q8_0": Subject("llama_cpp", "llama_cpp", {"weights": "Q8_0"}, 34 / 32, True),
+        "llama.cpp-prebuilt": _prebuilt("Q4_0"),
+        "llama.cpp-prebuilt-avx2": _prebuilt("Q4_0", cpu="haswell"),
         "vllm": Subject(
             "vllm_cpu",
             "vllm_cpu",

@@ -31,12 +31,24 @@ OUTER_OF_HUGGING_FACE = {
 }
 
 
-def write_gguf(checkpoint: Path, target: Path, weights: str) -> None:
-    """Write matrices as `weights`, a name of GGMLQuantizationType, and norms as F32."""
+def write_gguf(checkpoint: Path, target: Path, weights: str, has_vocabulary: bool = False) -> None:
+    """Write matrices as `weights`, a name of GGMLQuantizationType, and norms as F32.
+
+    `has_vocabulary` adds tokens without a meaning, for engines that load no file without any.
+    """
     config = json.loads((checkpoint / "config.json").read_text())
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[architecture])
     _add_fields(writer, config, gguf.LlamaFileType[f"MOSTLY_{weights}"])
+    if has_vocabulary:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list([f"<{index}>" for index in range(config["vocab_size"])])
+        writer.add_token_types([1] * config["vocab_size"])
+        writer.add_token_merges(["< 0"])
+        writer.add_eos_token_id(0)
+    else:
+        writer.add_tokenizer_model("none")
     kind = gguf.GGMLQuantizationType[weights]
     for name, values in _tensors(checkpoint / "model.safetensors"):
         if architecture is gguf.MODEL_ARCH.LLAMA and name.endswith(("q_proj", "k_proj")):
@@ -71,7 +83,6 @@ def _add_fields(
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
 
 
 def _renamed(name: str) -> str:
