@@ -55,7 +55,10 @@ def subjects() -> dict[str, Subject]:
         "infermesh-avx2": Subject("infermesh", options={"cpu_level": "avx2"}, environ=AVX2),
         "infermesh-avx2-int8": _quantised("int8", cpu_level="avx2"),
         "infermesh-avx2-int4": _quantised("int4", cpu_level="avx2"),
-        "openvino-avx2": Subject("openvino", "openvino", converts=True, environ=AVX2),
+        # it has no product of bfloat16 there
+        "openvino-avx2": Subject(
+            "openvino", "openvino", {"precision": "f32"}, converts=True, environ=AVX2
+        ),
         "infermesh-torch-attention": Subject("infermesh", options={"attention": "torch"}),
         "generate_batch": Subject("generate_batch"),
         "generate": Subject("generate"),

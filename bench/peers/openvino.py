@@ -29,7 +29,7 @@ def load(setup: Setup) -> Run:
     scheduler.cache_size = KV_CACHE_GIB
     scheduler.max_num_seqs = setup.max_num_seqs
     scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
-    precision = PRECISIONS[setup.dtype]
+    precision = setup.options.get("precision") or PRECISIONS[setup.dtype]
     pipeline = openvino_genai.ContinuousBatchingPipeline(
         setup.model,
         scheduler,

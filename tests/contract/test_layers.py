@@ -61,9 +61,9 @@ def test_a_services_settings_bear_its_name(name: str) -> None:
 
 
 def test_every_service_is_in_the_compose_file() -> None:
-    """What is deployed is what the folder holds, beside stock servers and a fetch of weights."""
+    """What is deployed is what the folder holds, beside stock servers and fetches of weights."""
     assert set(SERVICES) <= compose_services()
-    stock = {"nats", "redis", "weights", "prometheus", "otel-collector"}
+    stock = {"nats", "redis", "weights", "models", "prometheus", "otel-collector"}
     assert compose_services() <= {*SERVICES, *stock}
 
 
