@@ -15,7 +15,7 @@ from pathlib import Path
 from cli import keys
 from cli.models.default import default_model
 from cli.models.locate import UnknownModelError, locate
-from cli.models.store import Store, default_folder
+from cli.models.store import FOLDER_VARIABLE, Store, default_folder
 from cli.plan import Options, Plan, PlanError, plan
 from cli.replica import Replica
 from cli.servers import MissingServerError
@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         with _alone(FOLDER):
             dev_key = keys.ensure(DEV_KEY, os.environ.get("INFERMESH_GATEWAY_DEV_KEY", ""))
             admin_key = keys.ensure(ADMIN_KEY, os.environ.get("INFERMESH_GATEWAY_ADMIN_KEY", ""))
-            planned = plan(options, os.environ, dev_key, admin_key)
+            environ = {k: v for k, v in os.environ.items() if k != FOLDER_VARIABLE}
+            planned = plan(options, environ, dev_key, admin_key)
             asyncio.run(_supervise(planned, dev_key))
     except PlanError as error:
         print("\n".join(f"infermesh up: {p}" for p in error.problems), file=sys.stderr)

@@ -106,7 +106,8 @@ class Competitor:
         """Return the checkpoint in the engine's own form, kept beside it while nothing changes."""
         folder = self._place.checkpoint.parent / self.name
         worker = Path(__file__).parent / f"{self.subject.module}.py"
-        pins = environment.requirements(self.subject.environment or "")
+        own = self.subject.environment
+        pins = "" if own is None else environment.requirements(own)
         source = (self._place.checkpoint / STAMP).read_text()
         recipe = "\n".join([worker.read_text(), pins, source, str(self._options)])
         return cached_folder(folder, recipe, lambda: self._convert(folder))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(--[A-Za-z0-9][A-Za-z0-9._-]*)*")
+# of this command alone: services refuse variables that they do not know
+FOLDER_VARIABLE = "INFERMESH_MODELS"
 _MODEL_SUFFIXES = frozenset({".gguf", ".safetensors"})
 
 
@@ -26,7 +28,7 @@ class StoredModel(NamedTuple):
 
 def default_folder(environ: Mapping[str, str]) -> Path:
     """Return where models are kept: INFERMESH_MODELS, or below the user's cache folder."""
-    if given := environ.get("INFERMESH_MODELS"):
+    if given := environ.get(FOLDER_VARIABLE):
         return Path(given)
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infermesh" / "models"
 
