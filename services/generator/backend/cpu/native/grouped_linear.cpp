@@ -322,38 +322,55 @@ struct Quantize : Product {};
 
 int64_t items(const Quantize& q) { return *q.rows; }
 
+typedef int8_t Narrow __attribute__((vector_size(LANES)));
+typedef int16_t Half __attribute__((vector_size(2 * LANES)));
+constexpr int PARTS_OF_BLOCK = INPUTS / LANES;
+
 // The largest magnitude, compared as bits, where NaN is above infinity and so is not lost.
-inline float largest(const float* x) {
-    uint32_t top = 0;
-    for (int i = 0; i < INPUTS; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, x + i, sizeof bits);
-        top = std::max(top, bits & 0x7fffffff);
+inline float largest(const Vector* x) {
+    Integers top = {};
+    for (int v = 0; v < PARTS_OF_BLOCK; ++v) {
+        const Integers bits = (Integers)x[v] & 0x7fffffff;
+        top = bits > top ? bits : top;
     }
+    int32_t most = 0;
+    for (int i = 0; i < LANES; ++i) most = std::max(most, top[i]);
     float out;
-    std::memcpy(&out, &top, sizeof out);
+    std::memcpy(&out, &most, sizeof out);
     return out;
 }
 
-inline void quantize(const float* x, const Weight& w, char* values, Beside* beside) {
+// Even inputs of a step first, as products of pairs take them.
+inline void put_pairs(const Integers* whole, char* values) {
+    static constexpr int PLACES[STEP] = {0, 2, 1, 3};
+    int16_t ordered[INPUTS], given[INPUTS];
+    for (int v = 0; v < PARTS_OF_BLOCK; ++v) {
+        const Half halves = __builtin_convertvector(whole[v], Half);
+        std::memcpy(given + v * LANES, &halves, sizeof halves);
+    }
+    for (int i = 0; i < INPUTS; ++i) ordered[i / STEP * STEP + PLACES[i % STEP]] = given[i];
+    std::memcpy(values, ordered, sizeof ordered);
+}
+
+inline void quantize(const Vector* x, const Weight& w, char* values, Beside* beside) {
     const float top = largest(x);
     const float inverse = top > 0 ? 127.0f / top : 0.0f;
-    int32_t whole[INPUTS], sums[2] = {};
-    for (int i = 0; i < INPUTS; ++i) {
-        const float shifted = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23: the low bits hold it
-        std::memcpy(whole + i, &shifted, sizeof shifted);
-        whole[i] = std::min(std::max(whole[i] - 0x4b400000, -127), 127);  // NaN is some number
-    }
-    for (int i = 0; i < INPUTS; ++i) sums[i / (INPUTS / 2)] += whole[i];
-    if (value_bytes(w) == 2)
-        for (int i = 0; i < INPUTS; ++i) {
-            static constexpr int PLACES[STEP] = {0, 2, 1, 3};  // even inputs first
-            const int16_t value = static_cast<int16_t>(whole[i]);
-            const int place = i / STEP * STEP + PLACES[i % STEP];
-            std::memcpy(values + place * 2, &value, sizeof value);
+    Integers whole[PARTS_OF_BLOCK], halves[2] = {};
+    for (int v = 0; v < PARTS_OF_BLOCK; ++v) {
+        const Vector shifted = x[v] * inverse + 12582912.0f;  // 1.5 * 2^23: the low bits hold it
+        const Integers some = (Integers)shifted - 0x4b400000;
+        const Integers low = some < -127 ? Integers{} - 127 : some;
+        whole[v] = low > 127 ? Integers{} + 127 : low;  // NaN is some number
+        halves[v * 2 / PARTS_OF_BLOCK] += whole[v];
+        if (value_bytes(w) == 1) {
+            const Narrow bytes = __builtin_convertvector(whole[v], Narrow);
+            std::memcpy(values + v * LANES, &bytes, sizeof bytes);
         }
-    else
-        for (int i = 0; i < INPUTS; ++i) values[i] = static_cast<char>(whole[i]);
+    }
+    if (value_bytes(w) == 2) put_pairs(whole, values);
+    int32_t sums[2] = {};
+    for (int half = 0; half < 2; ++half)
+        for (int i = 0; i < LANES; ++i) sums[half] += halves[half][i];
     if (parts_of(w) == 1) sums[0] += sums[1];
     beside->unit = top / 127.0f;
     for (int part = 0; part < 2; ++part) {
@@ -373,11 +390,12 @@ inline Beside* besides_of(const Product& p) {
 }
 
 // A block of a row as it is, and its sums.
-inline void keep(const float* x, const Weight& w, char* values, Beside* beside) {
-    std::memcpy(values, x, INPUTS * sizeof *x);
+inline void keep(const Vector* x, const Weight& w, char* values, Beside* beside) {
+    float* row = reinterpret_cast<float*>(values);
+    for (int v = 0; v < PARTS_OF_BLOCK; ++v) store(x[v], row + v * LANES);
     *beside = {};
     for (int i = 0; i < INPUTS; ++i)
-        beside->totals[w.group_size == INPUTS ? 0 : i / (INPUTS / 2)] += x[i];
+        beside->totals[w.group_size == INPUTS ? 0 : i / (INPUTS / 2)] += row[i];
 }
 
 template <typename T>
@@ -388,9 +406,14 @@ void run_as(const Quantize& q, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
         const T* x = static_cast<const T*>(q.x) + row * q.x_stride;
         for (int64_t block = 0; block < blocks_of(w); ++block) {
-            float part[INPUTS] = {};
-            const int64_t count = std::min<int64_t>(INPUTS, w.inputs - block * INPUTS);
-            for (int64_t i = 0; i < count; ++i) part[i] = widen(x[block * INPUTS + i]);
+            const T* from = x + block * INPUTS;
+            T last[INPUTS] = {};
+            if (w.inputs - block * INPUTS < INPUTS) {
+                std::copy(from, x + w.inputs, last);
+                from = last;
+            }
+            Vector part[PARTS_OF_BLOCK];
+            for (int v = 0; v < PARTS_OF_BLOCK; ++v) part[v] = load(from + v * LANES);
             const int64_t place = block * rows + row;
             char* values = q.scratch + place * row_bytes(w, q.is_exact);
             (q.is_exact ? keep : quantize)(part, w, values, besides + place);
