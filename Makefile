@@ -35,7 +35,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	  -c constraints.txt -e '.[$(EXTRAS)]'
 	$(PYTHON) -m services.generator.backend.cpu.native.compiler
 	@$(VENV)/bin/infermesh pull smollm2-135m-instruct \
-	  || echo 'make setup: infermesh-tiny will be served; later: infermesh pull smollm2-135m-instruct'
+	  || echo 'make setup: goes on without SmolLM2; later: infermesh pull smollm2-135m-instruct'
 	@touch $@
 
 .PHONY: up

@@ -1,4 +1,4 @@
-"""What rows of 8 bits cost the default model: perplexity, and short factual questions right.
+"""What rows of 8 bits cost the chat model: perplexity, and short factual questions right.
 
     python -m bench.rows [--model FILE.gguf] [--tokens 24576]
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.common.machine import describe
-from cli.models.catalogue import DEFAULT_MODEL
+from cli.models.catalogue import CHAT_MODEL
 from cli.models.locate import locate
 from cli.models.store import Store, default_folder
 from services.generator.engine import Engine, EngineConfig, SamplingParams
@@ -65,7 +65,7 @@ def num_right(engine: Engine, chat: ChatEncoder, codec: Codec) -> int:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=CHAT_MODEL)
     parser.add_argument("--tokens", type=int, default=24 * DOCUMENT_TOKENS)
     options = parser.parse_args()
     model = locate(options.model, Store(default_folder(os.environ))).path

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli import keys
-from cli.models.default import default_model
+from cli.models.catalogue import BUNDLED_MODEL, too_large
 from cli.models.locate import UnknownModelError, locate
+from cli.models.memory import available_bytes
 from cli.models.store import FOLDER_VARIABLE, Store, default_folder
 from cli.plan import Options, Plan, PlanError, plan
 from cli.replica import Replica
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="a checkpoint's folder, a GGUF file, or the name of a pulled model;"
-        " default: INFERMESH_MODEL, else smollm2-135m-instruct",
+        " default: INFERMESH_MODEL, else infermesh-tiny",
     )
     parser.add_argument(
         "--quantization",
@@ -88,8 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _model(name: str) -> Path:
-    store = Store(default_folder(os.environ))
-    return locate(name, store).path if name else default_model(store)
+    """Return where the model lies; raises UnknownModelError, also where it is known not to fit."""
+    location = locate(name or BUNDLED_MODEL, Store(default_folder(os.environ)))
+    if location.entry is not None:
+        problem = too_large(location.entry, available_bytes())
+        if problem is not None:
+            raise UnknownModelError(problem)
+    return location.path
 
 
 async def _supervise(planned: Plan, dev_key: str) -> None:

@@ -95,11 +95,9 @@ with socket.create_server(("127.0.0.1", 0)) as probe:
     print(probe.getsockname()[1])')
 INFERMESH_GATEWAY_DEV_KEY=sk-$("$python" -c 'import secrets; print(secrets.token_hex(16))')
 export INFERMESH_GATEWAY_PORT INFERMESH_GATEWAY_DEV_KEY
-# the end-to-end check knows the bundled model
-export MODELS=${MODELS:-./models} MODEL=${MODEL:-infermesh-tiny}
 export INFERMESH_URL=http://127.0.0.1:$INFERMESH_GATEWAY_PORT
 export INFERMESH_API_KEY=$INFERMESH_GATEWAY_DEV_KEY
-model=$MODEL
+model=${MODEL:-infermesh-tiny}
 
 say "building with $("${compose[@]}" version --short)"
 quietly "${compose[@]}" down -v --remove-orphans

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
+CHAT_MODEL = "smollm2-135m-instruct"
 BUNDLED_MODEL = "infermesh-tiny"
 _FILE = Path(__file__).with_name("catalogue.json")
 

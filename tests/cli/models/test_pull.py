@@ -148,8 +148,10 @@ def test_what_is_not_as_expected_gets_no_name(
     assert pull_entry(entry(), store).is_dir()
 
 
+# a shell's background jobs ignore SIGINT, and hand that down
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from cli.models.pull import pull_entry
 from cli.models.store import Store

@@ -3,7 +3,7 @@
     npm install --ignore-scripts node-llama-cpp
     python -m tests.tokenizer.gguf.record NODE_MODULES
 
-For the default model's vocabulary under each pre-tokenizer's name, and for SentencePiece's.
+For the chat model's vocabulary under each pre-tokenizer's name, and for SentencePiece's.
 """
 
 import json
@@ -19,7 +19,7 @@ from services.tokenizer.gguf.pre_tokenizers import PRE_TOKENIZERS
 from tests.tokenizer.gguf.expected import RECORD, digest
 from tests.tokenizer.gguf.odd_strings import odd_strings
 from tests.tokenizer.gguf.vocabularies import (
-    default_model,
+    chat_model,
     sentence_piece_vocabulary,
     write_vocabulary,
 )
@@ -53,7 +53,7 @@ def main() -> None:
 def _vocabularies() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "sentence-piece", sentence_piece_vocabulary(adds_blank=True)
     yield "sentence-piece-without-blank", sentence_piece_vocabulary(adds_blank=False)
-    model = default_model()
+    model = chat_model()
     assert model is not None, "infermesh pull smollm2-135m-instruct"
     metadata = dict(GGUFFile.read(model).metadata)
     kept = {

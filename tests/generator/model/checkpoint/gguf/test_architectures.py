@@ -23,7 +23,7 @@ from tests.generator.model.conftest import save
 from tests.generator.model.family_models import GEMMA3, LONGROPE, SAMPLES, YARN, Sample
 from tests.generator.model.test_families import last_logits
 from tests.generator.model.test_parity import make_prompts
-from tests.tokenizer.gguf.vocabularies import default_model
+from tests.tokenizer.gguf.vocabularies import chat_model
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
@@ -165,12 +165,12 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    default_model() is None,
-    reason="the default model is not here: infermesh pull smollm2-135m-instruct",
+    chat_model() is None,
+    reason="the chat model is not here: infermesh pull smollm2-135m-instruct",
 )
-def test_the_default_model_decodes_as_transformers_does() -> None:
+def test_the_chat_model_decodes_as_transformers_does() -> None:
     """Greedy tokens of float32 on the weights that the file stands for, in exact arithmetic."""
-    path = default_model()
+    path = chat_model()
     assert path is not None
     config, weights = read_config(path), open_weights(path)
     model = transformers.LlamaForCausalLM(

@@ -1,4 +1,4 @@
-"""The default model, served as `infermesh up` serves it where nobody names another."""
+"""A real chat model, served from a GGUF file by its name."""
 
 import json
 from collections.abc import Iterator
@@ -6,27 +6,27 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from cli.models.catalogue import DEFAULT_MODEL, catalogue
+from cli.models.catalogue import CHAT_MODEL, catalogue
 from tests.e2e.stack import Stack
-from tests.tokenizer.gguf.vocabularies import default_model
+from tests.tokenizer.gguf.vocabularies import chat_model
 
-MODEL = default_model()
+MODEL = chat_model()
 pytestmark = pytest.mark.skipif(
-    MODEL is None, reason="the default model is not here: infermesh pull smollm2-135m-instruct"
+    MODEL is None, reason="the chat model is not here: infermesh pull smollm2-135m-instruct"
 )
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    """A stack of its own, without a model's name."""
-    folder = tmp_path_factory.mktemp("default")
-    models = folder / "models" / DEFAULT_MODEL
+    """A stack of its own."""
+    folder = tmp_path_factory.mktemp("chat-model")
+    models = folder / "models" / CHAT_MODEL
     models.mkdir(parents=True)
     assert MODEL is not None
     (models / MODEL.name).symlink_to(MODEL)
-    sampling = dict(catalogue()[DEFAULT_MODEL].sampling)
+    sampling = dict(catalogue()[CHAT_MODEL].sampling)
     (models / "generation_config.json").write_text(json.dumps(sampling))
-    stack = Stack(folder, INFERMESH_MODEL="", INFERMESH_MODELS=str(folder / "models"))
+    stack = Stack(folder, "--model", CHAT_MODEL, INFERMESH_MODELS=str(folder / "models"))
     try:
         stack.wait_ready()
         address = stack.address
@@ -37,7 +37,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, question: str, **options: object) -> str:
     answer = client.chat.completions.create(
-        model=DEFAULT_MODEL,
+        model=CHAT_MODEL,
         messages=[{"role": "user", "content": question}],
         max_tokens=60,
         **options,  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def ask(client: openai.OpenAI, question: str, **options: object) -> str:
 
 def test_it_is_served_under_its_name(client: openai.OpenAI) -> None:
     """The catalogue's."""
-    assert client.models.list().data[0].id == DEFAULT_MODEL
+    assert client.models.list().data[0].id == CHAT_MODEL
 
 
 def test_it_answers_in_sentences(client: openai.OpenAI) -> None:
@@ -62,7 +62,7 @@ def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI) -> None:
     question = "Write one sentence about the sea."
     whole = ask(client, question, temperature=0)
     chunks = client.chat.completions.create(
-        model=DEFAULT_MODEL,
+        model=CHAT_MODEL,
         messages=[{"role": "user", "content": question}],
         max_tokens=60,
         temperature=0,
@@ -84,7 +84,7 @@ def test_a_control_tokens_spelling_is_content(client: openai.OpenAI) -> None:
 
     def prompt_tokens(content: str) -> int:
         usage = client.chat.completions.create(
-            model=DEFAULT_MODEL, messages=[{"role": "user", "content": content}], max_tokens=1
+            model=CHAT_MODEL, messages=[{"role": "user", "content": content}], max_tokens=1
         ).usage
         assert usage is not None
         return usage.prompt_tokens
