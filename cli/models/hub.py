@@ -1,6 +1,6 @@
 """Models from the Hugging Face hub: one GGUF file, or a folder of safetensors.
 
-HF_ENDPOINT, HF_TOKEN and the library's other settings hold; what was begun is resumed.
+HF_ENDPOINT, HF_TOKEN and the library's other settings hold. It compares sizes, not hashes.
 """
 
 import re
@@ -66,7 +66,7 @@ def _shards(sizes: Mapping[str, int], name: str) -> list[str]:
 
 
 def pull_from_hub(reference: Reference, folder: Path) -> None:
-    """Write the model's files into the folder, checked by the hub's hashes; raises PullError."""
+    """Write the model's files into the folder; raises PullError."""
     # takes a second to import, and most commands do without
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -82,7 +82,7 @@ def pull_from_hub(reference: Reference, folder: Path) -> None:
             huggingface_hub.hf_hub_download(
                 reference.repo, name, revision=info.sha, local_dir=folder
             )
-        shutil.rmtree(folder / ".cache")  # the library's notes, by which it resumes
+        shutil.rmtree(folder / ".cache")  # the library's notes
     except PullError:
         raise
     except HfHubHTTPError as error:

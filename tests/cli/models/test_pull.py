@@ -185,11 +185,26 @@ def test_an_interrupted_pull_leaves_no_model(
     assert (pull_entry(entry(), store) / "fake.gguf").read_bytes() == MODEL
 
 
-@pytest.mark.usefixtures("index")
+class Said(io.StringIO):
+    """Stands for stderr, and tells another thread when something was said."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.is_said = threading.Event()
+        self._text = text
+
+    def write(self, text: str) -> int:
+        if self._text in text:
+            self.is_said.set()
+        return super().write(text)
+
+
 def test_two_pulls_of_a_model_are_one(
-    index: Index, store: Store, capsys: pytest.CaptureFixture[str]
+    index: Index, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second waits, says so, and finds the model there."""
+    said = Said("waiting for it")
+    monkeypatch.setattr(sys, "stderr", said)
     index.stalls.set()
     paths: list[Path] = []
     pulls = [
@@ -198,9 +213,7 @@ def test_two_pulls_of_a_model_are_one(
     pulls[0].start()
     assert index.is_half_way.wait(30)
     pulls[1].start()
-    deadline = time.monotonic() + 10
-    while "waiting for it" not in (said := capsys.readouterr().err):
-        assert time.monotonic() < deadline, said
+    assert said.is_said.wait(10)
     index.stalls.clear()
     for each in pulls:
         each.join()
