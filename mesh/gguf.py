@@ -85,7 +85,7 @@ class GGUFFile:
         Raises GGUFError for what is damaged, missing or of an unknown version, OSError for what
         cannot be opened.
         """
-        paths = _shards(path)
+        paths = shards(path)
         heads = [_Head.read(each) for each in paths]
         num_shards = heads[0].metadata.get("split.count", 1)
         if num_shards not in (0, len(paths)):
@@ -103,10 +103,13 @@ class GGUFFile:
 def find_gguf(path: Path) -> Path | None:
     """Return the GGUF file that a model's path means: itself, or the only one in the folder.
 
-    Of a split model it is the first file. Raises GGUFError where a folder holds several models.
+    Of a split model it is the first file. None for a folder with safetensors, which is a Hugging
+    Face checkpoint whatever lies beside. Raises GGUFError where a folder holds several models.
     """
     if path.is_file():
         return path if path.suffix == ".gguf" else None
+    if any(path.glob("*.safetensors")):
+        return None
     firsts = [each for each in sorted(path.glob("*.gguf")) if _shard_number(each) == 1]
     if len(firsts) > 1:
         names = ", ".join(each.name for each in firsts)
@@ -125,7 +128,7 @@ def _shard_number(path: Path) -> int:
     return int(match[1]) if match else 1
 
 
-def _shards(path: Path) -> list[Path]:
+def shards(path: Path) -> list[Path]:
     """Return the files of a model in their order; raises GGUFError naming one that is missing."""
     match = _SHARD.search(path.name)
     if match is None:

@@ -7,6 +7,9 @@ from services.generator.model.checkpoint.fields import Fields
 from services.generator.model.checkpoint.rope_config import RopeConfig, parse_rope
 from services.generator.model.errors import ModelConfigError
 
+# where a file says more, it is taken for damaged
+MAX_LAYERS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertsConfig:
@@ -30,6 +33,8 @@ class LayerConfig:
 def parse_layers(fields: Fields, family: Family, head_dim: int) -> tuple[LayerConfig, ...]:
     """Return every layer's settings, first to last; raises ModelConfigError."""
     num_layers = fields.positive("num_hidden_layers")
+    if num_layers > MAX_LAYERS:
+        raise ModelConfigError(fields.name("num_hidden_layers"), f"is above {MAX_LAYERS}")
     ropes: tuple[RopeConfig | None, ...] = (None, None)
     if family.has_rope:
         ropes = parse_rope(fields, head_dim, family.local_theta)

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from mesh.gguf import find_gguf, shards
+
 _HASHED_EDGE_BYTES = 2**20
 _SUFFIXES = (".json", ".jinja", ".safetensors")
 
@@ -26,8 +28,8 @@ def revision(model: Path) -> str:
 
 
 def _files(model: Path) -> Iterator[Path]:
-    if model.is_file():
-        yield model
+    file = find_gguf(model)
+    if file is not None:
+        yield from shards(file)
         return
-    suffixes = (".gguf",) if any(model.glob("*.gguf")) else _SUFFIXES
-    yield from (path for path in sorted(model.iterdir()) if path.suffix in suffixes)
+    yield from (path for path in sorted(model.iterdir()) if path.suffix in _SUFFIXES)

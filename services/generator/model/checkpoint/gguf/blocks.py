@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
 from mesh.gguf import Tensor
@@ -27,11 +28,17 @@ def is_grouped(tensor: Tensor) -> bool:
     return tensor.type.name in _READERS
 
 
-def grouped(tensor: Tensor) -> GroupedWeight:
-    """Return a matrix [out, in] whose elements are exactly those of the file in float32."""
+def grouped(name: str, tensor: Tensor) -> GroupedWeight:
+    """Return a matrix [out, in] whose elements are exactly those of the file in float32.
+
+    Raises WeightError for a scale that is no finite number: it would poison every answer.
+    """
     rows, columns = tensor.shape
     read, bits = _READERS[tensor.type.name]
     values, scales, offsets = read(_blocks(tensor))
+    _check_finite(name, scales)
+    if offsets is not None:
+        _check_finite(name, offsets)
     group_size = values.shape[2]
     return GroupedWeight(
         values.reshape(rows, columns),
@@ -56,7 +63,7 @@ def floats(name: str, tensor: Tensor) -> torch.Tensor:
     if kind in _READERS:
         *outer, columns = tensor.shape
         matrix = tensor._replace(shape=(math.prod(outer), columns))
-        return grouped(matrix).dequantized(torch.float32).reshape(tensor.shape)
+        return grouped(name, matrix).dequantized(torch.float32).reshape(tensor.shape)
     return _by_the_package(name, tensor)
 
 
@@ -69,10 +76,18 @@ def _by_the_package(name: str, tensor: Tensor) -> torch.Tensor:
         raise WeightError(name, problem) from error
     kind = gguf.GGMLQuantizationType[tensor.type.name]
     try:
-        array = gguf.dequantize(_bytes(tensor).numpy(), kind)
+        with np.errstate(all="ignore"):  # the check says more
+            array = gguf.dequantize(_bytes(tensor).numpy(), kind)
     except NotImplementedError as error:
         raise WeightError(name, f"is of type {tensor.type.name}, which cannot be read") from error
-    return torch.from_numpy(array).reshape(tensor.shape)
+    floats = torch.from_numpy(array).reshape(tensor.shape)
+    _check_finite(name, floats)
+    return floats
+
+
+def _check_finite(name: str, numbers: torch.Tensor) -> None:
+    if not numbers.isfinite().all():
+        raise WeightError(name, "has a scale that is not a finite number: the file is damaged")
 
 
 def _bytes(tensor: Tensor) -> torch.Tensor:

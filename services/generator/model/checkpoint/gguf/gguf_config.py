@@ -6,8 +6,9 @@ from pathlib import Path
 from mesh.gguf import GGUFError, GGUFFile, find_gguf
 from mesh.gguf_vocabulary import end_token_ids
 from services.generator.model.checkpoint.config import ModelConfig
-from services.generator.model.checkpoint.gguf.metadata import hugging_face_fields
+from services.generator.model.checkpoint.gguf.hugging_face_fields import hugging_face_fields
 from services.generator.model.checkpoint.gguf.tensor_names import TENSOR_NAMES
+from services.generator.model.checkpoint.gguf.unread_tensors import refuse_unread_tensors
 from services.generator.model.errors import ModelConfigError
 
 
@@ -24,14 +25,23 @@ def open_gguf(model: Path) -> GGUFFile | None:
 
 
 def model_config(file: GGUFFile) -> ModelConfig:
-    """Return the model's configuration; raises ModelConfigError naming the entry at fault."""
+    """Return the model's configuration.
+
+    Raises ModelConfigError or WeightError naming the entry or the tensor at fault.
+    """
     fields = hugging_face_fields(file)
-    config = ModelConfig.parse(fields, eos_token_id=end_token_ids(file.metadata))
-    # converters have transposed GPT-2's matrices and added what Gemma's norms leave out
+    config = ModelConfig.parse(fields, eos_token_id=_end_token_ids(file))
+    # converters have turned GPT-2's matrices round
     family = dataclasses.replace(
-        config.family,
-        weights=TENSOR_NAMES[fields["architectures"][0]],
-        is_transposed=False,
-        norm="layer" if config.family.norm == "layer" else "rms",
+        config.family, weights=TENSOR_NAMES[fields["architectures"][0]], is_transposed=False
     )
-    return dataclasses.replace(config, family=family)
+    config = dataclasses.replace(config, family=family)
+    refuse_unread_tensors(file, config)
+    return config
+
+
+def _end_token_ids(file: GGUFFile) -> tuple[int, ...]:
+    try:
+        return end_token_ids(file.metadata)
+    except GGUFError as error:
+        raise ModelConfigError(error.field, str(error).removeprefix(f"{error.field} ")) from error

@@ -27,6 +27,7 @@ _NORMS_AFTER = replace(
 
 TENSOR_NAMES: Mapping[str, WeightNames] = {
     "LlamaForCausalLM": _COMMON,
+    "MistralForCausalLM": _COMMON,
     "MixtralForCausalLM": replace(_COMMON, experts=_EXPERTS),
     "Qwen2ForCausalLM": _COMMON,
     "Qwen3ForCausalLM": replace(_COMMON, head_norms=_HEAD_NORMS),

@@ -11,6 +11,8 @@ from services.generator.model.errors import WeightError
 
 # whose query and key rows are ordered for a rotation of neighbours, where ours turns halves
 _INTERLEAVED = frozenset({"llama"})
+# whose norms are kept with the one that is added to them
+_RAISED = frozenset({"gemma2", "gemma3"})
 
 
 class GGUFWeights:
@@ -22,6 +24,7 @@ class GGUFWeights:
     def __init__(self, file: GGUFFile) -> None:
         self._tensors = file.tensors
         architecture = file.metadata.get("general.architecture", "")
+        self._raises_norms = architecture in _RAISED
         self._num_heads: dict[str, int] = {}
         if architecture in _INTERLEAVED:
             heads = file.metadata[f"{architecture}.attention.head_count"]
@@ -34,6 +37,9 @@ class GGUFWeights:
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
         """Return a tensor as floats; WeightError if absent, of another shape or not readable."""
         values = blocks.floats(name, self._find(name, shape))
+        if self._raises_norms and name.endswith("norm.weight"):
+            # exact where the stored one came of adding one
+            return values.float() - 1.0
         order = self._row_order(name, len(values))
         return values if order is None else values[order]
 
@@ -42,7 +48,7 @@ class GGUFWeights:
         tensor = self._find(name, shape)
         if not blocks.is_grouped(tensor):
             return None
-        weight = blocks.grouped(tensor)
+        weight = blocks.grouped(name, tensor)
         order = self._row_order(name, shape[0])
         return weight if order is None else weight.reordered(order)
 

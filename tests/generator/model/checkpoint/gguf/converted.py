@@ -86,7 +86,7 @@ def _entries(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     original = whole.get("original_max_position_embeddings")
     if kind in ("yarn", "longrope"):
         yield "rope_scaling_orig_ctx_len", original
-    if config["model_type"] in ("gemma2", "gemma3_text", "phi3"):
+    if config["model_type"] in ("mistral", "mixtral", "gemma2", "gemma3_text", "phi3"):
         yield "sliding_window", config.get("sliding_window")
     yield "attn_logit_softcapping", config.get("attn_logit_softcapping")
     yield "final_logit_softcapping", config.get("final_logit_softcapping")

@@ -43,13 +43,16 @@ def changed(name: str, **changes: Any) -> Sample:
 CASES = {
     "llama": SAMPLES["llama"],
     "llama_tied": changed("llama", tie_word_embeddings=True),
-    "llama_biased": changed("llama", attention_bias=True),
+    "llama_biased": changed("llama", attention_bias=True, mlp_bias=True),
+    "llama_yarn": changed("llama", rope_parameters=YARN),
     "llama3": changed("llama", rope_parameters=LLAMA3),
     "llama_linear": changed(
         "llama", rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
     ),
     "mistral": changed("mistral", sliding_window=None),
+    "mistral_windowed": SAMPLES["mistral"],
     "mixtral": changed("mixtral", sliding_window=None),
+    "mixtral_windowed": SAMPLES["mixtral"],
     "qwen2": changed("qwen2", use_sliding_window=False, sliding_window=None, rope_parameters=None),
     "qwen2_yarn": changed(
         "qwen2", use_sliding_window=False, sliding_window=None, rope_parameters=YARN

@@ -52,7 +52,7 @@ def random_tensor(kind: str) -> tuple[Tensor, np.ndarray]:
 def test_groups_mean_what_the_file_does(kind: str) -> None:
     """Bit for bit, in as many bits as a value needs."""
     tensor, expected = random_tensor(kind)
-    weight = blocks.grouped(tensor)
+    weight = blocks.grouped("t", tensor)
     assert blocks.is_grouped(tensor)
     assert np.array_equal(weight.dequantized(torch.float32).numpy(), expected)
     assert weight.bits == (4 if kind.startswith("Q4") else 8)
