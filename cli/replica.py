@@ -8,16 +8,14 @@ import contextlib
 import enum
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from cli import launcher
 from cli.log import Log
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
 PROBE_STARTING_S = 0.2
 PROBE_READY_S = 2.0
 
@@ -141,8 +139,7 @@ class Replica:
     async def _spawn(self) -> asyncio.subprocess.Process:
         with self._log.open() as log:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())),
-                *self.service.command,
+                *launcher.bound_to_this(self.service.command),
                 env=self.service.environ,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

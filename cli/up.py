@@ -16,7 +16,7 @@ from cli import keys
 from cli.models.catalogue import BUNDLED_MODEL, too_large
 from cli.models.locate import UnknownModelError, locate
 from cli.models.memory import available_bytes
-from cli.models.store import FOLDER_VARIABLE, Store, default_folder
+from cli.models.store import FOLDER_VARIABLE, Store, StoreError, default_folder
 from cli.plan import Options, Plan, PlanError, plan
 from cli.replica import Replica
 from cli.servers import MissingServerError
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Return when everything has stopped: 0, or 2 where nothing could be started."""
     try:
         model = _model(arguments.model or os.environ.get("INFERMESH_MODEL", ""))
-    except UnknownModelError as error:
+    except (UnknownModelError, StoreError) as error:
         print(f"infermesh up: --model: {error}", file=sys.stderr)
         return 2
     options = Options(

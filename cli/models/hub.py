@@ -1,94 +1,113 @@
 """Models from the Hugging Face hub: one GGUF file, or a folder of safetensors.
 
-HF_ENDPOINT, HF_TOKEN and the library's other settings hold. It compares sizes, not hashes.
+HF_ENDPOINT, HF_TOKEN and the library's other settings hold. The library's own download begins anew
+after its process was killed, so files are fetched by `resume`.
 """
 
-import re
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from cli.models.wheel import PullError
+import httpx2
+import huggingface_hub
+from huggingface_hub import constants, errors
+from huggingface_hub.hf_api import RepoSibling
 
-_REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<file>[\w./ -]+\.gguf))?")
-# of a folder: what our services read
-_WANTED = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
-    "model.safetensors.index.json",
-)  # fmt: skip
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-
-
-class Reference(NamedTuple):
-    """`ORG/NAME`, or one of its GGUF files."""
-
-    repo: str
-    file: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Reference | None":
-        """Return what a name means, None where it is no reference to the hub."""
-        match = _REFERENCE.fullmatch(text)
-        return None if match is None else cls(match["repo"], match["file"])
-
-
-def choose_files(sizes: Mapping[str, int], reference: Reference) -> list[str]:
-    """Return which of a repository's files make the model; raises PullError with the choices."""
-    if reference.file is not None:
-        shards = _shards(sizes, reference.file)
-        if not shards:
-            raise PullError(f"{reference.repo} has no file {reference.file}")
-        return shards
-    weights = [name for name in sizes if name.endswith(".safetensors") and "/" not in name]
-    if weights and "config.json" in sizes:
-        return [*(name for name in _WANTED if name in sizes), *sorted(weights)]
-    models = sorted({_shards(sizes, name)[0] for name in sizes if name.endswith(".gguf")})
-    if len(models) == 1:
-        return _shards(sizes, models[0])
-    if not models:
-        raise PullError(
-            f"{reference.repo} has neither GGUF files nor safetensors with a config.json"
-        )
-    megabytes = {name: sum(sizes[each] for each in _shards(sizes, name)) / 1e6 for name in models}
-    lines = [f"  {reference.repo}:{name}  {megabytes[name]:,.0f} MB" for name in models]
-    raise PullError("\n".join([f"{reference.repo} has several models, name one of them:", *lines]))
-
-
-def _shards(sizes: Mapping[str, int], name: str) -> list[str]:
-    """Return all files of the model that one of its files names."""
-    if not _SHARD.search(name):
-        return [name] if name in sizes else []
-    stem = _SHARD.sub("", name)
-    return sorted(each for each in sizes if _SHARD.search(each) and _SHARD.sub("", each) == stem)
+from cli.models.errors import PullError
+from cli.models.hub_files import HubFile, choose_files
+from cli.models.progress import bytes_in, following
+from cli.models.reference import Reference, is_safe_path
+from cli.models.resume import fetch, part_name
 
 
 def pull_from_hub(reference: Reference, folder: Path) -> None:
-    """Write the model's files into the folder; raises PullError."""
-    # takes a second to import, and most commands do without
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+    """Write the model's files into the folder, checked; raises PullError.
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-        print(f"pulling {reference.repo} from the hub", file=sys.stderr)
+    What an earlier pull left there is gone on with.
+    """
+    with _refusals(reference):
+        commit, files = _files(reference)
+        _keep(folder, files)
+        total = sum(each.num_bytes for each in files)
+        token = huggingface_hub.get_token()
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        with following(str(reference), total, lambda: bytes_in(folder)):
+            for each in files:
+                url = huggingface_hub.hf_hub_url(reference.repo, each.path, revision=commit)
+                fetch(each, url, headers, folder)
+
+
+def _files(reference: Reference) -> tuple[str, list[HubFile]]:
+    """Return the repository's commit, and the model's files in it."""
+    timeout_s = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        info = huggingface_hub.HfApi().model_info(reference.repo, files_metadata=True)
-        sizes = {each.rfilename: each.size or 0 for each in info.siblings or []}
-        for name in choose_files(sizes, reference):
-            huggingface_hub.hf_hub_download(
-                reference.repo, name, revision=info.sha, local_dir=folder
-            )
-        shutil.rmtree(folder / ".cache")  # the library's notes
-    except PullError:
-        raise
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        reasons = {401: "asks for a token (HF_TOKEN)", 403: "asks for a licence to be accepted"}
-        reason = reasons.get(status or 0, "is not there" if status == 404 else f"gave {status}")
-        raise PullError(f"the hub's {reference.repo} {reason}") from error
-    except Exception as error:  # those of its HTTP library are no part of its interface
-        raise PullError(f"the hub cannot be reached: {error}") from error
+        info = huggingface_hub.HfApi().model_info(
+            reference.repo, files_metadata=True, timeout=timeout_s
+        )
+        commit = info.sha
+        siblings = {
+            each.rfilename: each for each in info.siblings or () if is_safe_path(each.rfilename)
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError):  # those of HTTP are
+            raise
+        problem = "does not answer as a hub does: see HF_ENDPOINT"
+        raise PullError(f"{constants.ENDPOINT} {problem}") from error
+    names = choose_files({name: each.size or 0 for name, each in siblings.items()}, reference)
+    if commit is None:
+        raise PullError(f"the hub names no commit of {reference.repo}")
+    return commit, [_file(reference.repo, siblings[name]) for name in names]
+
+
+def _file(repo: str, sibling: RepoSibling) -> HubFile:
+    digest = sibling.blob_id if sibling.lfs is None else sibling.lfs.sha256
+    size = sibling.size if sibling.lfs is None else sibling.lfs.size
+    if digest is None or size is None:
+        raise PullError(f"the hub says no hash of {repo}:{sibling.rfilename} to check it by")
+    return HubFile(sibling.rfilename, size, digest.lower(), sibling.lfs is not None)
+
+
+def _keep(folder: Path, files: list[HubFile]) -> None:
+    """Remove what is not of these files: of another commit, or of another version of ours."""
+    kept = {name for each in files for name in (each.name, part_name(each))}
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in kept:
+            path.unlink()
+
+
+@contextmanager
+def _refusals(reference: Reference) -> Iterator[None]:
+    """Raise PullError for the faults of the network and of the hub, and for no others."""
+    try:
+        yield
+    except errors.HfHubHTTPError as error:
+        raise PullError(f"the hub {_refusal(reference, error)}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise PullError("the hub is not asked: HF_HUB_OFFLINE is set") from error
+    except httpx2.TimeoutException as error:
+        problem = f"did not answer within {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
+        raise PullError(f"the hub at {constants.ENDPOINT} {problem}") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise PullError(f"the hub at {constants.ENDPOINT} cannot be reached: {reason}") from error
+
+
+def _refusal(reference: Reference, error: errors.HfHubHTTPError) -> str:
+    """Return what the hub said, in words that tell what would help."""
+    status = error.response.status_code
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        return f"keeps {reference.repo} behind terms: accept them there, and set HF_TOKEN"
+    if status == 401:
+        return f"has no {reference.repo}, or keeps it behind a token: set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"no longer has this revision of {reference.repo}: pull again"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"has no such file: {reference}"
+    if status == 404:
+        return f"has no {reference.repo}"
+    if status == 429:
+        return "gets too many requests from here: later, or with HF_TOKEN"
+    return f"answered {status} for {reference}"

@@ -3,12 +3,13 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cli.models.catalogue import catalogue
 from cli.models.locate import ROOT
-from cli.models.store import Store, default_folder
+from cli.models.store import Store, StoreError, default_folder
 
 
 class Line(NamedTuple):
@@ -27,12 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List; return 0."""
-    store = Store(default_folder(os.environ))
+    """List; return 0, or 1 where the models' folder cannot be read."""
+    try:
+        listed = [*lines(Store(default_folder(os.environ)))]
+    except StoreError as error:
+        print(f"infermesh models: {error}", file=sys.stderr)
+        return 1
     if arguments.json:
-        print(json.dumps([line._asdict() for line in lines(store)], indent=2))
+        print(json.dumps([line._asdict() for line in listed], indent=2))
     else:
-        show(store)
+        show(listed)
     return 0
 
 
@@ -52,11 +57,10 @@ def lines(store: Store) -> Iterator[Line]:
             yield Line(other.name, other.bytes, "", str(other.path), "")
 
 
-def show(store: Store) -> None:
+def show(listed: Sequence[Line]) -> None:
     """Print the list, a line for each model."""
-    found = [*lines(store)]
-    width = max(len(line.name) for line in found)
-    for line in found:
+    width = max(len(line.name) for line in listed)
+    for line in listed:
         here = line.path or f"not here: infermesh pull {line.name}"
         size = f"{line.bytes / 1e6:,.0f} MB"
         print(f"{line.name:<{width}}  {size:>9}  {line.license:<10}  {here}")

@@ -1,11 +1,12 @@
 """Where a model is that somebody names by a path or a short name."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from cli.models.catalogue import Entry, catalogue
-from cli.models.hub import Reference
-from cli.models.store import Store
+from cli.models.reference import BadNameError
+from cli.models.store import Store, StoreError
 from mesh.gguf import GGUFError, find_gguf
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +29,24 @@ def locate(name: str, store: Store) -> Location:
     Raises UnknownModelError.
     """
     path = Path(name)
-    if path.exists():
-        return Location(_servable(path), None)
+    try:
+        if path.exists():
+            return Location(_servable(path), None)
+    except OSError as error:
+        raise UnknownModelError(f"{name}: {error.strerror}") from error
     entry = catalogue().get(name)
     if entry is not None and entry.folder is not None:
         return Location(ROOT / entry.folder, entry)
-    stored = store.find(name)
+    try:
+        stored = store.find(name)
+    except BadNameError as error:
+        raise UnknownModelError(f"{name} is no path that exists, and {error}") from error
+    except StoreError as error:
+        raise UnknownModelError(str(error)) from error
     if stored is not None:
         return Location(stored.path, entry)
-    if entry is not None or Reference.parse(name) is not None:
-        raise UnknownModelError(f"{name} is not here: infermesh pull {name}")
+    if entry is not None or "/" in name:
+        raise UnknownModelError(f"{name} is not here: infermesh pull {shlex.quote(name)}")
     known = ", ".join(catalogue())
     raise UnknownModelError(
         f"{name} is neither a path nor a model's name; the catalogue has {known}"

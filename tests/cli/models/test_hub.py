@@ -1,154 +1,299 @@
 """Models from a hub: one of ours on this machine, which speaks what the library asks for."""
 
-import hashlib
-import http.server
-import json
-import re
+import os
+import resource
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.models.hub import Reference, choose_files
-from cli.models.wheel import PullError
+from tests.cli.models.hub_server import Hub, blob_id, serving, sibling
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FILES = {
-    "one.Q4_0.gguf": b"GGUF" + bytes(500_000),
-    "config.json": b"{}",
-    "notes.md": b"# notes",
-}
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """One repository, org/name, with metadata, HEAD, and GET with ranges."""
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/api/models/org/name"):
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
-            body = {"id": "org/name", "sha": COMMIT, "siblings": siblings}
-            self._send(json.dumps(body).encode(), {"Content-Type": "application/json"})
-        elif match := re.match(r"/org/name/resolve/\w+/(.+)", self.path):
-            self._send_file(FILES[match[1]])
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def _send_file(self, data: bytes) -> None:
-        etag = hashlib.sha256(data).hexdigest()
-        start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        self._send(
-            data[int(start[1]) :] if start else data,
-            {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"},
-            206 if start else 200,
-        )
-
-    def _send(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+GGUF = b"GGUF" + os.urandom(500_000)
+FILES = {"one.Q4_0.gguf": GGUF, "config.json": b"{}", "notes.md": b"# notes"}
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def hub() -> Iterator[Hub]:
+    with serving(Hub(dict(FILES))) as served:
+        yield served
 
 
-def pull(name: str, endpoint: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the library reads its settings when it is imported."""
-    environ = {
-        "HF_ENDPOINT": endpoint,
+def command(name: str) -> list[str]:
+    return [sys.executable, "-m", "cli.main", "pull", name]
+
+
+def environment(url: str, folder: Path, **more: str) -> dict[str, str]:
+    """The library reads its settings when it is imported, so a pull is a process of its own."""
+    return {
+        "HF_ENDPOINT": url,
         "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DOWNLOAD_TIMEOUT": "20",
         "INFERMESH_MODELS": str(folder / "models"),
         "PATH": "/usr/bin:/bin",
         "HOME": str(folder),
+        **more,
     }
-    command = [sys.executable, "-m", "cli.main", "pull", name]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+
+def pull(
+    name: str,
+    url: str,
+    folder: Path,
+    before: Callable[[], None] | None = None,
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
+    environ = environment(url, folder, **more)
+    return subprocess.run(
+        command(name), env=environ, capture_output=True, text=True, timeout=60, preexec_fn=before
+    )
+
+
+def pull_to_its_half(hub: Hub, folder: Path) -> None:
+    """Kill a pull when half of its file was sent, and has reached the disk."""
+    hub.goes_on.clear()
+    with subprocess.Popen(
+        command("org/name"), env=environment(hub.url, folder), stderr=subprocess.DEVNULL
+    ) as process:
+        assert hub.is_half_way.wait(30)
+        while not any(path.stat().st_size for path in folder.glob("models/.*/.*.incomplete")):
+            assert process.poll() is None
+        process.kill()
+    assert process.returncode != 0
+    hub.goes_on.set()
+    assert [*folder.glob("models/[!.]*")] == []
+
+
+def part(folder: Path) -> Path:
+    (path,) = folder.glob("models/.*/.*.incomplete")
+    return path
 
 
 @pytest.mark.parametrize("name", ["org/name", "org/name:one.Q4_0.gguf"])
-def test_a_model_of_the_hub_is_kept(endpoint: str, name: str, tmp_path: Path) -> None:
-    """Its one GGUF file, named or not."""
-    ended = pull(name, endpoint, tmp_path)
+def test_a_model_of_the_hub_is_kept(hub: Hub, name: str, tmp_path: Path) -> None:
+    """Its one GGUF file, named or not; the second time it is there."""
+    ended = pull(name, hub.url, tmp_path)
     assert ended.returncode == 0, ended.stderr
     (path,) = (tmp_path / "models").glob("*/*.gguf")
-    assert path.read_bytes() == FILES["one.Q4_0.gguf"]
-    assert not (path.parent / "notes.md").exists()
+    assert path.read_bytes() == GGUF
+    assert [each.name for each in path.parent.iterdir()] == ["one.Q4_0.gguf"]
+    assert pull(name, "http://127.0.0.1:9", tmp_path).returncode == 0
+
+
+def test_a_checkpoint_of_the_hub_is_kept(hub: Hub, tmp_path: Path) -> None:
+    """Weights by their SHA-256, small files by git's id; an empty one asks for nothing."""
+    hub.files |= {"model.safetensors": b"weights", "tokenizer_config.json": b""}
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    files = {path.name: path.read_bytes() for path in (tmp_path / "models/org--name").iterdir()}
+    assert files == {name: hub.files[name] for name in files}
+    assert sorted(files) == ["config.json", "model.safetensors", "tokenizer_config.json"]
+
+
+def test_a_file_of_a_folder_lies_at_the_top(hub: Hub, tmp_path: Path) -> None:
+    """Where the services look, under a name that says where it came from."""
+    hub.siblings = [sibling("Q8 0/two.gguf", GGUF)]
+    hub.files = {"Q8%200/two.gguf": GGUF}
+    ended = pull("org/name:Q8 0/two.gguf", hub.url, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "models/org--name@Q8%200%2Ftwo.gguf/two.gguf").read_bytes() == GGUF
+
+
+def test_a_killed_pull_goes_on_where_it_ended(hub: Hub, tmp_path: Path) -> None:
+    """The second one asks for the rest alone."""
+    pull_to_its_half(hub, tmp_path)
+    size = part(tmp_path).stat().st_size
+    assert 0 < size < len(GGUF)
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert hub.requests == [("one.Q4_0.gguf", None), ("one.Q4_0.gguf", f"bytes={size}-")]
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == GGUF
+
+
+def test_a_server_without_ranges_sends_all_again(hub: Hub, tmp_path: Path) -> None:
+    """What it sends takes the place of what was there."""
+    pull_to_its_half(hub, tmp_path)
+    hub.knows_ranges = False
+    assert pull("org/name", hub.url, tmp_path).returncode == 0
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == GGUF
+
+
+def test_another_range_than_was_asked_for_is_not_taken(hub: Hub, tmp_path: Path) -> None:
+    """The file is fetched anew."""
+    pull_to_its_half(hub, tmp_path)
+    hub.range_shift = 1
+    assert pull("org/name", hub.url, tmp_path).returncode == 0
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == GGUF
+    assert hub.requests[-1] == ("one.Q4_0.gguf", None)
+
+
+def test_another_version_begins_anew(hub: Hub, tmp_path: Path) -> None:
+    """The bytes of the old one go."""
+    pull_to_its_half(hub, tmp_path)
+    hub.files["one.Q4_0.gguf"] = newer = b"GGUF" + os.urandom(400_000)
+    assert pull("org/name", hub.url, tmp_path).returncode == 0
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == newer
+    assert hub.requests[1:] == [("one.Q4_0.gguf", None)]
+    assert len([*(tmp_path / "models/org--name").iterdir()]) == 1
+
+
+@pytest.mark.parametrize("size", [100_000, len(GGUF), len(GGUF) + 1])
+def test_a_damaged_part_is_fetched_anew(hub: Hub, size: int, tmp_path: Path) -> None:
+    """Its hash is that of the whole file, however long the part is."""
+    pull_to_its_half(hub, tmp_path)
+    part(tmp_path).write_bytes(bytes(size))
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == GGUF
+
+
+def test_a_connection_that_breaks_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
+    """In the same pull."""
+    hub.breaks = 2
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "models/org--name/one.Q4_0.gguf").read_bytes() == GGUF
+    assert [asked is None for _, asked in hub.requests] == [True, False, False]
+
+
+def without_hash(name: str, data: bytes) -> dict[str, object]:
+    return {"rfilename": name, "size": len(data)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (sibling("one.gguf", GGUF[:-1] + b"?"), "one.gguf is not the file that the hub names"),
+        ({**sibling("one.gguf", GGUF), "lfs": None, "blobId": blob_id(b"")}, "is not the file"),
+        (sibling("one.gguf", GGUF + b"?"), "does not send all 500005 bytes of one.gguf"),
+        (without_hash("one.gguf", GGUF), "says no hash of org/name:one.gguf"),
+        (sibling("../one.gguf", GGUF), "neither GGUF files"),
+        (sibling("/one.gguf", GGUF), "neither GGUF files"),
+    ],
+)
+def test_a_file_that_is_not_what_was_named_gets_no_name(
+    hub: Hub, entry: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """Of the same size with another hash, shorter, without a hash, or outside the folder."""
+    hub.files = {"one.gguf": GGUF}
+    hub.siblings = [entry]
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 1
+    assert message in ended.stderr.splitlines()[-1]
+    assert [*(tmp_path / "models").glob("[!.]*")] == []
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("org/other", "org/other is not there"),
+        ("org/other", "the hub has no org/other"),
         ("org/name:two.gguf", "org/name has no file two.gguf"),
+        ("a/b/c", "'a/b/c' is no model's name"),
+        ("../x", "'../x' is no model's name"),
+        ("org--x/name", "'org--x/name' is no model's name"),
+        ("nothing", "'nothing' is neither ORG/NAME of the hub nor of the catalogue"),
     ],
 )
-def test_what_the_hub_has_not_is_said_in_a_line(
-    endpoint: str, name: str, message: str, tmp_path: Path
+def test_what_cannot_be_had_is_said_in_a_line(
+    hub: Hub, name: str, message: str, tmp_path: Path
 ) -> None:
     """Exit 1, and nothing under the model's name."""
-    ended = pull(name, endpoint, tmp_path)
+    ended = pull(name, hub.url, tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].endswith(message)
+    assert message in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
     assert [*(tmp_path / "models").glob("[!.]*")] == []
 
 
-def test_a_hub_that_is_not_there_is_said_in_a_line(tmp_path: Path) -> None:
-    """Exit 1."""
-    ended = pull("org/name", "http://127.0.0.1:9", tmp_path)
+REFUSALS = [
+    (401, {"X-Error-Code": "GatedRepo"}, "keeps org/name behind terms: accept them there"),
+    (403, {}, "set HF_TOKEN"),
+    (401, {}, "has no org/name, or keeps it behind a token: set HF_TOKEN"),
+    (404, {"X-Error-Code": "RevisionNotFound"}, "no longer has this revision of org/name"),
+    (404, {"X-Error-Code": "EntryNotFound"}, "has no such file: org/name"),
+    (404, {}, "the hub has no org/name"),
+    (429, {}, "too many requests"),
+    (500, {}, "answered 500 for org/name"),
+]
+
+
+@pytest.mark.parametrize(("status", "headers", "message"), REFUSALS)
+@pytest.mark.parametrize("of_file", [False, True])
+def test_what_the_hub_refuses_is_said_by_its_kind(
+    hub: Hub, of_file: bool, status: int, headers: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    """In a line that says what would help, of the repository and of its files alike."""
+    if of_file:
+        hub.file_status = (status, headers)
+    else:
+        hub.api = (status, headers, b"")
+    ended = pull("org/name", hub.url, tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("infermesh pull: the hub cannot be reached:")
+    assert message in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
 
 
-def test_references_are_told_from_names() -> None:
-    """An organisation and a name, and a file of it."""
-    assert Reference.parse("a/b") == ("a/b", None)
-    assert Reference.parse("a/b:c d/e.Q4_K_M.gguf") == ("a/b", "c d/e.Q4_K_M.gguf")
-    for text in ("a", "a/b/c", "a/b:", "a/b:c.bin", "/b", "a b/c"):
-        assert Reference.parse(text) is None
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"id": 1, "siblings": [{}]}'])
+def test_what_is_no_hub_is_told_so(hub: Hub, body: bytes, tmp_path: Path) -> None:
+    """Another server, or a proxy's page."""
+    hub.api = (200, {}, body)
+    ended = pull("org/name", hub.url, tmp_path)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "does not answer as a hub does" in ended.stderr
 
 
-SIZES = {"README.md": 1, "a.Q4_0.gguf": 4_000_000, "a.Q8_0.gguf": 8_000_000}
-SPLIT = {f"b-0000{k}-of-00002.gguf": 1_000_000 for k in (1, 2)}
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("http://127.0.0.1:9", "refused"), ("nowhere", "protocol")],
+)
+def test_a_hub_that_is_not_there_is_said_in_a_line(url: str, reason: str, tmp_path: Path) -> None:
+    """Exit 1, with the address."""
+    ended = pull("org/name", url, tmp_path)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    line = ended.stderr.splitlines()[-1]
+    assert f"the hub at {url} cannot be reached" in line and reason in line
 
 
-def test_several_models_are_listed_to_choose_from() -> None:
-    """By what one would write, with their sizes; the files of a split model are one."""
-    with pytest.raises(PullError) as caught:
-        choose_files({**SIZES, **SPLIT}, Reference("o/n", None))
-    assert str(caught.value).splitlines()[1:] == [
-        "  o/n:a.Q4_0.gguf  4 MB",
-        "  o/n:a.Q8_0.gguf  8 MB",
-        "  o/n:b-00001-of-00002.gguf  2 MB",
-    ]
+def test_a_setting_that_the_library_does_not_take_is_said_in_a_line(tmp_path: Path) -> None:
+    """It reads them when it is imported."""
+    ended = pull("org/name", "http://[", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == "infermesh pull: the hub's library cannot be loaded: Invalid IPv6 URL\n"
 
 
-def test_the_files_of_a_model_are_chosen() -> None:
-    """One file, all files of a split model, or a checkpoint's."""
-    assert choose_files(SIZES, Reference("o/n", "a.Q8_0.gguf")) == ["a.Q8_0.gguf"]
-    assert choose_files(SPLIT, Reference("o/n", None)) == [*SPLIT]
-    folder = dict.fromkeys(("config.json", "x.safetensors", "y.bin", "tokenizer.json"), 1)
-    assert choose_files(folder, Reference("o/n", None)) == [
-        *("config.json", "tokenizer.json", "x.safetensors"),
-    ]
-    with pytest.raises(PullError, match="neither GGUF"):
-        choose_files({"y.bin": 1}, Reference("o/n", None))
+def test_a_hub_that_falls_silent_is_left(hub: Hub, tmp_path: Path) -> None:
+    """The pull ends in the middle of a file, and says after how long."""
+    hub.goes_on.clear()
+    ended = pull("org/name", hub.url, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith("did not answer within 1 s")
+
+
+def test_a_disk_that_is_full_is_not_the_hubs_fault(hub: Hub, tmp_path: Path) -> None:
+    """Its folder is named; here no file may have more than a part of the model's bytes."""
+    ended = pull(
+        "org/name",
+        hub.url,
+        tmp_path,
+        before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert ended.returncode == 1
+    line = ended.stderr.splitlines()[-1]
+    assert line == f"infermesh pull: {tmp_path / 'models'}: File too large"
+
+
+def test_the_network_may_be_forbidden(hub: Hub, tmp_path: Path) -> None:
+    """By the library's setting."""
+    ended = pull("org/name", hub.url, tmp_path, HF_HUB_OFFLINE="1")
+    assert (ended.returncode, hub.requests) == (1, [])
+    assert "HF_HUB_OFFLINE is set" in ended.stderr.splitlines()[-1]
+
+
+def test_a_token_is_sent(hub: Hub, tmp_path: Path) -> None:
+    """With the request of the file as well; one that no header can hold is said in a line."""
+    hub.token = "hf_abc"
+    assert pull("org/name", hub.url, tmp_path).returncode == 1
+    ended = pull("org/name", hub.url, tmp_path, HF_TOKEN="hf_abc")
+    assert ended.returncode == 0, ended.stderr
+    ended = pull("org/name:one.Q4_0.gguf", hub.url, tmp_path, HF_TOKEN="hf_é")
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr

