@@ -203,3 +203,14 @@ def test_the_collector_names_only_what_it_defines() -> None:
         assert set(pipeline["receivers"]) <= {*collector["receivers"], *both}
         assert set(pipeline.get("processors", [])) <= {*collector["processors"]}
         assert set(pipeline["exporters"]) <= {*collector["exporters"], *both}
+
+
+def test_the_image_of_models_holds_what_it_imports() -> None:
+    """Of the command it has the models' folder, and the modules beside it that this one uses."""
+    sources = "".join(path.read_text() for path in (ROOT / "cli/models").glob("*.py"))
+    used = set(re.findall(r"^from cli import (\w+)", sources, re.M))
+    assert "launcher" in used
+    ignored = (ROOT / ".dockerignore").read_text()
+    for module in used:
+        assert f"cli/{module}.py" in stages()["models"][1]
+        assert f"!cli/{module}.py\n" in ignored

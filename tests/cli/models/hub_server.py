@@ -1,15 +1,21 @@
-"""A hub on this machine: one repository, with metadata, hashes, and files by ranges."""
+"""A hub on this machine: one repository, with metadata, hashes, and files by ranges; its pulls."""
 
 import hashlib
 import http.server
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GGUF = b"GGUF" + os.urandom(500_000)
+FILES = {"one.Q4_0.gguf": GGUF, "config.json": b"{}", "notes.md": b"# notes"}
 
 
 def blob_id(data: bytes) -> str:
@@ -117,3 +123,33 @@ def serving(hub: Hub) -> Iterator[Hub]:
         hub.goes_on.set()
         server.shutdown()
         server.server_close()
+
+
+def command(name: str) -> list[str]:
+    return [sys.executable, "-m", "cli.main", "pull", name]
+
+
+def environment(url: str, folder: Path, **more: str) -> dict[str, str]:
+    """The library reads its settings when it is imported, so a pull is a process of its own."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DOWNLOAD_TIMEOUT": "20",
+        "INFERMESH_MODELS": str(folder / "models"),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        **more,
+    }
+
+
+def pull(
+    name: str,
+    url: str,
+    folder: Path,
+    before: Callable[[], None] | None = None,
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
+    environ = environment(url, folder, **more)
+    return subprocess.run(
+        command(name), env=environ, capture_output=True, text=True, timeout=60, preexec_fn=before
+    )

