@@ -136,9 +136,21 @@ __attribute__((always_inline)) inline void accumulate(Vector& c, Vector a, Vecto
 #endif
 }
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+
+inline __m128 low_half(Vector x) { return _mm256_castps256_ps128(x); }
+inline __m128 high_half(Vector x) { return _mm256_extractf128_ps(x, 1); }
+
+#endif
+
+// Halves are added to halves, as the other levels do it.
 inline float sum(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return _mm512_reduce_add_ps(x);
+#elif defined(__AVX__)
+    const __m128 four = _mm_add_ps(low_half(x), high_half(x));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; ++i) x[i] += x[i + half];
@@ -147,10 +159,29 @@ inline float sum(Vector x) {
 }
 
 inline float largest(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return _mm512_reduce_max_ps(x);
+#elif defined(__AVX__)
+    const __m128 four = _mm_max_ps(low_half(x), high_half(x));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float top = x[0];
+    for (int i = 1; i < LANES; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+#endif
+}
+
+inline int32_t largest(Integers x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)x);
+#elif defined(__AVX2__)
+    const __m256i all = (__m256i)x;
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+#else
+    int32_t top = x[0];
     for (int i = 1; i < LANES; ++i) top = x[i] > top ? x[i] : top;
     return top;
 #endif
