@@ -19,21 +19,8 @@ inline void put_scale(const Weight& w, char* target, float value) {
         std::memcpy(target, &value, sizeof value);
         return;
     }
-    // it is one: no digit is lost
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    uint16_t half;
-    if (magnitude >= 0x7f800000) {
-        half = static_cast<uint16_t>(0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0));
-    } else if (magnitude < 0x38800000) {  // subnormal: a whole number of 2^-24
-        float whole;
-        std::memcpy(&whole, &magnitude, sizeof whole);
-        half = static_cast<uint16_t>(whole * 16777216.0f);
-    } else {
-        half = static_cast<uint16_t>((magnitude - 0x38000000) >> 13);
-    }
-    half |= static_cast<uint16_t>(sign);
+    float16 half;
+    narrow(value, &half);
     std::memcpy(target, &half, sizeof half);
 }
 

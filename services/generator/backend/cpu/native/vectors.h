@@ -55,6 +55,27 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
     out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline void narrow(float x, float16* out) {  // to nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000;
+    uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) {
+        magnitude = 0x7e00;
+    } else if (magnitude >= 0x477ff000) {  // from halfway past the largest number on
+        magnitude = 0x7c00;
+    } else if (magnitude < 0x38800000) {  // subnormal: the sum's last digit is 2^-24
+        float whole;
+        std::memcpy(&whole, &magnitude, sizeof whole);
+        whole += 0.5f;
+        std::memcpy(&magnitude, &whole, sizeof whole);
+        magnitude -= 0x3f000000;
+    } else {
+        magnitude = (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13;
+    }
+    out->bits = static_cast<uint16_t>(sign | magnitude);
+}
+
 inline Vector load(const float* x) {
     Vector out;
     std::memcpy(&out, x, sizeof out);
@@ -102,6 +123,22 @@ inline void store(Vector x, bfloat16* out) {
     std::memcpy(out, &narrowed, sizeof narrowed);
 }
 #endif
+
+inline void store(Vector x, float16* out) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < LANES; ++i) narrow(x[i], out + i);
+#endif
+}
+
+// As float16, where what is beyond its range becomes its end.
+inline void store_finite(Vector x, float16* out) {
+    const Vector most = Vector{} + 65504.0f, below = x > most ? most : x;
+    store(below < -most ? -most : below, out);
+}
 
 inline Vector all(float x) { return Vector{} + x; }
 inline Words all(Word x) { return Words{} + x; }
