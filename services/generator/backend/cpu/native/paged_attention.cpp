@@ -179,11 +179,26 @@ inline Span seen(const Arguments& a, int position, int tile) {
     return {std::max(lowest - tile, 0), std::min(position + 1 - tile, TILE)};
 }
 
-// scores[i] = queries[i] keys, [N, width] by [width][STRIPE] from each of SPREAD places.
+// The first position that an item's queries see, and the tile that it lies in.
+inline int first_seen(const Arguments& a, const Item& item) {
+    return a.window ? std::max(0, item.position - a.window + 1) : 0;
+}
+inline int first_tile(const Arguments& a, const Item& item) {
+    return first_seen(a, item) / TILE * TILE;
+}
+
+// scores[i] = queries[i] keys, [N, width] by [width][STRIPE] from each of SPREAD places. Meanwhile
+// `coming`, whose places are as large, is asked for, if it is not null.
 template <typename A, int N, typename C>
-void score(const Word* queries, const C* const* keys, int width, float* scores) {
+void score(const Word* queries, const C* const* keys, int width, float* scores,
+           const C* const (*coming)[2]) {
     Vector sums[N][SPREAD] = {};
     for (int w = 0; w < width; ++w) {
+        if (coming)
+            for (int s = 0; s < SPREAD; s += STRIPE / LANES) {
+                __builtin_prefetch(coming[s][0] + w * STRIPE * A::PAIR);
+                __builtin_prefetch(coming[s][1] + w * STRIPE * A::PAIR);
+            }
         Words column[SPREAD];
 #pragma GCC unroll 4
         for (int s = 0; s < SPREAD; ++s) column[s] = A::words(keys[s] + w * STRIPE * A::PAIR);
@@ -256,6 +271,26 @@ inline void with_constant(int count, F f) {
     }
 }
 
+// Where a tile's stripes lie; those of which no query sees anything repeat one that is seen.
+template <typename C>
+struct Located {
+    const C *keys[TILE / STRIPE], *values[TILE / STRIPE];
+
+    Located(const Arguments& a, const Item& item, int head, int tile) {
+        const int32_t* blocks = a.plan->block_table + item.sequence * a.plan->table_width;
+        const int first = first_seen(a, item) / STRIPE;
+        const int last = (item.position + item.count - 1) / STRIPE;
+        const int block = a.plan->block_size / STRIPE;
+        for (int s = 0; s < TILE / STRIPE; ++s) {
+            const int stripe = std::min(std::max(tile / STRIPE + s, first), last);
+            const int64_t place =
+                static_cast<int64_t>(blocks[stripe / block]) * block + stripe % block;
+            keys[s] = static_cast<const C*>(a.cache) + place * stripe_of(a) + head * part_of(a);
+            values[s] = keys[s] + a.kv_heads * part_of(a);
+        }
+    }
+};
+
 // Attends with an item's queries, in the query heads that share one key head.
 template <typename T, typename C>
 struct Attention {
@@ -279,7 +314,8 @@ struct Attention {
 
     int position(int row) const { return item.position + row / group; }
 
-    void run() {
+    // `following` is read next, once this is done.
+    void run(const Located<C>& following) {
         const int rows = item.count * group;
         for (int row = 0; row < rows; ++row) {
             const T* source = static_cast<const T*>(a.qkv) + (item.row + row / group) * a.stride +
@@ -290,21 +326,16 @@ struct Attention {
         }
         std::fill_n(outputs, rows * dim, 0.0f);
         const int last = position(rows - 1);
-        const int lowest = a.window ? std::max(0, item.position - a.window + 1) : 0;
-        Located tiles[2];
-        Located *here = tiles, *next = tiles + 1;
-        locate(lowest / TILE * TILE, lowest, last, *here);
-        for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
-            if (tile + TILE <= last) {
-                locate(tile + TILE, lowest, last, *next);
-                fetch(*next);
-            }
+        Located<C> here(a, item, head, first_tile(a, item));
+        for (int tile = first_tile(a, item); tile <= last; tile += TILE) {
+            const bool is_last = tile + TILE > last;
+            const Located<C> next = is_last ? following : Located<C>(a, item, head, tile + TILE);
             // rows before the tile see nothing of it, nor do rows whose window has left it
             const int begin = std::max(0, tile - item.position) * group;
             int end = rows;
             if (a.window) end = std::min(end, (tile + TILE + a.window - 1 - item.position) * group);
-            visit(tile, *here, begin, end);
-            std::swap(here, next);
+            visit(tile, here, next, begin, end);
+            here = next;
         }
         for (int row = 0; row < rows; ++row) {
             T* target = static_cast<T*>(a.out) +
@@ -315,40 +346,19 @@ struct Attention {
         }
     }
 
-    // Where a tile's stripes lie; those of which no query sees anything repeat one that is seen.
-    struct Located {
-        const C *keys[TILE / STRIPE], *values[TILE / STRIPE];
-    };
-
-    void locate(int tile, int lowest, int last, Located& found) const {
-        const int32_t* blocks = a.plan->block_table + item.sequence * a.plan->table_width;
-        const int first = lowest / STRIPE, end = last / STRIPE, block = a.plan->block_size / STRIPE;
-        for (int s = 0; s < TILE / STRIPE; ++s) {
-            const int stripe = std::min(std::max(tile / STRIPE + s, first), end);
-            const int64_t place =
-                static_cast<int64_t>(blocks[stripe / block]) * block + stripe % block;
-            found.keys[s] =
-                static_cast<const C*>(a.cache) + place * stripe_of(a) + head * part_of(a);
-            found.values[s] = found.keys[s] + a.kv_heads * part_of(a);
-        }
-    }
-
-    void fetch(const Located& tile) const {
-        for (int s = 0; s < TILE / STRIPE; ++s)
-            for (int i = 0; i < STRIPE * dim; i += 64 / sizeof(C)) {
-                __builtin_prefetch(tile.keys[s] + i, 0, 2);
-                __builtin_prefetch(tile.values[s] + i, 0, 2);
-            }
-    }
-
-    void visit(int tile, const Located& located, int begin, int end) {
+    void visit(int tile, const Located<C>& here, const Located<C>& next, int begin, int end) {
         for (int v = 0; v < VECTORS; v += SPREAD) {
-            const C* keys[SPREAD];
-            for (int s = 0; s < SPREAD; ++s)
-                keys[s] = located.keys[(v + s) * LANES / STRIPE] + (v + s) * LANES % STRIPE * PAIR;
+            const C *keys[SPREAD], *coming[SPREAD][2];
+            for (int s = 0; s < SPREAD; ++s) {
+                const int stripe = (v + s) * LANES / STRIPE;
+                keys[s] = here.keys[stripe] + (v + s) * LANES % STRIPE * PAIR;
+                coming[s][0] = next.keys[stripe];
+                coming[s][1] = next.values[stripe];
+            }
             for (int row = begin; row < end; row += MICRO)
                 with_constant(std::min(MICRO, end - row), [&](auto n) {
-                    score<A, n>(queries + row * width, keys, width, scores[row] + v * LANES);
+                    score<A, n>(queries + row * width, keys, width, scores[row] + v * LANES,
+                                row == begin ? coming : nullptr);
                 });
         }
         for (int row = begin; row < end; ++row) weigh(row, seen(a, position(row), tile));
@@ -357,8 +367,7 @@ struct Attention {
             for (count = 1; count < std::min(MICRO, end - row); ++count)
                 if (!(seen(a, position(row + count), tile) == span)) break;
             with_constant(count, [&](auto n) {
-                mix<A, n>(weights + row, located.values, span, shrink + row, dim,
-                          outputs + row * dim);
+                mix<A, n>(weights + row, here.values, span, shrink + row, dim, outputs + row * dim);
             });
         }
     }
@@ -396,10 +405,14 @@ int64_t items(const Arguments& a) { return a.plan->num_items * a.kv_heads; }
 
 void run(const Arguments& a, int64_t begin, int64_t end) {
     with_types(a, [&](auto row, auto kept) {
-        for (int64_t i = begin; i < end; ++i)
-            Attention<decltype(row), decltype(kept)>(a, a.plan->items[i / a.kv_heads],
-                                                     i % a.kv_heads)
-                .run();
+        using T = decltype(row);
+        using C = decltype(kept);
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t next = std::min(i + 1, end - 1);
+            const Item& following = a.plan->items[next / a.kv_heads];
+            Attention<T, C>(a, a.plan->items[i / a.kv_heads], i % a.kv_heads)
+                .run({a, following, static_cast<int>(next % a.kv_heads), first_tile(a, following)});
+        }
     });
 }
 
