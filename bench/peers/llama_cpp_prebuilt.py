@@ -20,7 +20,13 @@ _LIBRARIES = Path("@node-llama-cpp") / "linux-x64" / "bins" / "linux-x64"
 
 
 def prepare(checkpoint: Path, folder: Path, options: Mapping[str, str]) -> None:
-    """Write the GGUF file, with a vocabulary: it loads none without."""
+    """Write the GGUF file, with a vocabulary: it loads none without. Or take the one that there is.
+
+    Option `model` names that file, beside the checkpoint's folder.
+    """
+    if "model" in options:
+        (folder / MODEL).symlink_to((checkpoint.parent / options["model"]).resolve(strict=True))
+        return
     write_gguf(checkpoint, folder / MODEL, options["weights"], has_vocabulary=True)
 
 

@@ -88,8 +88,9 @@ def choose_dtypes(shape: ModelConfig, config: EngineConfig) -> Dtypes:
     """Return the dtypes for the level that serves, which is set here where the options name one.
 
     Where the processor multiplies no bfloat16, rows are float32 and matrices keep their 16 bits; so
-    do those of a float16 checkpoint, which any others would lose digits to become. Beside them keys
-    and values are float16, with three bits more than bfloat16, unless rows shall be exact.
+    do those of a float16 checkpoint, which any others would lose digits to become. Keys and
+    values are float16 beside float32 rows, three bits more than bfloat16 has, where weights have 16
+    bits or less too, unless rows shall be exact.
     Raises EngineConfigError for a level that is not here.
     """
     if config.cpu_level is not None:
@@ -102,5 +103,6 @@ def choose_dtypes(shape: ModelConfig, config: EngineConfig) -> Dtypes:
     if levels.current() is None and not multiplies:
         return Dtypes(torch.float32, torch.float32, torch.float32)
     rows = torch.bfloat16 if multiplies else torch.float32
-    keeps_half = kept != torch.float32 and not multiplies and not config.exact
-    return Dtypes(rows, kept, torch.float16 if keeps_half else rows)
+    is_rounded = kept != torch.float32 or shape.is_quantized or config.quantization is not None
+    keeps_half = is_rounded and not config.exact and config.dtype != "float32"
+    return Dtypes(rows, kept, torch.float16 if keeps_half and not multiplies else rows)

@@ -114,9 +114,18 @@ def _intermediate_size(metadata: Metadata) -> int:
 
 
 def _dtype(file: GGUFFile) -> str:
+    return _DTYPES.get(_matrix_type(file), "float32")
+
+
+def is_quantized(file: GGUFFile) -> bool:
+    """Return whether the layers' matrices are of 8 bits or less."""
+    return _matrix_type(file) not in (*_DTYPES, "F32", "F64")
+
+
+def _matrix_type(file: GGUFFile) -> str:
     names = ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight")
-    kinds = [file.tensors[name].type.name for name in names if name in file.tensors]
-    return _DTYPES.get(kinds[0], "float32") if kinds else "float32"
+    types = [file.tensors[name].type.name for name in names if name in file.tensors]
+    return types[0] if types else "F32"
 
 
 def _llama_family(metadata: Metadata) -> str:
