@@ -145,6 +145,9 @@ say "images: no torch in the gateway, no weights in any; ports on loopback"
 "$python" -m tests.e2e.check "$@" || fail "the end-to-end check"
 say "end-to-end check passed"
 
+speed=$("$python" -m tests.e2e.container_speed "$model") || fail "slower than outside: $speed"
+say "$speed"
+
 chats 16 || fail "sixteen requests at once"
 for index in 1 2; do
   jobs=$(metric generator "$index" infermesh_generator_jobs_total)
