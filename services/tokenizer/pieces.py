@@ -142,13 +142,13 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(256 + n): b for n, b in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTE_ALPHABET = _byte_alphabet()
 
 
 def _byte_level(token: str) -> bytes:
     """Tokens with characters outside the alphabet are added ones, written as they are."""
     try:
-        return bytes([_BYTES[char] for char in token])
+        return bytes([BYTE_ALPHABET[char] for char in token])
     except KeyError:
         return token.encode()
 
