@@ -2,22 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from mesh.gguf import GGUFFile
 from services.tokenizer.gguf.pre_tokenizers import PRE_TOKENIZERS
 from services.tokenizer.gguf.tokenizer_json import tokenizer_json
-from tests.tokenizer.gguf.odd_strings import odd_strings
-from tests.tokenizer.gguf.vocabularies import (
-    byte_level_vocabulary,
-    chat_model,
+from services.tokenizer.gguf.vocabulary import Vocabulary
+from tests.tokenizer.gguf.odd_strings import few_letter_strings, odd_strings
+from tests.tokenizer.gguf.sentence_piece_vocabularies import (
+    random_vocabulary,
     sentence_piece_vocabulary,
 )
+from tests.tokenizer.gguf.vocabularies import byte_level_vocabulary, chat_model
 
-Case = Callable[[], dict[str, Any]]
 CHAT_MODEL = "SmolLM2"
+
+
+class Case(NamedTuple):
+    """The metadata of a vocabulary, and the strings that are compared."""
+
+    metadata: Callable[[], dict[str, Any]]
+    strings: Callable[[], list[str]] = odd_strings
 
 
 def chat_model_metadata() -> dict[str, Any]:
@@ -31,16 +38,26 @@ def chat_model_metadata() -> dict[str, Any]:
     }
 
 
+SENTENCE_PIECE: Mapping[str, Case] = {
+    "sentence-piece": Case(partial(sentence_piece_vocabulary, adds_blank=True)),
+    "sentence-piece-without-blank": Case(partial(sentence_piece_vocabulary, adds_blank=False)),
+    **{
+        f"random-{architecture}-{seed}": Case(
+            partial(random_vocabulary, seed, bool(seed % 2), architecture), few_letter_strings
+        )
+        for architecture in ("llama", "gemma2")
+        for seed in range(4)
+    },
+}
 CASES: Mapping[str, Case] = {
-    **{name: partial(byte_level_vocabulary, name) for name in PRE_TOKENIZERS},
-    CHAT_MODEL: chat_model_metadata,
-    "sentence-piece": partial(sentence_piece_vocabulary, adds_blank=True),
-    "sentence-piece-without-blank": partial(sentence_piece_vocabulary, adds_blank=False),
+    **{name: Case(partial(byte_level_vocabulary, name)) for name in PRE_TOKENIZERS},
+    CHAT_MODEL: Case(chat_model_metadata),
+    **SENTENCE_PIECE,
 }
 
 
-def our_ids(metadata: Mapping[str, Any]) -> list[list[int]]:
-    """Return the ids of the odd strings by our tokenizer."""
-    tokenizer = Tokenizer.from_str(tokenizer_json(metadata))
-    encodings = tokenizer.encode_batch_fast(odd_strings(), add_special_tokens=False)
+def our_ids(metadata: Mapping[str, Any], strings: list[str]) -> list[list[int]]:
+    """Return the ids of strings by our tokenizer, without those of begin and end."""
+    tokenizer = Tokenizer.from_str(tokenizer_json(Vocabulary(metadata)))
+    encodings = tokenizer.encode_batch_fast(strings, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]

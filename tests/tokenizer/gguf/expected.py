@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RECORD = Path(__file__).with_name("llama_cpp_ids.json")
 STRINGS_PER_DIGEST = 100
@@ -22,9 +22,15 @@ def expected() -> dict[str, Expected]:
     """Return the record by the name of the vocabulary or of its pre-tokenizer."""
     return {
         name: Expected(entry["adds_bos"], entry["digests"].split())
-        for entry in json.loads(RECORD.read_text())
+        for entry in _read()["ids"]
         for name in entry["names"].split()
     }
+
+
+def expected_ends() -> dict[str, list[str]]:
+    """Return the tokens at which a sequence ends, by family."""
+    ends: dict[str, list[str]] = _read()["ends"]
+    return ends
 
 
 def digests(ids: Sequence[Sequence[int]]) -> list[str]:
@@ -39,7 +45,7 @@ def digests(ids: Sequence[Sequence[int]]) -> list[str]:
     ]
 
 
-def write(record: dict[str, Expected]) -> None:
+def write(record: Mapping[str, Expected], ends: Mapping[str, list[str]]) -> None:
     """Write the record; names whose entries are equal share one."""
     names: dict[tuple[bool, str], list[str]] = {}
     for name, entry in record.items():
@@ -48,4 +54,9 @@ def write(record: dict[str, Expected]) -> None:
         {"names": " ".join(each), "adds_bos": adds_bos, "digests": digests}
         for (adds_bos, digests), each in names.items()
     ]
-    RECORD.write_text(json.dumps(entries, indent=1) + "\n")
+    RECORD.write_text(json.dumps({"ids": entries, "ends": ends}, indent=1) + "\n")
+
+
+def _read() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(RECORD.read_text())
+    return record

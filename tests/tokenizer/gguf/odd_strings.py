@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the odd characters are meant
-"""Strings in which tokenizers differ: borders of every kind, rare and joined characters, controls."""
+"""Strings in which tokenizers differ: borders of every kind, rare characters, control tokens."""
 
 import random
 
@@ -57,12 +57,13 @@ _BLANKS = [
     *("\u00a0", "\u3000", "\u2003", "\u2003 ", "\u0085", "\u2028", "\u1680", "\u202f", "\u200b"),
 ]
 _SIGNS = [
-    *("don't", "WE'LL", "i'Ve", "'s", "'S'T", "''", "it\u2019s", "x'm'D", "'re'RE", "é'll", "'ſ", "a's", "'ſa"),
-    *("!", "...", "?!", "—", "--", "$", "€5", "#tag", "a_b", "<=>", "`code`", "^~|", "\\", "«»", "§©"),
-    *("/", "//", "a/b", "https://x.y/z?q=1&r", "!/\n", "/\n/", "(a)", "[b]", "{c}", "<d>", ".e", ",F"),
+    *("don't", "WE'LL", "i'Ve", "'s", "'S'T", "''", "it\u2019s", "x'm'D", "'re'RE", "é'll", "'ſ"),
+    *("a's", "!", "...", "?!", "—", "--", "$", "€5", "#tag", "a_b", "<=>", "`code`", "^~|", "\\"),
+    *("/", "//", "a/b", "https://x.y/z?q=1&r", "!/\n", "/\n/", "(a)", "[b]", "{c}", "<d>", ".e"),
     *("。", "、", "：；，", "！？", "…", "‘q’", "“Q”", "︰﹏", "・", "。\n", "।", "؟،", "۔", "|x|"),
-    *("😀", "👩\u200d👩\u200d👧", "🇩🇪", "👍🏽", "☃\ufe0f", "\u0301", "e\u0301", "n\u0303o", "\u0301\u0302", "1\u20e3"),
-    *("\ufeff", "\u202e", "\U000e0041", "\x00", "\x07", "\x1b[0m", "\x1c", "\x7f", "\ue000", "\ufffd"),
+    *("😀", "👩\u200d👩\u200d👧", "🇩🇪", "👍🏽", "☃\ufe0f", "\u0301", "e\u0301"),
+    *("n\u0303o", "\u0301\u0302", "1\u20e3", "«»", "§©", ",F", "'ſa", "\ufffd"),
+    *("\ufeff", "\u202e", "\U000e0041", "\x00", "\x07", "\x1b[0m", "\x1c", "\x7f", "\ue000"),
     *("\u0897", "\u1b4e", "\u2427", "\U0001cc00", "\U0001fae9", "\U00010efc"),
 ]  # fmt: skip
 _TOKENS = [
@@ -98,6 +99,14 @@ def odd_strings(count: int = 2000, seed: int = 0) -> list[str]:
     """Return strings of one to twelve parts, of characters from all planes, or long runs."""
     draw = random.Random(seed)
     return [_string(draw) for _ in range(count)]
+
+
+def few_letter_strings(count: int = 2000, seed: int = 0) -> list[str]:
+    """Return strings of the letters of random vocabularies, with a few others between."""
+    draw = random.Random(seed)
+    parts = [*" ab-"] * 6 + ["▁", "\n", "\n\n\n\n", "é", "😀", "<tool>", "<s>", "<unk>", "<0x41>"]
+    parts += [" " * 9, "a" * 30, "-" * 9]
+    return ["".join(draw.choices(parts, k=draw.randint(1, 40))) for _ in range(count)]
 
 
 def _string(draw: random.Random) -> str:

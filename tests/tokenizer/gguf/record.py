@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tests.tokenizer.gguf.cases import CASES, Case, our_ids
 from tests.tokenizer.gguf.expected import Expected, digests, expected, write
+from tests.tokenizer.gguf.families import FAMILIES, Family
 from tests.tokenizer.gguf.llama_cpp import tokenized
-from tests.tokenizer.gguf.odd_strings import odd_strings
 from tests.tokenizer.gguf.vocabularies import write_vocabulary
 
 _MOST_SHOWN = 5
@@ -27,24 +27,29 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    names = args.names or list(CASES)
     record = expected() if args.names and not args.show else {}
-    for name in names:
-        theirs = _recorded(args.modules, CASES[name], args.show)
-        record[name] = theirs
-        print(name, theirs.adds_bos, *theirs.digests[:2], flush=True)
+    for name in args.names or CASES:
+        record[name] = _recorded(args.modules, CASES[name], args.show)
+        print(name, *record[name].digests[:2], flush=True)
     if not args.show:
-        write(record)
+        families = FAMILIES.items()
+        write(record, {name: _ends(args.modules, family) for name, family in families})
 
 
 def _recorded(modules: Path, case: Case, is_shown: bool) -> Expected:
-    texts = odd_strings()
+    texts, metadata = case.strings(), case.metadata()
     with tempfile.TemporaryDirectory() as folder:
-        path = write_vocabulary(Path(folder) / "model.gguf", case())
+        path = write_vocabulary(Path(folder) / "model.gguf", metadata)
         theirs = tokenized(modules, path, texts)
     if is_shown:
-        _show(texts, our_ids(case()), theirs.ids)
+        _show(texts, our_ids(metadata, texts), theirs.ids)
     return Expected(theirs.adds_bos, digests(theirs.ids))
+
+
+def _ends(modules: Path, family: Family) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_vocabulary(Path(folder) / "model.gguf", family.metadata())
+        return family.names(tokenized(modules, path, []).end_ids)
 
 
 def _show(texts: list[str], ours: list[list[int]], theirs: list[list[int]]) -> None:

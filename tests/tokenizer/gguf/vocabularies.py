@@ -1,42 +1,24 @@
-"""Vocabularies to write into GGUF files: the chat model's, and small ones whose merges cross borders."""
+"""Byte-level vocabularies to write into GGUF files: the chat model's, and one to tell borders."""
 
 import importlib.util
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
 
+from mesh.gguf_vocabulary import CONTROL, NORMAL, USER_DEFINED
 from services.tokenizer.pieces import BYTE_ALPHABET
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_LENGTH = 128
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # of control characters, of characters beyond the first planes, and of no character
 _MISSING_BYTES = (0x1C, 0xF1, 0xC0, 0xC1, *range(0xF5, 0x100))
 _RUNS = ((1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128), (4, 2), (8, 4))
 _WHOLE_WORDS = (
-    *(
-        "Hello",
-        "world",
-        " Hello",
-        " world",
-        "camelCase",
-        "camel",
-        "Case",
-        "HTTPServer",
-        "123",
-        "1234",
-    ),
-    *("日本語", "русский", "हिन्दी", " don", "'LL", "e\u0301", "\n\n\n", "a/b", "12345"),
-)
-_WORDS = (
-    "the of and to in is that it was for on are as with his they at be this from have or by one "
-    "had not but what all were when we there can an your which their said if do will each about "
-    "how up out them then she many some so these would other into has more her two like him see "
-    "time could no make than first been its who now people my made over did down only way find"
+    *("Hello", "world", " Hello", " world", "camelCase", "camel", "Case", "123", "1234", "12345"),
+    *("日本語", "русский", "हिन्दी", " don", "'LL", "e\u0301", "\n\n\n", "a/b", "HTTPServer"),
 )
 
 
@@ -89,38 +71,6 @@ def _merges_of_bytes() -> list[str]:
         for left, right in pairs
         if left not in _MISSING_BYTES and right not in _MISSING_BYTES
     ]
-
-
-def sentence_piece_vocabulary(adds_blank: bool, architecture: str = "llama") -> dict[str, Any]:
-    """Return metadata of a vocabulary with bytes, letters and the beginnings of common words."""
-    tokens, types = ["<unk>", "<s>", "</s>", "<turn>"], [2, 3, 3, 4]
-    tokens += [f"<0x{byte:02X}>" for byte in range(256)]
-    types += [6] * 256
-    letters = [chr(code) for code in range(0x21, 0x7F)] + [*"▁éßя中"]
-    pieces = dict.fromkeys(["▁▁", "▁▁▁▁", *_beginnings(), *letters])
-    tokens += pieces
-    types += [1] * len(pieces)
-    return {
-        "general.architecture": architecture,
-        f"{architecture}.context_length": CONTEXT_LENGTH,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.scores": [-float(index) for index in range(len(tokens))],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_space_prefix": adds_blank,
-    }
-
-
-def _beginnings() -> Iterator[str]:
-    for length in range(2, 8):
-        for word in _WORDS.split():
-            for text in (f"▁{word}", word):
-                if len(text) >= length:
-                    yield text[:length]
 
 
 def write_vocabulary(path: Path, metadata: dict[str, Any]) -> Path:
