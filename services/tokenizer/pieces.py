@@ -145,11 +145,15 @@ def _byte_alphabet() -> dict[str, int]:
 BYTE_ALPHABET = _byte_alphabet()
 
 
+# characters by the byte that they stand in for; those of no byte lie outside of Latin-1
+_BYTES = {code: 0x100 for code in range(0x100)} | {ord(c): b for c, b in BYTE_ALPHABET.items()}
+
+
 def _byte_level(token: str) -> bytes:
     """Tokens with characters outside the alphabet are added ones, written as they are."""
     try:
-        return bytes([BYTE_ALPHABET[char] for char in token])
-    except KeyError:
+        return token.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()
 
 

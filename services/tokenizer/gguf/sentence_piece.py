@@ -1,6 +1,6 @@
 """`llama` vocabularies: SentencePiece's BPE, in which blanks are a letter, and bytes are tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mesh.gguf import GGUFError
 from mesh.gguf_vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED
@@ -23,7 +23,7 @@ def sentence_piece(vocabulary: Vocabulary) -> Json:
             "unk_token": vocabulary.token("unknown"),
             "fuse_unk": True,
             "byte_fallback": True,
-            "merges": list(_merges(vocabulary)),
+            "merges": _merges(vocabulary),
         },
         adds_bos=True,
         normalizer={"type": "Sequence", "normalizers": [*prefix, blank]},
@@ -40,8 +40,8 @@ def sentence_piece(vocabulary: Vocabulary) -> Json:
     )
 
 
-def _merges(vocabulary: Vocabulary) -> Iterator[Merge]:
-    """Yield all pairs of pieces that give a piece, the best piece's first.
+def _merges(vocabulary: Vocabulary) -> list[Merge]:
+    """Return all pairs of pieces that give a piece, the best piece's first.
 
     SentencePiece joins the two neighbours whose piece has the best score; what a piece was joined
     from does not matter. No text makes a control token or a byte, which llama.cpp lets happen.
@@ -51,13 +51,17 @@ def _merges(vocabulary: Vocabulary) -> Iterator[Merge]:
         for token, token_id in vocabulary.ids.items()
         if vocabulary.types[token_id] not in (CONTROL, UNKNOWN, BYTE)
     }
-    merged = [(token, token_id) for token, token_id in pieces.items() if len(token) > 1]
-    ranks = _ranks(vocabulary, [token_id for _, token_id in merged])
-    for token, _ in sorted(merged, key=lambda piece: ranks[piece[1]]):
-        for cut in range(len(token) - 1, 0, -1):
-            left, right = token[:cut], token[cut:]
-            if left in pieces and right in pieces:
-                yield left, right
+    merged = [token_id for token, token_id in pieces.items() if len(token) > 1]
+    ranks = _ranks(vocabulary, merged)
+    merges: list[Merge] = []
+    for token_id in sorted(merged, key=ranks.__getitem__):
+        token = vocabulary.tokens[token_id]
+        merges += [
+            (token[:cut], token[cut:])
+            for cut in range(len(token) - 1, 0, -1)
+            if token[:cut] in pieces and token[cut:] in pieces
+        ]
+    return merges
 
 
 def _ranks(vocabulary: Vocabulary, merged: Sequence[int]) -> dict[int, tuple[float, int, int]]:

@@ -16,4 +16,4 @@ def tokenizer_json(vocabulary: Vocabulary) -> str:
     kind = vocabulary.get("model")
     if kind not in _KINDS:
         raise GGUFError("tokenizer.ggml.model", f"{kind} is not one of: {', '.join(_KINDS)}")
-    return json.dumps(_KINDS[kind](vocabulary))
+    return json.dumps(_KINDS[kind](vocabulary), ensure_ascii=False, separators=(",", ":"))
