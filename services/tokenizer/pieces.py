@@ -146,7 +146,7 @@ BYTE_ALPHABET = _byte_alphabet()
 
 
 # characters by the byte that they stand in for; those of no byte lie outside of Latin-1
-_BYTES = {code: 0x100 for code in range(0x100)} | {ord(c): b for c, b in BYTE_ALPHABET.items()}
+_BYTES = dict.fromkeys(range(256), 256) | {ord(c): b for c, b in BYTE_ALPHABET.items()}
 
 
 def _byte_level(token: str) -> bytes:

@@ -57,9 +57,9 @@ def _merges(vocabulary: Vocabulary) -> list[Merge]:
     for token_id in sorted(merged, key=ranks.__getitem__):
         token = vocabulary.tokens[token_id]
         merges += [
-            (token[:cut], token[cut:])
+            (left, right)
             for cut in range(len(token) - 1, 0, -1)
-            if token[:cut] in pieces and token[cut:] in pieces
+            if (left := token[:cut]) in pieces and (right := token[cut:]) in pieces
         ]
     return merges
 
