@@ -65,7 +65,10 @@ def _split(expression: str) -> Json:
 
 
 def _lost_bytes(vocabulary: Vocabulary) -> list[Json]:
-    """Return what keeps the neighbours of bytes that the vocabulary lacks from joining."""
+    """Return what keeps the neighbours of bytes that the vocabulary lacks from joining.
+
+    Where whole words go before merges, llama.cpp takes no rest of a word with such a byte for one.
+    """
     letters = ByteLevel.alphabet()
     lost = "".join(re.escape(each) for each in sorted(letters) if each not in vocabulary.ids)
     return [_split(f"[{lost}]")] if lost else []
