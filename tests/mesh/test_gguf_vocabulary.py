@@ -1,0 +1,47 @@
+"""Ends of a sequence by a GGUF file's entries and names, against llama.cpp's (`record.py`)."""
+
+import pytest
+
+from mesh.gguf import GGUFError
+from mesh.gguf_vocabulary import CONTROL, GGUFVocabulary, end_token_ids
+from tests.tokenizer.gguf.expected import expected_ends
+from tests.tokenizer.gguf.families import FAMILIES, Family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ends_are_those_of_llama_cpp(name: str) -> None:
+    """For each family of models: the file's own, and control tokens by their names."""
+    family = FAMILIES[name]
+    assert family.names(end_token_ids(family.metadata())) == expected_ends()[name]
+
+
+def test_the_files_own_end_is_first() -> None:
+    """It is the one that stands for the end of a text."""
+    metadata = FAMILIES["phi-3"].metadata()
+    assert end_token_ids(metadata)[0] == metadata["tokenizer.ggml.eos_token_id"]
+
+
+def test_text_that_looks_like_an_end_is_none() -> None:
+    """Gemma has HTML among its tokens, of which `</s>` strikes text through."""
+    family = Family("<eos> <end_of_turn>", {"eos": "<eos>"}, texts="[EOS]", defined="</s>")
+    assert family.names(end_token_ids(family.metadata())) == ["<end_of_turn>", "<eos>"]
+
+
+def test_an_end_that_is_not_marked_is_a_control_token() -> None:
+    """By a name that no text spells by chance."""
+    vocabulary = GGUFVocabulary(FAMILIES["chatml-unmarked"].metadata())
+    assert vocabulary.types[vocabulary.ids["<|im_end|>"]] == CONTROL
+    assert vocabulary.types[vocabulary.ids["<|im_start|>"]] != CONTROL
+
+
+def test_a_file_without_a_vocabulary_has_no_ends() -> None:
+    """Nobody can name a token then."""
+    assert end_token_ids({"general.architecture": "llama"}) == ()
+
+
+@pytest.mark.parametrize("token_id", [-1, 1 << 32, True, "2", 2.0])
+def test_an_end_that_is_no_token_is_refused(token_id: object) -> None:
+    """By the name of its entry."""
+    metadata = FAMILIES["mistral"].metadata() | {"tokenizer.ggml.eot_token_id": token_id}
+    with pytest.raises(GGUFError, match=r"tokenizer\.ggml\.eot_token_id is not a token"):
+        end_token_ids(metadata)
