@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from services.retriever.encoder import load
 from training.evaluate import FREE_QUESTIONS, bounded
@@ -68,7 +69,8 @@ def cases() -> list[Case]:
 
 def _ranked(entries: Sequence[Entry], pool: Sequence[str]) -> list[list[str]]:
     """Return all passages for each question, nearest first."""
-    encoder = load("", 1)
+    # it sets the threads of the whole process
+    encoder = load("", torch.get_num_threads())
     texts = [*pool, *(entry.question for entry in entries)]
     vectors = np.concatenate([encoder.encode(encoder.tokenizer.encode([text])) for text in texts])
     scores = vectors[len(pool) :] @ vectors[: len(pool)].T
