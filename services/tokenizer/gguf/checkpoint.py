@@ -5,7 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from mesh.gguf import GGUFError, GGUFFile, find_gguf, model_name
-from services.tokenizer.checkpoint import REVISION_DIGITS, Checkpoint, CheckpointError
+from services.tokenizer.checkpoint import (
+    GROUNDING_FILE,
+    REVISION_DIGITS,
+    Checkpoint,
+    CheckpointError,
+    read_text,
+)
 from services.tokenizer.gguf.tokenizer_json import tokenizer_json
 from services.tokenizer.gguf.vocabulary import Vocabulary
 
@@ -27,12 +33,13 @@ def read_checkpoint(model: str, model_id: str = "") -> Checkpoint:
         if path is None:
             return Checkpoint.read(model, model_id)
         file = GGUFFile.read(path)
-        return _checkpoint(file, model_id or model_name(Path(model)))
+        grounding = read_text(path.parent / GROUNDING_FILE)
+        return _checkpoint(file, model_id or model_name(Path(model)), grounding)
     except (GGUFError, OSError) as error:
         raise CheckpointError(f"{model}: {error}") from error
 
 
-def _checkpoint(file: GGUFFile, name: str) -> Checkpoint:
+def _checkpoint(file: GGUFFile, name: str, grounding_json: str | None) -> Checkpoint:
     metadata = file.metadata
     vocabulary = Vocabulary(metadata)
     text = tokenizer_json(vocabulary)
@@ -54,6 +61,7 @@ def _checkpoint(file: GGUFFile, name: str) -> Checkpoint:
         context_length=context_length,
         vocab_size=len(vocabulary.tokens) if embedding is None else embedding.shape[0],
         eos_token_ids=vocabulary.end_token_ids(),
+        grounding_json=grounding_json,
     )
 
 
