@@ -1,8 +1,9 @@
 """The engine in a thread of its own: loaded there, then stepped; between two steps, commands."""
 
-import gc
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from services.generator.engine import Engine, EngineStats, StepOutput
 from services.generator.serving.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+# what computes for milliseconds makes way for the event loops of all services, which need a core
+# for a moment: a step hardly gets longer, and a first token does not wait for one at every hop
+COMPUTE_NICENESS = 5
 
 # what the engine's owner wants done; returns outputs as a step does
 Command = Callable[[Engine], list[StepOutput]]
@@ -94,7 +99,12 @@ class EngineThread:
             waits = False
 
 
-def freeze_gc() -> None:
-    """Exempt all objects that exist now from garbage collection, which would stop a step."""
-    gc.collect()
-    gc.freeze()
+def lower_priority() -> None:
+    """Have this thread, and those that it starts, make way for others where cores are short.
+
+    Elsewhere than on Linux a priority is a whole process's, and stays.
+    """
+    if sys.platform == "linux":
+        thread_id = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread_id) + COMPUTE_NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread_id, niceness)
