@@ -13,13 +13,12 @@ from mesh.lifecycle import Lifecycle, run
 from mesh.pb import generator_pb2_grpc
 from services import NAMES
 from services.generator.config import GeneratorSettings, variable
-from services.generator.engine import Engine, EngineConfigError
+from services.generator.engine import EngineConfigError
 from services.generator.loading import cpu_labels, load_engine
 from services.generator.model.errors import ModelError
 from services.generator.serving import wire
 from services.generator.serving.bridge import EngineBridge
 from services.generator.serving.collector import EngineCollector
-from services.generator.serving.engine_thread import lower_priority
 from services.generator.serving.servicer import GeneratorServicer
 from services.generator.serving.worker import Worker
 
@@ -32,14 +31,9 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     try:
         config, mock = settings.engine_config(), settings.mock_config()
         max_live = config.max_num_seqs + settings.max_waiting
-
-        def load() -> Engine:
-            # a GPU computes beside its thread, which would only hold it up
-            if config.device == "cpu":
-                lower_priority()
-            return load_engine(config, mock=mock)
-
-        bridge = await EngineBridge.load(load, max_live, settings.wedged_s)
+        bridge = await EngineBridge.load(
+            lambda: load_engine(config, mock=mock), max_live, settings.wedged_s
+        )
     except EngineConfigError as error:
         raise CannotStartError(f"{variable(error.field)}: {error.message}") from error
     except (ModelError, OSError) as error:

@@ -1,9 +1,7 @@
 """The engine in a thread of its own: loaded there, then stepped; between two steps, commands."""
 
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +11,6 @@ from services.generator.engine import Engine, EngineStats, StepOutput
 from services.generator.serving.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-# what computes for milliseconds makes way for the event loops of all services, which need a core
-# for a moment: a step hardly gets longer, and a first token does not wait for one at every hop
-COMPUTE_NICENESS = 5
 
 # what the engine's owner wants done; returns outputs as a step does
 Command = Callable[[Engine], list[StepOutput]]
@@ -97,14 +91,3 @@ class EngineThread:
                 return None
             outputs += command(engine)
             waits = False
-
-
-def lower_priority() -> None:
-    """Have this thread, and those that it starts, make way for others where cores are short.
-
-    Elsewhere than on Linux a priority is a whole process's, and stays.
-    """
-    if sys.platform == "linux":
-        thread_id = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread_id) + COMPUTE_NICENESS
-        os.setpriority(os.PRIO_PROCESS, thread_id, niceness)

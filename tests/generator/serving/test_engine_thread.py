@@ -1,6 +1,5 @@
 """The engine's thread: loads, steps, and a process ends without it."""
 
-import os
 import queue
 import subprocess
 import sys
@@ -9,11 +8,7 @@ import threading
 import pytest
 
 from services.generator.engine import Engine, EngineStats, FinishReason, StepOutput
-from services.generator.serving.engine_thread import (
-    COMPUTE_NICENESS,
-    EngineThread,
-    lower_priority,
-)
+from services.generator.serving.engine_thread import EngineThread
 from services.generator.serving.submission import abort
 from tests.generator.backend.mock.engines import make_engine
 from tests.generator.serving.tiny_bridge import submission
@@ -87,32 +82,3 @@ def test_whatever_ends_the_thread_is_told() -> None:
 def test_a_process_ends_though_its_engine_is_stuck() -> None:
     """The interpreter does not wait for a thread that never returns."""
     assert subprocess.run([sys.executable, "-c", STUCK], timeout=30, check=False).returncode == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a priority is a process's")
-def test_what_computes_makes_way_for_the_event_loop() -> None:
-    """The engine's thread and a team that it starts have a lower priority, others their own."""
-    seen: list[int] = []
-
-    def note() -> None:
-        seen.append(niceness(threading.get_native_id()))
-
-    def load() -> Engine:
-        lower_priority()
-        note()
-        member = threading.Thread(target=note)
-        member.start()
-        member.join()
-        return make_engine()
-
-    own = niceness(threading.get_native_id())
-    thread = EngineThread(load, 3.0)
-    thread.loaded.result(10)
-    thread.stop()
-    lowered = min(own + COMPUTE_NICENESS, 19)
-    assert seen == [lowered, lowered]
-    assert niceness(threading.get_native_id()) == own
-
-
-def niceness(thread_id: int) -> int:
-    return os.getpriority(os.PRIO_PROCESS, thread_id)
