@@ -48,7 +48,9 @@ def read(exchange: Exchange) -> Answer:
     if exchange.fault or status != "200":
         return Answer(late_s, fault=exchange.fault or f"HTTP {status}")
     ends = list(accumulate(map(len, exchange.pieces)))
-    texts_s, usage, fault, is_done = [], {}, "", False
+    texts_s: list[float] = []
+    usage: dict[str, Any] = {}
+    fault, is_done = "", False
     for end, data in _events(body, len(head) + 4):
         if data == b"[DONE]":
             is_done = True

@@ -1,7 +1,7 @@
 """What each process of a stack has used of the processors."""
 
 import re
-from collections import Counter
+from collections import defaultdict
 
 import psutil
 
@@ -16,9 +16,9 @@ class Processes:
         self._processes = {child: _name(child) for child in parent.children(recursive=True)}
         self._processes[parent] = "supervisor"
 
-    def used_s(self) -> Counter[str]:
+    def used_s(self) -> dict[str, float]:
         """Return the seconds of processor time by service, since its start."""
-        used: Counter[str] = Counter()
+        used: defaultdict[str, float] = defaultdict(float)
         for process, name in self._processes.items():
             times = process.cpu_times()
             used[name] += times.user + times.system
