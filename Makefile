@@ -108,6 +108,10 @@ bench: setup  ## measure the engine, its scheduler and the mesh
 	$(PYTHON) -m bench.pace
 	$(PYTHON) -m bench.mesh
 
+.PHONY: bench-service
+bench-service: setup  ## measure the whole stack under load; ARGS="--rates 11.6"
+	$(PYTHON) -m bench.service $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: setup  ## install other engines in environments of their own and compare; long
 	TORCH_INDEX=$(TORCH_INDEX) $(PYTHON) -m bench.engine $(ARGS)
