@@ -74,9 +74,7 @@ def load_runner(
 def _load_model(
     config: EngineConfig, shape: ModelConfig, weights: Weights, dtype: torch.dtype, device: Device
 ) -> Decoder:
-    # quantised here, they take a byte each at least
-    kept = dtype if config.quantization is None else torch.int8
-    check_weights(weights.num_bytes(kept), device.free_bytes())
+    check_weights(_least_bytes(weights, dtype, config.quantization), device.free_bytes())
     parts = GpuParts(shape, device.device, dtype, config.quantization)
     try:
         model = build_decoder(shape, weights, dtype, parts)
@@ -85,6 +83,13 @@ def _load_model(
         raise EngineConfigError(field, str(error)) from error
     device.release()
     return model
+
+
+def _least_bytes(weights: Weights, dtype: torch.dtype, quantization: str | None) -> int:
+    """Return what weights take at least: quantised here a byte each, or half of one."""
+    if quantization is None:
+        return weights.num_bytes(dtype)
+    return weights.num_bytes(torch.int8) // (2 if quantization == "int4" else 1)
 
 
 def _plan_num_blocks(

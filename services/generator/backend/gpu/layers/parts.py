@@ -1,11 +1,13 @@
 """Parts of a model on a GPU: Triton kernels, and torch's library for unquantised linear layers."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch.nn import functional
 
 from services.generator.backend.gpu.layers.attention import PagedHeadAttention, check_heads
+from services.generator.backend.gpu.layers.grouped_linear import GroupedLinear, SideBySide
 from services.generator.backend.gpu.layers.mixture import GroupedMixture, stack_experts
 from services.generator.backend.gpu.layers.quantized_linear import (
     Fp8Linear,
@@ -33,9 +35,16 @@ from services.generator.model.mlp import ResidualBranch
 from services.generator.model.norm import Norm
 
 _LinearType = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+
+
+def _int4_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    return GroupedLinear([GroupedWeight.quantized(weight, 4)], bias, weight.device)
+
+
 _LINEAR_TYPES: Mapping[str | None, _LinearType] = {
     None: TorchLinear,
     "int8": Int8Linear,
+    "int4": _int4_linear,
     "fp8": Fp8Linear,
 }
 
@@ -43,8 +52,9 @@ _LINEAR_TYPES: Mapping[str | None, _LinearType] = {
 class GpuParts:
     """The `Parts` of a CUDA device, or of the CPU under Triton's interpreter.
 
-    `quantization` int8 or fp8 rounds all matrices but embeddings, routers, experts, and what the
-    checkpoint has packed. Raises ModelConfigError for a model that they do not take.
+    `quantization` int8, int4 or fp8 rounds all matrices but embeddings, routers, experts, and what
+    the checkpoint has in four bits; int4 leaves eight to the head and to what the checkpoint has in
+    eight. Raises ModelConfigError for a model that they do not take.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class GpuParts:
         self.weight_dtype = weight_dtype
         self._config = config
         self._linear_type = _LINEAR_TYPES[quantization]
+        self._wide_type = Int8Linear if quantization == "int4" else self._linear_type
 
     def lookup(
         self, table: torch.Tensor | GroupedWeight, scale: float | None
@@ -114,16 +125,33 @@ class GpuParts:
         return PackedLinear(weight, bias)
 
     def grouped_linear(
-        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+        self,
+        weights: Sequence[GroupedWeight],
+        bias: torch.Tensor | None = None,
+        adds: bool = False,
     ) -> Linear:
-        """See `Parts`; the weight becomes floats."""
-        return self.linear(weight.dequantized(self.weight_dtype).to(self.device), bias, adds)
+        """See `Parts`; four bits stay packed, others become floats."""
+        linears: list[Linear] = []
+        start = 0
+        for is_packed, run in itertools.groupby(weights, GroupedLinear.takes):
+            members = list(run)
+            end = start + sum(each.shape[0] for each in members)
+            part = None if bias is None else bias[start:end]
+            if is_packed:
+                linears.append(GroupedLinear(members, part, self.device))
+            else:
+                linears.append(self._wide_type(self._floats(members), part))
+            start = end
+        return linears[0] if len(linears) == 1 else SideBySide(linears)
+
+    def _floats(self, weights: Sequence[GroupedWeight]) -> torch.Tensor:
+        return torch.cat([each.dequantized(self.weight_dtype).to(self.device) for each in weights])
 
     def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:
-        """See `Parts`."""
+        """See `Parts`; where `quantization` is int4 in eight bits, since every logit is its own."""
         if isinstance(weight, GroupedWeight):
-            return self.grouped_linear(weight)
-        return self.linear(weight)
+            return self.grouped_linear([weight])
+        return self._wide_type(weight, None)
 
     def mixture(
         self,
