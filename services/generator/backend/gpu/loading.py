@@ -1,6 +1,7 @@
 """Loading of a model onto a GPU; its KV cache gets what weights and steps leave."""
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ from services.generator.model.loader import build_decoder, compute_dtype
 
 # of what is free beside weights and the largest step: CUDA graphs and penalties need some later
 _FREE_SHARE = 0.9
+
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedRunner(NamedTuple):
@@ -82,6 +86,7 @@ def _load_model(
         field = "quantization" if config.quantization else "model"
         raise EngineConfigError(field, str(error)) from error
     device.release()
+    logger.info("GPU weights: %s", parts.describe())
     return model
 
 

@@ -73,6 +73,18 @@ def test_weights_rounded_to_four_bits_give_the_tokens_of_a_cpu(
         torch.testing.assert_close(torch.tensor(values), torch.tensor(due), rtol=0, atol=0.02)
 
 
+def test_the_log_says_what_became_of_each_type(
+    tmp_path: Path, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the names that the file has for them."""
+    caplog.set_level("INFO")
+    on_device(write(tmp_path, "llama", "Q4_K", MIXED), device, **OPTIONS)
+    line = next(each for each in caplog.messages if each.startswith("GPU weights: "))
+    parts = line.removeprefix("GPU weights: ").split(", ")
+    expected = {"Q4_K packed in 4 bits", "Q8_0 in float32", "Q8_0 of embeddings in float32"}
+    assert expected <= set(parts) and len(parts) == len(set(parts))
+
+
 def test_four_bits_are_counted_as_they_stay(tmp_path: Path) -> None:
     """So that no file is refused for what its floats would take."""
     weights = open_weights(write(tmp_path, "llama", "Q4_K", {}))

@@ -49,6 +49,17 @@ _LINEAR_TYPES: Mapping[str | None, _LinearType] = {
 }
 
 
+# what weights are kept in, None if in the model's dtype
+_KEPT: Mapping[object, str | None] = {
+    TorchLinear: None,
+    Int8Linear: "in int8",
+    Fp8Linear: "in fp8",
+    _int4_linear: "packed in 4 bits",
+    GroupedLinear: "packed in 4 bits",
+    PackedLinear: "packed in 4 bits",
+}
+
+
 class GpuParts:
     """The `Parts` of a CUDA device, or of the CPU under Triton's interpreter.
 
@@ -68,6 +79,7 @@ class GpuParts:
         self.device = device
         self.weight_dtype = weight_dtype
         self._config = config
+        self._kept: dict[str, None] = {}
         self._linear_type = _LINEAR_TYPES[quantization]
         self._wide_type = Int8Linear if quantization == "int4" else self._linear_type
 
@@ -76,6 +88,7 @@ class GpuParts:
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """See `Parts`."""
         if isinstance(table, GroupedWeight):
+            self._note(f"{table.kind} of embeddings", TorchLinear)
             table = table.dequantized(self.weight_dtype).to(self.device)
         rows = table
         return lambda ids: embedding(ids, rows, scale)
@@ -116,12 +129,14 @@ class GpuParts:
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`."""
+        self._note("floats", self._linear_type)
         return self._linear_type(weight, bias)
 
     def packed_linear(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`; the weights stay in four bits."""
+        self._note(weight.layout, PackedLinear)
         return PackedLinear(weight, bias)
 
     def grouped_linear(
@@ -137,6 +152,8 @@ class GpuParts:
             members = list(run)
             end = start + sum(each.shape[0] for each in members)
             part = None if bias is None else bias[start:end]
+            for each in members:
+                self._note(each.kind, GroupedLinear if is_packed else self._wide_type)
             if is_packed:
                 linears.append(GroupedLinear(members, part, self.device))
             else:
@@ -151,6 +168,7 @@ class GpuParts:
         """See `Parts`; where `quantization` is int4 in eight bits, since every logit is its own."""
         if isinstance(weight, GroupedWeight):
             return self.grouped_linear([weight])
+        self._note("floats of the head", self._wide_type)
         return self._wide_type(weight, None)
 
     def mixture(
@@ -160,9 +178,18 @@ class GpuParts:
         experts: Iterable[tuple[torch.Tensor, torch.Tensor]],
     ) -> ResidualBranch:
         """See `Parts`."""
+        self._note("experts", TorchLinear)
         stacks = stack_experts(experts, config.num_experts, self.device)
         chosen = config.num_chosen, config.normalizes
         return GroupedMixture(TorchLinear(router), *stacks, self.activation(), *chosen)
+
+    def describe(self) -> str:
+        """Return in words what became of the weights, by the types that the checkpoint has."""
+        return ", ".join(self._kept)
+
+    def _note(self, kind: str, linear_type: object) -> None:
+        dtype = str(self.weight_dtype).removeprefix("torch.")
+        self._kept[f"{kind} {_KEPT[linear_type] or f'in {dtype}'}"] = None
 
 
 def _gelu_gated(gate_up: torch.Tensor) -> torch.Tensor:

@@ -51,6 +51,7 @@ def grouped(name: str, tensor: Tensor) -> GroupedWeight:
         None if offsets is None else offsets.reshape(rows, -1),
         group_size,
         bits,
+        tensor.type.name,
     )
 
 
