@@ -51,7 +51,7 @@ AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AV
 
 .PHONY: test
 test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not models" $(ARGS)
 
 .PHONY: test-levels
 test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone
@@ -59,8 +59,14 @@ test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone
 
 .PHONY: test-all
 test-all: setup  ## run all tests, at both levels, and the long schedules: before a release
-	$(PYTEST)
+	$(PYTEST) -m "not models"
 	$(MAKE) --no-print-directory test-levels schedules
+
+# one process: each loads a model of its own
+.PHONY: test-models
+test-models: setup  ## fetch real models (300 MB, Gemma's terms) and test them against transformers
+	$(PYTHON) -m tests.models.fetch
+	$(PYTHON) -m pytest -n 0 -m models tests/models $(ARGS)
 
 .PHONY: check
 check: setup  ## lint, format, types, layers, fresh generated code

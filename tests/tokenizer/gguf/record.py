@@ -40,12 +40,10 @@ def main() -> None:
     """Write the record."""
     modules, texts = Path(sys.argv[1]).resolve(), odd_strings()
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "tokenize.mjs"
-        script.write_text(_SCRIPT % modules)
         record = {}
         for name, metadata in _vocabularies():
             path = write_vocabulary(Path(folder) / f"{name}.gguf", metadata)
-            record[name] = digest(_ids(script, path, texts))
+            record[name] = digest(llama_cpp_ids(modules, path, texts, Path(folder)))
             print(name, record[name], flush=True)
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -66,8 +64,13 @@ def _vocabularies() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, kept | {"tokenizer.ggml.pre": name}
 
 
-def _ids(script: Path, model: Path, texts: Sequence[str]) -> list[list[int]]:
-    given, output = model.with_suffix(".texts"), model.with_suffix(".ids")
+def llama_cpp_ids(
+    modules: Path, model: Path, texts: Sequence[str], scratch: Path
+) -> list[list[int]]:
+    """Return the ids that node-llama-cpp, in a folder of npm's modules, gives texts."""
+    script = scratch / "tokenize.mjs"
+    script.write_text(_SCRIPT % modules)
+    given, output = scratch / f"{model.stem}.texts", scratch / f"{model.stem}.ids"
     given.write_text(json.dumps(texts))
     command = ["node", str(script), str(model), str(given), str(output)]
     # it complains of missing tensors first, then takes the vocabulary alone

@@ -54,4 +54,4 @@ def assert_same(actual: Choices, expected: Choices) -> None:
         candidates = actual.candidates[row]
         assert [c.token_id for c in candidates] == [c.token_id for c in due]
         values, wanted = (torch.tensor([c.logprob for c in some]) for some in (candidates, due))
-        torch.testing.assert_close(values, wanted, rtol=0, atol=atol)
+        torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
