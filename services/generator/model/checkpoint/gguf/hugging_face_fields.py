@@ -64,7 +64,7 @@ def hugging_face_fields(file: GGUFFile) -> dict[str, Any]:
 
 
 def _refuse_window(metadata: Metadata) -> None:
-    """Raise ModelConfigError for a window that would matter; files repeat one that is turned off."""
+    """Raise ModelConfigError for a window that matters; files repeat one that is turned off."""
     window = metadata.optional_size("attention.sliding_window")
     if window is not None and window < metadata.size("context_length"):
         problem = f"{window} is not supported: the file does not say of which layers"

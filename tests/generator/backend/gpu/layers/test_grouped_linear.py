@@ -59,6 +59,15 @@ def test_each_weight_counts_with_all_its_bits(kinds: list[str], device: Device) 
         assert torch.equal(out, expected)
 
 
+def test_scales_that_a_unit_does_not_hold_are_kept_all_the_same(device: Device) -> None:
+    """An integer zero and a scale of 24 bits become a scale and an offset."""
+    torch.manual_seed(1)
+    values = torch.randint(-8, 8, (24, 96), dtype=torch.int8)
+    weight = GroupedWeight(values, torch.randn(24, 3), None, 32, bits=4)
+    out = GroupedLinear([weight], None, device.device)(torch.eye(96, device=device.device))
+    assert_near("out", out, weight.dequantized(torch.float64).t())
+
+
 @DTYPES
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("kinds", [*([kind] for kind in FOUR_BITS), FOUR_BITS])
