@@ -54,7 +54,7 @@ libraries_avx512_vnni := ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI
 
 .PHONY: test
 test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not models" $(ARGS)
 
 .PHONY: test-levels
 test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone; LEVELS=all for each
@@ -67,9 +67,15 @@ LIST_LEVELS := from services.generator.backend.cpu.native import levels; \
 
 .PHONY: test-all
 test-all: setup  ## run all tests, at all levels, and the long schedules: before a release
-	$(PYTEST)
+	$(PYTEST) -m "not models"
 	$(MAKE) --no-print-directory test-levels LEVELS=all
 	$(MAKE) --no-print-directory schedules
+
+# one process: each loads a model of its own
+.PHONY: test-models
+test-models: setup  ## fetch real models (300 MB, Gemma's terms) and test them against transformers
+	$(PYTHON) -m tests.models.fetch
+	$(PYTHON) -m pytest -n 0 -m models tests/models $(ARGS)
 
 .PHONY: check
 check: setup  ## lint, format, types, layers, fresh generated code

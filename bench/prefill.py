@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from bench.common.machine import describe
 from services.generator.backend.cpu.linear.bf16_linear import bf16_linear
 from services.generator.backend.cpu.linear.float_linear import float_linear
 from services.generator.backend.cpu.linear.grouped_linear import grouped_linear
+from services.generator.backend.cpu.linear.native_linear import NativeLinear
 from services.generator.backend.cpu.native import levels
 from services.generator.backend.cpu.program import Program
 from services.generator.engine import Engine, EngineConfig, SamplingParams
@@ -34,6 +36,24 @@ FORMATS = {"16 bits": None, "int8": "int8", "int4": "int4"}
 LARGE = ((4096, 1024), (1024, 4096))
 REPEATS = 9
 Timed = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The best prefill of one format at one level, and its products at their best."""
+
+    level: str
+    format: str
+    tokens_per_s: float
+    gops: float
+    product_gops: float
+    share: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.level:12} {self.format:8} {self.tokens_per_s:6.0f} tokens/s,"
+            f" {self.gops:5.0f} of {self.product_gops:5.0f} GOP/s: {self.share:.0%}"
+        )
 
 
 def main() -> None:
@@ -48,20 +68,15 @@ def main() -> None:
         folder = write_checkpoint(Path(scratch), SMOLLM_135M)
         for level in options.levels:
             for name, quantization in FORMATS.items():
-                rows.append(_measure(folder, level, name, quantization, options.tokens))
-                print(
-                    "{level:12} {format:8} {tokens_per_s:6.0f} tokens/s, {ms:5.0f} ms,"
-                    " {gops:5.0f} of {product_gops:5.0f} GOP/s: {share:.0%}".format(**rows[-1]),
-                    flush=True,
-                )
+                row = _measure(folder, level, name, quantization, options.tokens)
+                rows.append(asdict(row))
+                print(row, flush=True)
     result = {**describe(), "threads": torch.get_num_threads(), "rows": rows}
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(f"\nwritten to {RESULT}")
 
 
-def _measure(
-    folder: Path, level: str, name: str, quantization: str | None, num_tokens: int
-) -> dict[str, str | float]:
+def _measure(folder: Path, level: str, name: str, quantization: str | None, num_tokens: int) -> Row:
     engine = load_engine(
         EngineConfig(
             *(folder,),
@@ -83,15 +98,8 @@ def _measure(
     operations = 2 * (num_linear_weights(SMOLLM_135M) - head) * num_tokens
     product_operations = 2 * num_tokens * sum(outputs * inputs for outputs, inputs in LARGE)
     gops, product_gops = operations / prefill_s / 1e9, product_operations / product_s / 1e9
-    return {
-        "level": level,
-        "format": name,
-        "tokens_per_s": num_tokens / prefill_s,
-        "ms": prefill_s * 1e3,
-        "gops": gops,
-        "product_gops": product_gops,
-        "share": gops / product_gops,
-    }
+    share = gops / product_gops
+    return Row(level, name, num_tokens / prefill_s, gops, product_gops, share)
 
 
 def _prefill(engine: Engine, prompt: list[int]) -> None:
@@ -106,7 +114,7 @@ def _product(size: tuple[int, int], quantization: str | None, num_rows: int) -> 
     dtype = torch.bfloat16 if levels.multiplies_bf16() else torch.float32
     if quantization is not None:
         bits = {"int8": 8, "int4": 4}[quantization]
-        linear = grouped_linear(GroupedWeight.quantized(weight, bits), dtype)
+        linear: NativeLinear | None = grouped_linear(GroupedWeight.quantized(weight, bits), dtype)
     elif dtype == torch.bfloat16:
         linear = bf16_linear(weight.to(torch.bfloat16))
     else:

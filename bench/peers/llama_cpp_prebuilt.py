@@ -57,11 +57,16 @@ def load(setup: Setup) -> Run:
     return run
 
 
+def modules_folder() -> Path:
+    """Return where npm's modules are kept, which may not be there yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "infermesh" / "peers" / f"node-llama-cpp-{VERSION}" / "node_modules"
+
+
 def _modules(cpu: str | None) -> Path:
     """Return a folder of npm's modules, installed once, with one kind of processor's library."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "infermesh" / "peers" / f"node-llama-cpp-{VERSION}"
-    whole = home / "node_modules"
+    whole = modules_folder()
+    home = whole.parent
     if not (whole / _LIBRARIES).is_dir():
         home.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
