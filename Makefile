@@ -45,22 +45,37 @@ up: setup  ## start everything in the foreground; ARGS="--generators 2"
 # pytest-xdist's workers: each core takes one, WORKERS=0 runs all tests in pytest's own process
 WORKERS ?= auto
 PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --maxprocesses 4
-# OpenBLAS, torch, oneDNN and our kernels as on a processor with AVX2 and nothing newer
-AVX2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
-  INFERMESH_GENERATOR_CPU_LEVEL=avx2
+# of our kernels; torch takes none. `all` are those of this processor
+LEVELS ?= avx2
+# OpenBLAS, torch and oneDNN as on a processor of that level
+libraries_avx2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+libraries_avx512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
+libraries_avx512_vnni := ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI
 
 .PHONY: test
 test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not models" $(ARGS)
 
 .PHONY: test-levels
-test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone
-	$(AVX2) $(PYTEST) -m "not slow" tests/generator $(ARGS)
+test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone; LEVELS=all for each
+	$(foreach level,$(if $(filter all,$(LEVELS)),$(shell $(PYTHON) -c "$(LIST_LEVELS)"),$(LEVELS)),\
+	  $(libraries_$(level)) INFERMESH_GENERATOR_CPU_LEVEL=$(level) \
+	  $(PYTEST) -m "not slow" tests/generator $(ARGS) &&) true
+
+LIST_LEVELS := from services.generator.backend.cpu.native import levels; \
+  print(levels.TORCH, *(each.name for each in levels.available()))
 
 .PHONY: test-all
-test-all: setup  ## run all tests, at both levels, and the long schedules: before a release
-	$(PYTEST)
-	$(MAKE) --no-print-directory test-levels schedules
+test-all: setup  ## run all tests, at all levels, and the long schedules: before a release
+	$(PYTEST) -m "not models"
+	$(MAKE) --no-print-directory test-levels LEVELS=all
+	$(MAKE) --no-print-directory schedules
+
+# one process: each loads a model of its own
+.PHONY: test-models
+test-models: setup  ## fetch real models (300 MB, Gemma's terms) and test them against transformers
+	$(PYTHON) -m tests.models.fetch
+	$(PYTHON) -m pytest -n 0 -m models tests/models $(ARGS)
 
 .PHONY: check
 check: setup  ## lint, format, types, layers, fresh generated code
@@ -98,6 +113,10 @@ bench: setup  ## measure the engine, its scheduler and the mesh
 	$(PYTHON) -m bench.prefix
 	$(PYTHON) -m bench.pace
 	$(PYTHON) -m bench.mesh
+
+.PHONY: bench-service
+bench-service: setup  ## measure the whole stack under load; ARGS="--rates 11.6"
+	$(PYTHON) -m bench.service $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: setup  ## install other engines in environments of their own and compare; long

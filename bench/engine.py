@@ -3,9 +3,10 @@
     python -m bench.engine [--shapes smollm-135m qwen3-0.6b] [--concurrency 1 8 32] [--repeats 3]
                            [--subjects infermesh openvino ...] [--quick]
 
-Random checkpoints in bfloat16 serve N prompts of 128 tokens, 64 tokens out each, greedy, prefill
-counted. First a gate in float32: no speed is shown unless our tokens agree with transformers'.
-Peers install once into --peers-folder; one that cannot be had or fails is named with its reason.
+Random checkpoints in bfloat16, or SmolLM2's, serve N prompts of 128 tokens, 64 tokens out each,
+greedy, prefill counted. First a gate in float32: no speed is shown unless our tokens agree with
+transformers'. Peers install once into --peers-folder; one that cannot be had or fails is named with
+its reason.
 """
 
 import argparse
@@ -30,20 +31,24 @@ from bench.common.checkpoints import (
 )
 from bench.common.figures import Figures, floor_share
 from bench.common.machine import describe
+from bench.common.real_model import real_model_config, real_model_file, write_real_checkpoint
 from bench.common.report import Row, markdown, placed, text
 from bench.peers.cached_folder import cached_folder
 from bench.peers.catalogue import OURS, subjects
 from bench.peers.competitor import Competitor, Place
 from bench.peers.process import PeerError
+from cli.models.locate import UnknownModelError
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "bench" / "results" / "engine.json"
 DOCUMENT = ROOT / "docs" / "performance.md"
-SHAPES: Mapping[str, Mapping[str, Any]] = {
+RANDOM: Mapping[str, Mapping[str, Any]] = {
     "smollm-135m": SMOLLM_135M,
     "qwen3-0.6b": QWEN3_0_6B,
     "tiny": TINY,
 }
+REAL = "smollm2-135m"
+SHAPES = (*RANDOM, REAL)
 PROMPT_TOKENS = 128
 GATE_PROMPTS, GATE_TOKENS = 8, 8
 Prompts = list[list[int]]
@@ -87,6 +92,7 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        self._configs: dict[str, Mapping[str, Any]] = {}
         self._rows: list[Row] = []
         self._absent: dict[str, dict[str, str]] = {}
         self._agreement: dict[str, dict[str, float]] = {}
@@ -95,10 +101,8 @@ class Comparison:
 
     def measure(self, shape: str) -> None:
         """Write the checkpoint, pass the gate, then time all subjects at each concurrency."""
-        config = SHAPES[shape]
         checkpoint = self._options.peers_folder / "checkpoints" / shape / "source"
-        recipe = f"seed 0, {json.dumps(dict(config))}"
-        cached_folder(checkpoint, recipe, partial(write_checkpoint, checkpoint, config))
+        config = self._configs[shape] = _written(shape, checkpoint)
         place = Place(
             checkpoint,
             self._options.peers_folder,
@@ -148,12 +152,12 @@ class Comparison:
         """Start all workers one after the other; each stays, stopped, until the shape is done."""
         live: dict[str, Competitor] = {}
         catalogue = subjects()
-        prompt = _prompts(1, 98, SHAPES[shape])
+        prompt = _prompts(1, 98, self._configs[shape])
         for name in self._options.subjects:
             try:
                 each = stack.enter_context(Competitor(name, catalogue[name], place))
                 each.start_up(prompt)
-                tokens = each.run(_gate_prompts(SHAPES[shape]), 1).token_ids
+                tokens = each.run(_gate_prompts(self._configs[shape]), 1).token_ids
             except PeerError as error:
                 self._leave_out(shape, name, error)
                 continue
@@ -172,7 +176,7 @@ class Comparison:
 
     def _best(self, shape: str, live: dict[str, Competitor], count: int) -> dict[str, Figures]:
         """Run all subjects in turn, so that a busy machine slows each of them alike."""
-        config = SHAPES[shape]
+        config = self._configs[shape]
         best: dict[str, Figures] = {}
         # new prompts each time, so that no prefix cache helps
         for repeat in range(-1, self._options.repeats):
@@ -201,7 +205,7 @@ class Comparison:
         self, shape: str, count: int, live: dict[str, Competitor], best: dict[str, Figures]
     ) -> None:
         ours = best.get(OURS)
-        weights = num_linear_weights(SHAPES[shape])
+        weights = num_linear_weights(self._configs[shape])
         for name, figures in best.items():
             share = floor_share(
                 weights * live[name].subject.bytes_per_weight,
@@ -224,6 +228,23 @@ class Comparison:
     def _leave_out(self, shape: str, name: str, error: PeerError) -> None:
         self._absent[shape][name] = str(error)
         print(f"{name} is left out: {error}", flush=True)
+
+
+def _written(shape: str, checkpoint: Path) -> Mapping[str, Any]:
+    """Write the shape's checkpoint if it is not there; return its configuration."""
+    if shape != REAL:
+        config = RANDOM[shape]
+        recipe = f"seed 0, {json.dumps(dict(config))}"
+        cached_folder(checkpoint, recipe, partial(write_checkpoint, checkpoint, config))
+        return config
+    try:
+        file = real_model_file(os.environ)
+    except UnknownModelError as error:
+        raise SystemExit(str(error)) from error
+    config = real_model_config(file)
+    recipe = f"{file} of {file.stat().st_size} bytes, {json.dumps(config)}"
+    cached_folder(checkpoint, recipe, partial(write_real_checkpoint, checkpoint, file, config))
+    return config
 
 
 def _run(competitor: Competitor, prompts: Prompts, num_tokens: int) -> Figures:

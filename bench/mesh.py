@@ -9,16 +9,11 @@ round of each counts. Time to first token is measured at concurrency 1, throughp
 import argparse
 import asyncio
 import json
-import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +25,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from bench.common.checkpoints import SMOLLM_135M, write_checkpoint
 from bench.common.machine import describe
-from cli import servers
+from bench.common.stack import running_stack
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 
@@ -41,7 +36,6 @@ CONCURRENCY = 32
 SINGLES = 20
 # what a single sequence generates: only its first token is timed
 SINGLE_TOKENS = 4
-READY_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,41 +144,6 @@ class OverHttp:
                     yield line[6:]
 
 
-@contextmanager
-def running_stack(model: Path) -> Iterator[tuple[str, str]]:
-    """`infermesh up` in a folder of its own; yields its URL and key."""
-    with tempfile.TemporaryDirectory() as folder:
-        port = servers.free_port()
-        command = [sys.executable, "-m", "cli.main", "up", "--port", str(port)]
-        process = subprocess.Popen(
-            [*command, "--model", str(model)],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            asyncio.run(_wait_ready(url, process))
-            yield url, (Path(folder) / ".infermesh" / "dev-key").read_text().strip()
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
-async def _wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_LIMIT_S
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                async with session.get(f"{url}/readyz") as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.2)
-    raise SystemExit("the stack did not become ready")
-
-
 async def measure(
     engine: InProcess, mesh: OverHttp, prompts: Prompts, rounds: int
 ) -> tuple[Figures, Figures]:
@@ -243,8 +202,8 @@ def compare(model: Path, rounds: int, output: Path) -> None:
     """Measures both sides, prints the table and writes it."""
     engine = load_engine(EngineConfig(model=model))
     prompts = Prompts(engine.model_config.vocab_size)
-    with running_stack(model) as (url, key):
-        mesh = OverHttp(url, key, model.name)
+    with running_stack(model) as stack:
+        mesh = OverHttp(stack.url, stack.key, model.name)
         inside, outside = asyncio.run(measure(InProcess(engine), mesh, prompts, rounds))
     added_ms = (outside.first_token_s - inside.first_token_s) * 1e3
     share = outside.tokens_per_s / inside.tokens_per_s

@@ -21,9 +21,9 @@ import torch
 from tokenizers import Tokenizer
 
 from bench.common.machine import describe
-from services.gateway.pipeline import grounding
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
+from training.grounding import render
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = ROOT / "training" / "free_questions.jsonl"
@@ -136,7 +136,7 @@ def _questions(model: Path) -> list[list[int]]:
     prompts = []
     for line in QUESTIONS.read_text().splitlines():
         question = json.loads(line)
-        system = grounding.render(question["passages"])
+        system = render(question["passages"])
         turns = f"<|system|> {system}<|end|><|user|> {question['question']}<|end|>"
         text = f"<|begin|>{turns}<|assistant|>"
         prompts.append(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -10,7 +10,6 @@ from cli.client import ApiError, Gateway, Json
 PROMPT = "you> "
 HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer"
 TOO_LONG = "context_length_exceeded"
-TOP_K = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +93,7 @@ class Conversation:
             "messages": [*self._system, *history, question],
         }
         if self._collection:
-            body["retrieval"] = {"collection": self._collection, "top_k": TOP_K}
+            body["retrieval"] = {"collection": self._collection}
         with contextlib.closing(self._gateway.stream("/v1/chat/completions", body)) as events:
             for event in events:
                 if sources := _sources(event):

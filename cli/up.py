@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli import keys
-from cli.models.catalogue import BUNDLED_MODEL, too_large
+from cli.models.catalogue import CHAT_MODEL, too_large
+from cli.models.default import default_model
 from cli.models.locate import UnknownModelError, locate
 from cli.models.memory import available_bytes
 from cli.models.store import FOLDER_VARIABLE, Store, StoreError, default_folder
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="a checkpoint's folder, a GGUF file, or the name of a pulled model;"
-        " default: INFERMESH_MODEL, else infermesh-tiny",
+        f" default: INFERMESH_MODEL, else {CHAT_MODEL} where it is, else infermesh-tiny",
     )
     parser.add_argument(
         "--quantization",
@@ -90,9 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model(name: str) -> Path:
     """Return where the model lies; raises UnknownModelError, also where it is known not to fit."""
-    location = locate(name or BUNDLED_MODEL, Store(default_folder(os.environ)))
+    store, free_bytes = Store(default_folder(os.environ)), available_bytes()
+    if not name:
+        location, notice = default_model(store, free_bytes)
+        if notice is not None:
+            print(f"infermesh up: {notice}", file=sys.stderr)
+    else:
+        location = locate(name, store)
     if location.entry is not None:
-        problem = too_large(location.entry, available_bytes())
+        problem = too_large(location.entry, free_bytes)
         if problem is not None:
             raise UnknownModelError(problem)
     return location.path

@@ -18,7 +18,7 @@ async def main(address: str) -> None:
     """One answer in, the same answer out; another question finds nothing."""
     key = CacheKey(
         tenant="examples",
-        model="infermesh-tiny",
+        model="smollm2-135m-instruct",
         model_revision="1",
         prompt_token_ids=[5, 6, 7],
         sampling=SamplingParams(max_tokens=16),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import gc
 import logging
 import os
 import signal
@@ -163,6 +164,17 @@ async def _main(settings: S, start: Callable[[S, Lifecycle], Awaitable[None]]) -
                 await starting
             return
         starting.result()
+        _freeze_gc()
         await lifecycle.until_stopped(settings.drain_s)
     finally:
         await lifecycle.close()
+
+
+def _freeze_gc() -> None:
+    """Exempt what a service holds when it can work from garbage collection.
+
+    It lives until the end, and looking through it stops the loop: 30 ms in a gateway, 250 ms in a
+    retriever with its encoder.
+    """
+    gc.collect()
+    gc.freeze()

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from services.gateway.pipeline.grounding import REFUSAL
 from training.corpus.documents import Document, Documents
+from training.grounding import REFUSAL
 from training.tokenizer import END, ROLES, text_of, token_id
 
 # Loss weights by what a token asks of the model. Most of a reply repeats its question; what has to

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.documents import Document, Documents, Exchange
+from training.grounding import REFUSAL, render
 
 FREE_QUESTIONS = Path(__file__).with_name("free_questions.jsonl")
 

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from services.tokenizer.checkpoint import GROUNDING_FILE
+from training.grounding import GROUNDING
 from training.model import Shape, TinyLlama
 from training.tokenizer import BEGIN, END, PAD, ROLES, TEMPLATE
 
@@ -29,6 +31,7 @@ def export(model: TinyLlama, tokenizer: Tokenizer, folder: Path) -> None:
         tokenizer.save(str(target / "tokenizer.json"))
         for name, content in settings(model.shape, tokenizer).items():
             (target / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        (target / GROUNDING_FILE).write_text(GROUNDING.text())
         for path in sorted(target.iterdir()):
             path.chmod(0o644)
             path.replace(folder / path.name)

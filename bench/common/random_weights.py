@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bench.common.checkpoints import parameter_shapes
+from services.generator.model.checkpoint.grouped_weight import GroupedWeight
 from services.generator.model.errors import WeightError
 
 
@@ -47,8 +48,9 @@ class RandomWeights:
         """Elements of all tensors."""
         return sum(map(math.prod, self._shapes.values()))
 
-    def grouped(self, name: str, *shape: int) -> None:
+    def grouped(self, name: str, *shape: int) -> GroupedWeight | None:
         """Return None: these are floats."""
+        return None
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the bytes that they take as `dtype`."""

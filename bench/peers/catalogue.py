@@ -35,26 +35,36 @@ AVX2 = {
 _BYTES = {"int8": 34 / 32, "int4": 20 / 32}
 
 
-def _quantised(bits: str, **options: str) -> Subject:
+# the file that a real model comes as, of 4 bits
+_FILE = {"model": "source.gguf"}
+
+
+def _ours(bits: str | None = None, **options: str) -> Subject:
     environ = AVX2 if options.get("cpu_level") == "avx2" else {}
-    given = {"quantization": bits, **options}
-    return Subject("infermesh", options=given, bytes_per_weight=_BYTES[bits], environ=environ)
+    given = options if bits is None else {"quantization": bits, **options}
+    size = _BYTES["int4"] if "model" in options else _BYTES.get(bits or "", 2.0)
+    return Subject("infermesh", options=given, bytes_per_weight=size, environ=environ)
 
 
-def _prebuilt(weights: str, **options: str) -> Subject:
-    given = {"weights": weights, **options}
-    return Subject("llama_cpp_prebuilt", None, given, bytes_per_weight=18 / 32, converts=True)
+def _prebuilt(**options: str) -> Subject:
+    size = 20 / 32 if "model" in options else 18 / 32
+    return Subject("llama_cpp_prebuilt", None, options, bytes_per_weight=size, converts=True)
 
 
 def subjects() -> dict[str, Subject]:
     """Return all subjects by name, ours first."""
     return {
         OURS: Subject("infermesh"),
-        "infermesh-int8": _quantised("int8"),
-        "infermesh-int4": _quantised("int4"),
-        "infermesh-avx2": Subject("infermesh", options={"cpu_level": "avx2"}, environ=AVX2),
-        "infermesh-avx2-int8": _quantised("int8", cpu_level="avx2"),
-        "infermesh-avx2-int4": _quantised("int4", cpu_level="avx2"),
+        "infermesh-int8": _ours("int8"),
+        "infermesh-int4": _ours("int4"),
+        "infermesh-gguf": _ours(**_FILE),
+        "infermesh-avx512": _ours(cpu_level="avx512"),
+        "infermesh-avx512-int8": _ours("int8", cpu_level="avx512"),
+        "infermesh-avx512-int4": _ours("int4", cpu_level="avx512"),
+        "infermesh-avx2": _ours(cpu_level="avx2"),
+        "infermesh-avx2-int8": _ours("int8", cpu_level="avx2"),
+        "infermesh-avx2-int4": _ours("int4", cpu_level="avx2"),
+        "infermesh-avx2-gguf": _ours(**_FILE, cpu_level="avx2"),
         # it has no product of bfloat16 there
         "openvino-avx2": Subject(
             "openvino", "openvino", {"precision": "f32"}, converts=True, environ=AVX2
@@ -66,8 +76,11 @@ def subjects() -> dict[str, Subject]:
         "llama.cpp": Subject("llama_cpp", "llama_cpp", {"weights": "BF16"}, converts=True),
         # 32 weights of a byte share a scale of two
         "llama.cpp-q8_0": Subject("llama_cpp", "llama_cpp", {"weights": "Q8_0"}, 34 / 32, True),
-        "llama.cpp-prebuilt": _prebuilt("Q4_0"),
-        "llama.cpp-prebuilt-avx2": _prebuilt("Q4_0", cpu="haswell"),
+        # each with the library for processors of this kind alone, which it would choose by itself
+        "llama.cpp-prebuilt": _prebuilt(weights="Q4_0"),
+        "llama.cpp-prebuilt-gguf": _prebuilt(**_FILE),
+        "llama.cpp-prebuilt-avx2": _prebuilt(weights="Q4_0", cpu="haswell"),
+        "llama.cpp-prebuilt-avx2-gguf": _prebuilt(**_FILE, cpu="haswell"),
         "vllm": Subject(
             "vllm_cpu",
             "vllm_cpu",

@@ -54,11 +54,11 @@ def write_gguf(checkpoint: Path, target: Path, weights: str, has_vocabulary: boo
         if architecture is gguf.MODEL_ARCH.LLAMA and name.endswith(("q_proj", "k_proj")):
             heads = "num_attention_heads" if "q_proj" in name else "num_key_value_heads"
             values = _interleaved(values, config[heads])
-        renamed = f"{_renamed(name)}.weight"
+        target_name = f"{renamed(name)}.weight"
         if values.ndim == 1:
-            writer.add_tensor(renamed, values)
+            writer.add_tensor(target_name, values)
         else:
-            writer.add_tensor(renamed, gguf.quantize(values, kind), raw_dtype=kind)
+            writer.add_tensor(target_name, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -85,7 +85,8 @@ def _add_fields(
     writer.add_vocab_size(config["vocab_size"])
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
+    """Return the name in a GGUF file of a tensor of Hugging Face's, both without `.weight`."""
     if name in OUTER_OF_HUGGING_FACE:
         return OUTER_OF_HUGGING_FACE[name]
     _, _, index, part = name.split(".", 3)

@@ -20,7 +20,13 @@ _LIBRARIES = Path("@node-llama-cpp") / "linux-x64" / "bins" / "linux-x64"
 
 
 def prepare(checkpoint: Path, folder: Path, options: Mapping[str, str]) -> None:
-    """Write the GGUF file, with a vocabulary: it loads none without."""
+    """Write the GGUF file, with a vocabulary: it loads none without. Or take the one that there is.
+
+    Option `model` names that file, beside the checkpoint's folder.
+    """
+    if "model" in options:
+        (folder / MODEL).symlink_to((checkpoint.parent / options["model"]).resolve(strict=True))
+        return
     write_gguf(checkpoint, folder / MODEL, options["weights"], has_vocabulary=True)
 
 
@@ -51,11 +57,16 @@ def load(setup: Setup) -> Run:
     return run
 
 
+def modules_folder() -> Path:
+    """Return where npm's modules are kept, which may not be there yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "infermesh" / "peers" / f"node-llama-cpp-{VERSION}" / "node_modules"
+
+
 def _modules(cpu: str | None) -> Path:
     """Return a folder of npm's modules, installed once, with one kind of processor's library."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "infermesh" / "peers" / f"node-llama-cpp-{VERSION}"
-    whole = home / "node_modules"
+    whole = modules_folder()
+    home = whole.parent
     if not (whole / _LIBRARIES).is_dir():
         home.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]

@@ -11,7 +11,7 @@ import openvino_genai
 
 from bench.peers.protocol import MAX_BATCHED_TOKENS, Prompts, Run, Setup, Timeline, serve
 
-KV_CACHE_GIB = 1
+KV_CACHE_GIB = 2
 PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
 

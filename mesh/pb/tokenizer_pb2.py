@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.pb import common_pb2 as mesh_dot_pb_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/tokenizer.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\x1a\n\x18\x44\x65scribeTokenizerRequest\"Y\n\x19\x44\x65scribeTokenizerResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x19\n\x11has_chat_template\x18\x02 \x01(\x08\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\":\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"6\n\x0e\x45ncodeResponse\x12$\n\tsequences\x18\x01 \x03(\x0b\x32\x11.mesh.v1.TokenIds\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"Z\n\x11\x45ncodeChatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.mesh.v1.ChatMessage\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08\"\\\n\x12\x45ncodeChatResponse\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.mesh.v1.TokenIds\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\ranswer_prefix\x18\x03 \x01(\t\"R\n\rDecodeRequest\x12$\n\tsequences\x18\x01 \x03(\x0b\x32\x11.mesh.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1f\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"@\n\x15\x44\x65scribeTokensRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x11\n\x04text\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_text\"=\n\x16\x44\x65scribeTokensResponse\x12#\n\x06pieces\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TokenPiece\"8\n\nTokenPiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\r\"S\n\x0c\x43ountRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1a.mesh.v1.EncodeChatRequestH\x00\x42\x07\n\x05input\"\x1f\n\rCountResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"=\n\x11\x44\x65tokenizeRequest\x12(\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x18.mesh.v1.DetokenizeDelta\"\xae\x01\n\x0f\x44\x65tokenizeDelta\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x05 \x01(\x08\x12\x12\n\nmin_tokens\x18\x06 \x01(\r\x12\x13\n\x0bskip_prefix\x18\x07 \x01(\t\x12\x17\n\x0f\x64\x65scribe_tokens\x18\x08 \x01(\x08\"8\n\x12\x44\x65tokenizeResponse\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.mesh.v1.TextDelta\"\x90\x01\n\tTextDelta\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\x12\x13\n\x0bstop_string\x18\x04 \x01(\t\x12\x15\n\runused_tokens\x18\x05 \x01(\r\x12#\n\x06tokens\x18\x06 \x03(\x0b\x32\x13.mesh.v1.TokenPiece2\xf1\x03\n\tTokenizer\x12Q\n\x08\x44\x65scribe\x12!.mesh.v1.DescribeTokenizerRequest\x1a\".mesh.v1.DescribeTokenizerResponse\x12\x39\n\x06\x45ncode\x12\x16.mesh.v1.EncodeRequest\x1a\x17.mesh.v1.EncodeResponse\x12\x45\n\nEncodeChat\x12\x1a.mesh.v1.EncodeChatRequest\x1a\x1b.mesh.v1.EncodeChatResponse\x12\x39\n\x06\x44\x65\x63ode\x12\x16.mesh.v1.DecodeRequest\x1a\x17.mesh.v1.DecodeResponse\x12Q\n\x0e\x44\x65scribeTokens\x12\x1e.mesh.v1.DescribeTokensRequest\x1a\x1f.mesh.v1.DescribeTokensResponse\x12\x36\n\x05\x43ount\x12\x15.mesh.v1.CountRequest\x1a\x16.mesh.v1.CountResponse\x12I\n\nDetokenize\x12\x1a.mesh.v1.DetokenizeRequest\x1a\x1b.mesh.v1.DetokenizeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/pb/tokenizer.proto\x12\x07mesh.v1\x1a\x14mesh/pb/common.proto\"\x1a\n\x18\x44\x65scribeTokenizerRequest\"Y\n\x19\x44\x65scribeTokenizerResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.mesh.v1.ModelInfo\x12\x19\n\x11has_chat_template\x18\x02 \x01(\x08\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\":\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"6\n\x0e\x45ncodeResponse\x12$\n\tsequences\x18\x01 \x03(\x0b\x32\x11.mesh.v1.TokenIds\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x7f\n\x11\x45ncodeChatRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.mesh.v1.ChatMessage\x12\x1d\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08\x12#\n\x08passages\x18\x03 \x01(\x0b\x32\x11.mesh.v1.Passages\"\x19\n\x08Passages\x12\r\n\x05texts\x18\x01 \x03(\t\"r\n\x12\x45ncodeChatResponse\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.mesh.v1.TokenIds\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x15\n\ranswer_prefix\x18\x03 \x01(\t\x12\x14\n\x0c\x61nswer_start\x18\x04 \x01(\t\"R\n\rDecodeRequest\x12$\n\tsequences\x18\x01 \x03(\x0b\x32\x11.mesh.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"\x1f\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"@\n\x15\x44\x65scribeTokensRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x11\n\x04text\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_text\"=\n\x16\x44\x65scribeTokensResponse\x12#\n\x06pieces\x18\x01 \x03(\x0b\x32\x13.mesh.v1.TokenPiece\"8\n\nTokenPiece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\r\"S\n\x0c\x43ountRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1a.mesh.v1.EncodeChatRequestH\x00\x42\x07\n\x05input\"\x1f\n\rCountResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"=\n\x11\x44\x65tokenizeRequest\x12(\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x18.mesh.v1.DetokenizeDelta\"\xae\x01\n\x0f\x44\x65tokenizeDelta\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x14\n\x0cinclude_stop\x18\x05 \x01(\x08\x12\x12\n\nmin_tokens\x18\x06 \x01(\r\x12\x13\n\x0bskip_prefix\x18\x07 \x01(\t\x12\x17\n\x0f\x64\x65scribe_tokens\x18\x08 \x01(\x08\"8\n\x12\x44\x65tokenizeResponse\x12\"\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x12.mesh.v1.TextDelta\"\x90\x01\n\tTextDelta\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\x12\x13\n\x0bstop_string\x18\x04 \x01(\t\x12\x15\n\runused_tokens\x18\x05 \x01(\r\x12#\n\x06tokens\x18\x06 \x03(\x0b\x32\x13.mesh.v1.TokenPiece2\xf1\x03\n\tTokenizer\x12Q\n\x08\x44\x65scribe\x12!.mesh.v1.DescribeTokenizerRequest\x1a\".mesh.v1.DescribeTokenizerResponse\x12\x39\n\x06\x45ncode\x12\x16.mesh.v1.EncodeRequest\x1a\x17.mesh.v1.EncodeResponse\x12\x45\n\nEncodeChat\x12\x1a.mesh.v1.EncodeChatRequest\x1a\x1b.mesh.v1.EncodeChatResponse\x12\x39\n\x06\x44\x65\x63ode\x12\x16.mesh.v1.DecodeRequest\x1a\x17.mesh.v1.DecodeResponse\x12Q\n\x0e\x44\x65scribeTokens\x12\x1e.mesh.v1.DescribeTokensRequest\x1a\x1f.mesh.v1.DescribeTokensResponse\x12\x36\n\x05\x43ount\x12\x15.mesh.v1.CountRequest\x1a\x16.mesh.v1.CountResponse\x12I\n\nDetokenize\x12\x1a.mesh.v1.DetokenizeRequest\x1a\x1b.mesh.v1.DetokenizeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,31 +45,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE']._serialized_start=318
   _globals['_CHATMESSAGE']._serialized_end=376
   _globals['_ENCODECHATREQUEST']._serialized_start=378
-  _globals['_ENCODECHATREQUEST']._serialized_end=468
-  _globals['_ENCODECHATRESPONSE']._serialized_start=470
-  _globals['_ENCODECHATRESPONSE']._serialized_end=562
-  _globals['_DECODEREQUEST']._serialized_start=564
-  _globals['_DECODEREQUEST']._serialized_end=646
-  _globals['_DECODERESPONSE']._serialized_start=648
-  _globals['_DECODERESPONSE']._serialized_end=679
-  _globals['_DESCRIBETOKENSREQUEST']._serialized_start=681
-  _globals['_DESCRIBETOKENSREQUEST']._serialized_end=745
-  _globals['_DESCRIBETOKENSRESPONSE']._serialized_start=747
-  _globals['_DESCRIBETOKENSRESPONSE']._serialized_end=808
-  _globals['_TOKENPIECE']._serialized_start=810
-  _globals['_TOKENPIECE']._serialized_end=866
-  _globals['_COUNTREQUEST']._serialized_start=868
-  _globals['_COUNTREQUEST']._serialized_end=951
-  _globals['_COUNTRESPONSE']._serialized_start=953
-  _globals['_COUNTRESPONSE']._serialized_end=984
-  _globals['_DETOKENIZEREQUEST']._serialized_start=986
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1047
-  _globals['_DETOKENIZEDELTA']._serialized_start=1050
-  _globals['_DETOKENIZEDELTA']._serialized_end=1224
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1226
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1282
-  _globals['_TEXTDELTA']._serialized_start=1285
-  _globals['_TEXTDELTA']._serialized_end=1429
-  _globals['_TOKENIZER']._serialized_start=1432
-  _globals['_TOKENIZER']._serialized_end=1929
+  _globals['_ENCODECHATREQUEST']._serialized_end=505
+  _globals['_PASSAGES']._serialized_start=507
+  _globals['_PASSAGES']._serialized_end=532
+  _globals['_ENCODECHATRESPONSE']._serialized_start=534
+  _globals['_ENCODECHATRESPONSE']._serialized_end=648
+  _globals['_DECODEREQUEST']._serialized_start=650
+  _globals['_DECODEREQUEST']._serialized_end=732
+  _globals['_DECODERESPONSE']._serialized_start=734
+  _globals['_DECODERESPONSE']._serialized_end=765
+  _globals['_DESCRIBETOKENSREQUEST']._serialized_start=767
+  _globals['_DESCRIBETOKENSREQUEST']._serialized_end=831
+  _globals['_DESCRIBETOKENSRESPONSE']._serialized_start=833
+  _globals['_DESCRIBETOKENSRESPONSE']._serialized_end=894
+  _globals['_TOKENPIECE']._serialized_start=896
+  _globals['_TOKENPIECE']._serialized_end=952
+  _globals['_COUNTREQUEST']._serialized_start=954
+  _globals['_COUNTREQUEST']._serialized_end=1037
+  _globals['_COUNTRESPONSE']._serialized_start=1039
+  _globals['_COUNTRESPONSE']._serialized_end=1070
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1072
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1133
+  _globals['_DETOKENIZEDELTA']._serialized_start=1136
+  _globals['_DETOKENIZEDELTA']._serialized_end=1310
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1312
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1368
+  _globals['_TEXTDELTA']._serialized_start=1371
+  _globals['_TEXTDELTA']._serialized_end=1515
+  _globals['_TOKENIZER']._serialized_start=1518
+  _globals['_TOKENIZER']._serialized_end=2015
 # @@protoc_insertion_point(module_scope)

@@ -50,22 +50,32 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class EncodeChatRequest(_message.Message):
-    __slots__ = ("messages", "add_generation_prompt")
+    __slots__ = ("messages", "add_generation_prompt", "passages")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PASSAGES_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
     add_generation_prompt: bool
-    def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., add_generation_prompt: _Optional[bool] = ...) -> None: ...
+    passages: Passages
+    def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., add_generation_prompt: _Optional[bool] = ..., passages: _Optional[_Union[Passages, _Mapping]] = ...) -> None: ...
+
+class Passages(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EncodeChatResponse(_message.Message):
-    __slots__ = ("prompt", "text", "answer_prefix")
+    __slots__ = ("prompt", "text", "answer_prefix", "answer_start")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ANSWER_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_START_FIELD_NUMBER: _ClassVar[int]
     prompt: TokenIds
     text: str
     answer_prefix: str
-    def __init__(self, prompt: _Optional[_Union[TokenIds, _Mapping]] = ..., text: _Optional[str] = ..., answer_prefix: _Optional[str] = ...) -> None: ...
+    answer_start: str
+    def __init__(self, prompt: _Optional[_Union[TokenIds, _Mapping]] = ..., text: _Optional[str] = ..., answer_prefix: _Optional[str] = ..., answer_start: _Optional[str] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("sequences", "skip_special_tokens")

@@ -109,6 +109,7 @@ def _add_generation(
         cache,
         services.generator,
         settings.min_answer_tokens,
+        settings.retrieval_top_k,
     )
     limits = HttpLimits(settings.max_body_bytes, settings.keep_alive_s, settings.write_timeout_s)
     responder = Responder(pipeline, limits, error_event)

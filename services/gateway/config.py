@@ -19,6 +19,7 @@ class GatewaySettings(Settings):
     request_timeout_s: float = Field(300.0, gt=0, le=3600, description="longest life of a request")
     default_max_tokens: int = Field(1024, ge=1, description="chat answers without max_tokens")
     default_completion_tokens: int = Field(256, ge=1, description="completions without max_tokens")
+    retrieval_top_k: int = Field(1, ge=1, le=100, description="passages of a request without top_k")
     min_answer_tokens: int = Field(64, ge=1, description="room that passages leave for the answer")
     cache_timeout_s: float = Field(0.3, gt=0, le=10, description="longest wait for the cache")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest JSON body")

@@ -19,7 +19,6 @@ from services.generator.model.errors import ModelError
 from services.generator.serving import wire
 from services.generator.serving.bridge import EngineBridge
 from services.generator.serving.collector import EngineCollector
-from services.generator.serving.engine_thread import freeze_gc
 from services.generator.serving.servicer import GeneratorServicer
 from services.generator.serving.worker import Worker
 
@@ -64,7 +63,6 @@ async def start(settings: GeneratorSettings, lifecycle: Lifecycle) -> None:
     lifecycle.on_drain(worker.drain)
     lifecycle.spawn(worker.run(), "announcements")
     lifecycle.spawn(bridge.watch(), "engine")
-    freeze_gc()
     logger.info("serving %s revision %s as %s", model.id, model.revision, replica_id)
 
 

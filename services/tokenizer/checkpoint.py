@@ -9,6 +9,7 @@ from typing import Any
 from mesh.errors import CannotStartError
 
 REVISION_DIGITS = 16
+GROUNDING_FILE = "grounding.json"
 SPECIAL_TOKENS = tuple(
     f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
@@ -23,7 +24,8 @@ class Checkpoint:
     """One model folder.
 
     `special_tokens` maps names such as `bos_token` to their text. `vocab_size` is the model's own,
-    which may be larger than the tokenizer's; None where config.json is silent.
+    which may be larger than the tokenizer's; None where config.json is silent. `grounding_json` is
+    the text of the folder's file of that name, None where it has none.
     """
 
     id: str
@@ -34,12 +36,13 @@ class Checkpoint:
     context_length: int
     vocab_size: int | None
     eos_token_ids: tuple[int, ...]
+    grounding_json: str | None = None
 
     @classmethod
     def read(cls, folder: str, model_id: str = "") -> "Checkpoint":
         """Read a folder; raise CheckpointError. The id defaults to the folder's name."""
         path = Path(folder).resolve()
-        tokenizer_json = _text(path / "tokenizer.json")
+        tokenizer_json = read_text(path / "tokenizer.json")
         if tokenizer_json is None:
             raise CheckpointError(f"{path / 'tokenizer.json'} does not exist")
         config = _object(path / "config.json")
@@ -49,7 +52,7 @@ class Checkpoint:
             raise CheckpointError(f"{path / 'config.json'} has no usable max_position_embeddings")
         template_file, template = _chat_template(path, tokenizer_config)
         revision = _digest(
-            tokenizer_json, _text(path / "tokenizer_config.json") or "", template_file
+            tokenizer_json, read_text(path / "tokenizer_config.json") or "", template_file
         )
         return cls(
             id=model_id or path.name,
@@ -60,10 +63,12 @@ class Checkpoint:
             context_length=context_length,
             vocab_size=config.get("vocab_size"),
             eos_token_ids=_eos_token_ids(config, _object(path / "generation_config.json")),
+            grounding_json=read_text(path / GROUNDING_FILE),
         )
 
 
-def _text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """Return a file's text, None where there is none; raise CheckpointError."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -74,7 +79,7 @@ def _text(path: Path) -> str | None:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_text(path) or "{}")
+        value = json.loads(read_text(path) or "{}")
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -92,10 +97,10 @@ def _digest(*texts: str) -> str:
 
 def _chat_template(path: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str | None]:
     """Return the template file's text, and the template: a file wins over tokenizer_config.json."""
-    jinja = _text(path / "chat_template.jinja")
+    jinja = read_text(path / "chat_template.jinja")
     if jinja is not None:
         return jinja, jinja
-    legacy = _text(path / "chat_template.json")
+    legacy = read_text(path / "chat_template.json")
     if legacy is not None:
         return legacy, _named(_object(path / "chat_template.json").get("chat_template"))
     return "", _named(tokenizer_config.get("chat_template"))

@@ -142,14 +142,18 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(256 + n): b for n, b in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTE_ALPHABET = _byte_alphabet()
+
+
+# characters by the byte that they stand in for; those of no byte lie outside of Latin-1
+_BYTES = dict.fromkeys(range(256), 256) | {ord(c): b for c, b in BYTE_ALPHABET.items()}
 
 
 def _byte_level(token: str) -> bytes:
     """Tokens with characters outside the alphabet are added ones, written as they are."""
     try:
-        return bytes([_BYTES[char] for char in token])
-    except KeyError:
+        return token.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()
 
 

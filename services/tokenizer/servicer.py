@@ -91,7 +91,8 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
         return pb.EncodeChatResponse(
             prompt=pb.TokenIds(ids=prompt.ids),
             text=prompt.text,
-            answer_prefix=self._chat_encoder.answer_prefix,
+            answer_prefix=prompt.answer_prefix,
+            answer_start=prompt.answer_start,
         )
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
@@ -173,8 +174,12 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
     async def _chat(self, request: pb.EncodeChatRequest, context: Context) -> ChatPrompt:
         if len(request.messages) > MAX_TEXTS:
             raise invalid("messages", f"messages may hold at most {MAX_TEXTS} messages.")
+        if len(request.passages.texts) > MAX_TEXTS:
+            raise invalid("passages", f"passages may hold at most {MAX_TEXTS} texts.")
         texts = {f"messages[{i}].content": m.content for i, m in enumerate(request.messages)}
         texts |= {f"messages[{i}].name": m.name for i, m in enumerate(request.messages)}
+        passages = request.passages.texts if request.HasField("passages") else None
+        texts |= {f"passages.texts[{i}]": text for i, text in enumerate(passages or ())}
         size = self._size(texts, "messages")
         messages = [Message(m.role, m.content, m.name) for m in request.messages]
         prompt = await self._workers.run(
@@ -183,6 +188,7 @@ class TokenizerServicer(pb_grpc.TokenizerServicer):
             self._chat_encoder.encode,
             messages,
             add_generation_prompt=request.add_generation_prompt,
+            passages=passages,
         )
         _encoded.inc(len(prompt.ids))
         return prompt

@@ -73,7 +73,7 @@ async def test_a_grounded_answer_names_its_sources(
     told_twice = [*says("Red [2].", citations=citations)[:-1], {"citations": citations}, END]
     gateway.on("POST", "/v1/chat/completions", gateway.chat(told_twice))
     await chat("What colour?\n", "--collection", "docs")
-    assert asked(gateway)[0]["retrieval"] == {"collection": "docs", "top_k": 4}
+    assert asked(gateway)[0]["retrieval"] == {"collection": "docs"}
     assert "Red [2].\nsources: [1] a.md  [2] deep/b.md\n" in capsys.readouterr().out
 
 

@@ -65,6 +65,22 @@ def test_a_model_that_is_not_here_is_named(
     assert ("infermesh pull" in error) == (name in ("smollm2-135m-instruct", "org/name"))
 
 
+def test_the_small_model_stands_in_where_the_chat_model_is_not(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says so and how to get the other; nothing is fetched."""
+    monkeypatch.setenv("INFERMESH_MODELS", str(folder / "models"))
+    monkeypatch.delenv("INFERMESH_MODEL", raising=False)
+    assert main(["up", "--generators", "0"]) == 2
+    notice, refusal = capsys.readouterr().err.splitlines()
+    assert notice == (
+        "infermesh up: serving infermesh-tiny: smollm2-135m-instruct is not here:"
+        " infermesh pull smollm2-135m-instruct"
+    )
+    assert "--generators" in refusal
+    assert not (folder / "models").exists()
+
+
 def test_a_folder_has_one_stack(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second is told who holds it; afterwards the folder is free."""
     with _alone(folder / ".infermesh"):

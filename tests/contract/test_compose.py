@@ -158,12 +158,13 @@ def test_dependencies_are_a_layer_below_the_source(service: str) -> None:
 def test_weights_are_on_a_volume() -> None:
     """The checkpoint is mounted, for reading alone, where it is read; no image may copy it."""
     for service in ("tokenizer", "generator"):
-        assert substituted(CONTAINERS[service]["volumes"][0]) == "./models:/models:ro"
-        assert settings(service).model == "/models/infermesh-tiny"
+        assert substituted(CONTAINERS[service]["volumes"][0]) == "models:/models:ro"
+        assert settings(service).model == f"/models/{CHAT_MODEL}"
         assert CONTAINERS[service]["depends_on"]["models"] == {
             "condition": "service_completed_successfully"
         }
     assert CONTAINERS["models"]["volumes"] == ["models:/models"]
+    assert substituted(CONTAINERS["models"]["environment"]["FOLDER"]) == "models"
     assert CHAT_MODEL in CONTAINERS["models"]["command"][-1]
     admitted = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in admitted

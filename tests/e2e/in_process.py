@@ -1,7 +1,6 @@
 """A mesh whose services share this process and its event loop, so that a test can look inside."""
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,7 +37,6 @@ async def mesh(nats_url: str, redis_url: str) -> AsyncIterator[Address]:
         **{f"{name}_url": f"127.0.0.1:{port}" for name, port in ports.items() if name != "gateway"},
     }
     async with AsyncExitStack() as stack:
-        stack.callback(gc.unfreeze)  # what the generator freezes once it is loaded
 
         async def run(start: Callable[..., Awaitable[None]], settings: Settings) -> None:
             lifecycle = Lifecycle()

@@ -1,13 +1,15 @@
-"""A real chat model, served from a GGUF file by its name."""
+"""A real chat model, served from a GGUF file because it is here: the default."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
 from cli.models.catalogue import CHAT_MODEL, catalogue
 from tests.e2e.stack import Stack
+from tests.e2e.test_api import infermesh
 from tests.tokenizer.gguf.vocabularies import chat_model
 
 MODEL = chat_model()
@@ -16,9 +18,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+HARBOUR = """The Penmarrow ferry leaves from the north pier at nine every morning.
+
+The harbour office of Penmarrow lends life jackets to visitors without a fee.
+"""
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    """A stack of its own."""
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One that nobody told which model to serve."""
     folder = tmp_path_factory.mktemp("chat-model")
     models = folder / "models" / CHAT_MODEL
     models.mkdir(parents=True)
@@ -26,13 +34,19 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     (models / MODEL.name).symlink_to(MODEL)
     sampling = dict(catalogue()[CHAT_MODEL].sampling)
     (models / "generation_config.json").write_text(json.dumps(sampling))
-    stack = Stack(folder, "--model", CHAT_MODEL, INFERMESH_MODELS=str(folder / "models"))
+    started = Stack(folder, INFERMESH_MODEL="", INFERMESH_MODELS=str(folder / "models"))
     try:
-        stack.wait_ready()
-        address = stack.address
-        yield openai.OpenAI(base_url=f"{address.url}/v1", api_key=address.key, max_retries=0)
+        started.wait_ready()
+        yield started
     finally:
-        stack.stop()
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> openai.OpenAI:
+    """The official client."""
+    address = stack.address
+    return openai.OpenAI(base_url=f"{address.url}/v1", api_key=address.key, max_retries=0)
 
 
 def ask(client: openai.OpenAI, question: str, **options: object) -> str:
@@ -45,9 +59,10 @@ def ask(client: openai.OpenAI, question: str, **options: object) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_it_is_served_under_its_name(client: openai.OpenAI) -> None:
-    """The catalogue's."""
+def test_it_is_served_under_its_name(stack: Stack, client: openai.OpenAI) -> None:
+    """The catalogue's, without a word about another."""
     assert client.models.list().data[0].id == CHAT_MODEL
+    assert "infermesh-tiny" not in stack.output()
 
 
 def test_it_answers_in_sentences(client: openai.OpenAI) -> None:
@@ -90,3 +105,55 @@ def test_a_control_tokens_spelling_is_content(client: openai.OpenAI) -> None:
         return usage.prompt_tokens
 
     assert prompt_tokens("a<|im_end|>b") > prompt_tokens("ab") + 2
+
+
+@pytest.fixture(scope="module")
+def collection(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A document that answers."""
+    path: Path = tmp_path_factory.mktemp("documents") / "harbour.md"
+    path.write_text(HARBOUR)
+    done = infermesh(stack.address, "ingest", str(path), "--collection", "harbour")
+    assert done.returncode == 0, done.stderr
+    return "harbour"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_answers_from_a_document(client: openai.OpenAI, collection: str, stream: bool) -> None:
+    """With the passage's number first, and the passage among the citations."""
+    answer = client.chat.completions.create(
+        model=CHAT_MODEL,
+        messages=[{"role": "user", "content": "Where does the Penmarrow ferry leave from?"}],
+        max_tokens=60,
+        temperature=0,
+        stream=stream,
+        extra_body={"retrieval": {"collection": collection}, "cache": "no-store"},
+    )
+    if isinstance(answer, openai.Stream):
+        chunks = list(answer)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        citations = (chunks[0].model_extra or {})["citations"]
+    else:
+        text = answer.choices[0].message.content or ""
+        citations = (answer.model_extra or {})["citations"]
+    assert text.startswith("[1] ") and "north pier" in text
+    assert [each["source"] for each in citations] == ["harbour.md"]
+
+
+def test_a_cached_answer_begins_as_the_first_did(client: openai.OpenAI, collection: str) -> None:
+    """Byte for byte."""
+    options = {"retrieval": {"collection": collection}}
+    question = "What does the harbour office lend to visitors?"
+    first, second = (ask(client, question, temperature=0, extra_body=options) for _ in range(2))
+    assert first == second and first.startswith("[1]") and "life jackets" in first
+
+
+def test_its_whole_context_is_served(client: openai.OpenAI) -> None:
+    """8,192 tokens: a prompt of nearly so many is answered, a longer one refused."""
+    text = "The sea was calm. " * 1_590
+    usage = client.chat.completions.create(
+        model=CHAT_MODEL, messages=[{"role": "user", "content": text}], max_tokens=4
+    ).usage
+    assert usage is not None and 7_900 < usage.prompt_tokens < 8_192
+    with pytest.raises(openai.BadRequestError, match="8192") as caught:
+        ask(client, text * 2)
+    assert caught.value.code == "context_length_exceeded"

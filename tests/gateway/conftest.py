@@ -120,10 +120,11 @@ class ScriptedGenerator:
 
 
 class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
-    """One token per byte; a chat is `<role>content` per turn."""
+    """One token per byte; a chat is `<role>content` per turn, then `<passage>text` for each."""
 
     def __init__(self) -> None:
         self.chats: list[str] = []
+        self.answer_start = ""
         self.described = 0
         self.calls = 0
 
@@ -151,10 +152,15 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         self.calls += 1
         if request.messages[-1].content == "fail":
             raise RuntimeError("secret: /etc/passwd")
-        text = "".join(f"<{m.role}>{m.content}" for m in request.messages) + "<assistant>"
+        text = "".join(f"<{m.role}>{m.content}" for m in request.messages)
+        start = ""
+        if request.HasField("passages"):
+            text += "".join(f"<passage>{passage}" for passage in request.passages.texts)
+            start = self.answer_start
+        text += "<assistant>" + start
         self.chats.append(text)
         ids = tokenizer_pb2.TokenIds(ids=text.encode())
-        return tokenizer_pb2.EncodeChatResponse(prompt=ids, text=text)
+        return tokenizer_pb2.EncodeChatResponse(prompt=ids, text=text, answer_start=start)
 
 
 class CacheServicer(cache_pb2_grpc.CacheServicer):

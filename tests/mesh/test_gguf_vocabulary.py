@@ -1,91 +1,67 @@
-"""Where a sequence ends, by the entries of a GGUF file."""
-
-from typing import Any
+"""Ends of a sequence by a GGUF file's entries and names, against llama.cpp's (`record.py`)."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mesh.gguf import GGUFError
-from mesh.gguf_vocabulary import CONTROL, TOKEN_TYPES, TOKENS, USER_DEFINED, end_token_ids
-
-NORMAL = 1
-
-
-def metadata(tokens: dict[str, int], **ids: object) -> dict[str, Any]:
-    """The entries of a vocabulary, token to type, and what the file says of its ends."""
-    entries = {f"tokenizer.ggml.{name}_token_id": value for name, value in ids.items()}
-    return {TOKENS: [*tokens], TOKEN_TYPES: [*tokens.values()], **entries}
+from mesh.gguf_vocabulary import CONTROL, GGUFVocabulary, end_token_ids
+from tests.tokenizer.gguf.expected import expected_ends
+from tests.tokenizer.gguf.families import FAMILIES, Family
 
 
-FAMILIES = {
-    "llama 3": (("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"), 1, (1, 2, 3)),
-    "phi 3": (("<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|end|>"), 2, (2, 1, 4)),
-    "gemma": (("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), 1, (1, 3)),
-    "qwen": (("<|endoftext|>", "<|im_start|>", "<|im_end|>"), 0, (0, 2)),
-    "llama 2": (("<s>", "</s>", "[INST]"), 1, (1,)),
-}
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ends_are_those_of_llama_cpp(name: str) -> None:
+    """For each family of models: the file's own, and control tokens by their names."""
+    family = FAMILIES[name]
+    assert family.names(end_token_ids(family.metadata())) == expected_ends()[name]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_familys_turn_ends_its_answer(family: str) -> None:
-    """Also where the file names the end of the text alone, which comes first."""
-    tokens, eos, expected = FAMILIES[family]
-    entries = metadata(dict.fromkeys(("word", *tokens), CONTROL), eos=eos + 1)
-    assert end_token_ids(entries) == tuple(token_id + 1 for token_id in expected)
+def test_the_files_own_end_is_first() -> None:
+    """It is the one that stands for the end of a text."""
+    metadata = FAMILIES["phi-3"].metadata()
+    assert end_token_ids(metadata)[0] == metadata["tokenizer.ggml.eos_token_id"]
 
 
-@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED])
-def test_a_name_ends_only_as_a_control_token(kind: int) -> None:
-    """Text may say `</s>`."""
-    assert end_token_ids(metadata({"a": NORMAL, "</s>": kind})) == ()
+def test_text_that_looks_like_an_end_is_none() -> None:
+    """Gemma has HTML among its tokens, of which `</s>` strikes text through."""
+    family = Family("<eos> <end_of_turn>", {"eos": "<eos>"}, texts="[EOS]", defined="</s>")
+    assert family.names(end_token_ids(family.metadata())) == ["<end_of_turn>", "<eos>"]
 
 
-def test_the_files_ends_come_first_and_once() -> None:
-    """Of the text, of a turn, of a message; then those that only their names tell."""
-    tokens = {"<|eot_id|>": CONTROL, "a": NORMAL, "b": NORMAL, "c": NORMAL}
-    assert end_token_ids(metadata(tokens, eom=1, eot=2, eos=3)) == (3, 2, 1, 0)
-    assert end_token_ids(metadata(tokens, eos=2, eot=2, eom=0)) == (2, 0)
-
-
-@pytest.mark.parametrize("others", [("<|return|>", "<|call|>"), ("<|calls|>", "<|flush|>")])
-def test_a_message_among_several_is_no_end(others: tuple[str, str]) -> None:
-    """`<|end|>` closes one of them where others end the answer, unless the file says it does."""
-    tokens = dict.fromkeys(("<|end|>", *others), CONTROL)
-    assert end_token_ids(metadata(tokens)) == (1, 2)
-    assert end_token_ids(metadata(tokens, eot=0)) == (0, 1, 2)
-    one = dict.fromkeys(("<|end|>", others[0]), CONTROL)
-    assert end_token_ids(metadata(one)) == (0, 1)
-
-
-@pytest.mark.parametrize("name", ["eos", "eot", "eom"])
-@pytest.mark.parametrize("token_id", [-1, 2, 2**32 - 1, 1.0, True, "1", [1]])
-def test_an_id_that_is_no_token_is_refused(name: str, token_id: object) -> None:
-    """Out of the vocabulary, or no whole number; the entry is named."""
-    with pytest.raises(GGUFError, match="is not a token") as caught:
-        end_token_ids(metadata({"a": NORMAL, "b": NORMAL}, **{name: token_id}))
-    assert caught.value.field == f"tokenizer.ggml.{name}_token_id"
+def test_an_end_that_is_not_marked_is_a_control_token() -> None:
+    """By a name that no text spells by chance."""
+    vocabulary = GGUFVocabulary(FAMILIES["chatml-unmarked"].metadata())
+    assert vocabulary.types[vocabulary.ids["<|im_end|>"]] == CONTROL
+    assert vocabulary.types[vocabulary.ids["<|im_start|>"]] != CONTROL
 
 
 def test_a_file_without_a_vocabulary_has_no_ends() -> None:
-    """Nor does one whose tokens have no types say which are control tokens."""
-    assert end_token_ids({}) == ()
-    assert end_token_ids({TOKENS: ["</s>", "<|im_end|>"]}) == ()
+    """Nobody can name a token then."""
+    assert end_token_ids({"general.architecture": "llama"}) == ()
 
 
-@given(
-    st.lists(st.sampled_from(["</s>", "<|end|>", "a", "<eos>"]), unique=True),
-    st.lists(st.sampled_from([NORMAL, CONTROL])),
-    st.integers(0, 5),
+@pytest.mark.parametrize("kind", ["eos", "eot", "eom"])
+@pytest.mark.parametrize("token_id", [-1, 1 << 32, True, "2", 2.0, [2]])
+def test_an_end_that_is_no_token_is_refused(kind: str, token_id: object) -> None:
+    """Out of the vocabulary, or no whole number: by the name of its entry."""
+    metadata = FAMILIES["mistral"].metadata() | {f"tokenizer.ggml.{kind}_token_id": token_id}
+    with pytest.raises(GGUFError, match=rf"tokenizer\.ggml\.{kind}_token_id is not a token"):
+        end_token_ids(metadata)
+
+
+def test_the_last_token_is_one() -> None:
+    """The one after it is not; an end that the file names twice is returned once."""
+    metadata = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.eot_token_id": 1}
+    assert end_token_ids(metadata | {"tokenizer.ggml.eos_token_id": 1}) == (1,)
+    with pytest.raises(GGUFError, match="is not a token: 2"):
+        end_token_ids(metadata | {"tokenizer.ggml.eos_token_id": 2})
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("tokens", []), ("tokens", "ab"), ("tokens", [1]), ("token_type", [1]), ("token_type", "11")],
 )
-def test_ends_are_ids_of_the_vocabulary(tokens: list[str], types: list[int], eos: int) -> None:
-    """Each once, in the same order at every call; shorter types are no fault."""
-    entries = {TOKENS: tokens, TOKEN_TYPES: types, "tokenizer.ggml.eos_token_id": eos}
-    try:
-        ids = end_token_ids(entries)
-    except GGUFError:
-        assert eos >= len(tokens)
-        return
-    assert len({*ids}) == len(ids) and ids[0] == eos
-    assert all(0 <= token_id < max(len(tokens), 1) for token_id in ids)
-    assert end_token_ids(entries) == ids
+def test_a_vocabulary_of_another_kind_is_refused(entry: str, value: object) -> None:
+    """Which has no texts, or not a type for each."""
+    metadata = {"tokenizer.ggml.tokens": ["a", "b"], f"tokenizer.ggml.{entry}": value}
+    with pytest.raises(GGUFError, match=rf"tokenizer\.ggml\.{entry} must be a list"):
+        end_token_ids(metadata)

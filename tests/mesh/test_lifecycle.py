@@ -81,6 +81,24 @@ def test_a_signal_drains_and_ends_with_0(number: signal.Signals) -> None:
     assert (code, out.split()) == (0, ["first", "second", "closed"])
 
 
+def test_what_lives_at_readiness_is_not_looked_through_for_garbage() -> None:
+    """A collection would stop the loop for it, and with it every stream."""
+    body = """
+        kept = [[] for _ in range(10_000)]
+        async def tell():
+            import gc
+            while gc.get_freeze_count() <= 10_000:
+                await asyncio.sleep(0.01)
+            say(len(gc.get_objects()) < 10_000)
+            lifecycle.stop()
+        lifecycle.spawn(tell(), "tell")
+        lifecycle.kept = kept
+    """
+    process = program(body)
+    assert line(process) == "True"
+    assert ended(process)[0] == 0
+
+
 def test_a_drain_has_a_limit() -> None:
     """Work that does not end within the limit is ended, and the resources still close."""
     process = program(

@@ -11,6 +11,7 @@ from mesh import rpc
 from mesh.context import RequestContext
 from mesh.errors import Code, MeshError
 from mesh.pb import tokenizer_pb2 as pb
+from services.tokenizer.grounding import Grounding
 
 from .conftest import CHATML, MakeFolder, Serve
 
@@ -68,9 +69,36 @@ async def test_chat_is_rendered_encoded_and_counted(make_folder: MakeFolder, ser
     assert (await call(stub.Describe, pb.DescribeTokenizerRequest())).has_chat_template
 
 
+async def test_a_chat_is_grounded_in_its_passages(make_folder: MakeFolder, serve: Serve) -> None:
+    """In the model's own wording, be it in none; a chat that names none is left alone."""
+    own = {"grounding.json": Grounding(user="{passages} {question}", answer_start="[").text()}
+    stub, _ = await serve(make_folder(chat_template=CHATML, files=own))
+    messages = [pb.ChatMessage(role="user", content="Why?")]
+    chats = {
+        passages: pb.EncodeChatRequest(
+            messages=messages,
+            add_generation_prompt=True,
+            passages=None if passages is None else pb.Passages(texts=passages),
+        )
+        for passages in (("a", "b"), (), None)
+    }
+    replies = {passages: await call(stub.EncodeChat, chat) for passages, chat in chats.items()}
+    head, tail = "<s>user\n", "Why?</s>\n<s>assistant\n"
+    assert replies["a", "b"].text == f"{head}[1] a\n[2] b {tail}["
+    assert replies["a", "b"].answer_start == "["
+    assert list(replies["a", "b"].prompt.ids) == await ids_of(stub, replies["a", "b"].text)
+    assert (replies[()].text, replies[()].answer_start) == (f"{head} {tail}", "")
+    assert (replies[None].text, replies[None].answer_start) == (f"{head}{tail}", "")
+
+
 def chat(role: str, content: str = "x") -> pb.EncodeChatRequest:
     """A chat of one message."""
     return pb.EncodeChatRequest(messages=[pb.ChatMessage(role=role, content=content)])
+
+
+def grounded(*passages: str) -> pb.EncodeChatRequest:
+    """A chat that is to be answered from passages."""
+    return pb.EncodeChatRequest(messages=[pb.ChatMessage()], passages=pb.Passages(texts=passages))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +112,8 @@ def chat(role: str, content: str = "x") -> pb.EncodeChatRequest:
         ("EncodeChat", chat("user", "x" * 101), "messages[0].content"),
         ("EncodeChat", pb.EncodeChatRequest(messages=[NAMED]), "messages[0].name"),
         ("EncodeChat", pb.EncodeChatRequest(messages=[pb.ChatMessage()] * 2_049), "messages"),
+        ("EncodeChat", grounded("x" * 101), "passages.texts[0]"),
+        ("EncodeChat", grounded(*[""] * 2_049), "passages"),
         ("EncodeChat", chat("assistant"), "messages"),
         ("Count", pb.CountRequest(), "input"),
         ("Count", pb.CountRequest(text="x" * 101), "text"),

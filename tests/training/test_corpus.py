@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.documents import Document, Documents
 from training.corpus.facts import attributes_of, book, close
 from training.corpus.names import Names, is_held_out
 from training.corpus.words import FIRST_NAMES, NAME_WORDS
 from training.evaluate import bounded, held_out
+from training.grounding import REFUSAL, render
 from training.tokenizer import text_of
 
 

@@ -3,11 +3,11 @@
 import random
 from dataclasses import dataclass
 
-from services.gateway.pipeline.grounding import REFUSAL, render
 from training.corpus.chat import NO_PASSAGE, Chat
 from training.corpus.facts import Ask, close
 from training.corpus.names import Names
 from training.corpus.sheets import Sheet, Sheets
+from training.grounding import REFUSAL, render
 
 LEADS = (
     "Please tell me: ",

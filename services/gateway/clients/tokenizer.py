@@ -30,12 +30,20 @@ class GrpcTokenizer:
             reply = await rpc.call(self._stub.Encode, request, context, limit_s=CALL_LIMIT_S)
         return [tuple(sequence.ids) for sequence in reply.sequences]
 
-    async def encode_chat(self, messages: Sequence[Message], context: RequestContext) -> ChatPrompt:
+    async def encode_chat(
+        self,
+        messages: Sequence[Message],
+        context: RequestContext,
+        passages: Sequence[str] | None = None,
+    ) -> ChatPrompt:
         """Return the conversation up to where the assistant begins."""
         turns = [pb.ChatMessage(role=m.role, content=m.content, name=m.name) for m in messages]
         request = pb.EncodeChatRequest(messages=turns, add_generation_prompt=True)
+        if passages is not None:
+            # none at all are told, too
+            request.passages.CopyFrom(pb.Passages(texts=passages))
         reply = await rpc.call(self._stub.EncodeChat, request, context, limit_s=CALL_LIMIT_S)
-        return ChatPrompt(tuple(reply.prompt.ids), reply.answer_prefix)
+        return ChatPrompt(tuple(reply.prompt.ids), reply.answer_prefix, reply.answer_start)
 
     async def decode(
         self, sequences: Sequence[Sequence[int]], context: RequestContext

@@ -109,10 +109,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A rendered conversation; an answer's text is told without `answer_prefix`."""
+    """A rendered conversation; an answer's text is told without `answer_prefix`.
+
+    The prompt ends with `answer_start`, which the answer's text begins with.
+    """
 
     token_ids: tuple[int, ...]
     answer_prefix: str = ""
+    answer_start: str = ""
 
     def __len__(self) -> int:
         return len(self.token_ids)

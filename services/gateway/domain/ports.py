@@ -25,8 +25,16 @@ class Tokenizer(Protocol):
         """Return token ids per text, with the special tokens that the model starts a text with."""
         ...
 
-    async def encode_chat(self, messages: Sequence[Message], context: RequestContext) -> ChatPrompt:
-        """Return the rendered conversation, ready for the assistant's turn."""
+    async def encode_chat(
+        self,
+        messages: Sequence[Message],
+        context: RequestContext,
+        passages: Sequence[str] | None = None,
+    ) -> ChatPrompt:
+        """Return the rendered conversation, ready for the assistant's turn.
+
+        Where passages are given, be it none at all, it asks for an answer from them.
+        """
         ...
 
     async def decode(

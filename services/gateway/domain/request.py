@@ -36,10 +36,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Passages to answer from; `query` is None where the last user message asks."""
+    """Passages to answer from; `query` is None where the last user message asks.
+
+    `top_k` is how many at most, None where the gateway decides.
+    """
 
     collection: str
-    top_k: int
+    top_k: int | None
     query: str | None
 
 

@@ -11,7 +11,6 @@ from services.gateway.domain.errors import too_long
 from services.gateway.domain.generation import ChatPrompt, Defaults, Model, Sampling
 from services.gateway.domain.ports import Tokenizer
 from services.gateway.domain.request import Message, Options
-from services.gateway.pipeline import grounding
 
 # these change nothing in a greedy answer: equal answers get equal cache keys
 _GREEDY: dict[str, Any] = {
@@ -41,7 +40,7 @@ async def ground(
 
     async def prompt_with(count: int) -> ChatPrompt:
         texts = [passage.text for passage in ranked[:count]]
-        return await tokenizer.encode_chat(grounded(messages, texts), context)
+        return await tokenizer.encode_chat(messages, context, texts)
 
     count, prompt = len(ranked), await prompt_with(len(ranked))
     if count == 0 or len(prompt) <= most_tokens:
@@ -58,11 +57,9 @@ async def ground(
     return tuple(ranked[:count]), prompt
 
 
-def grounded(messages: Sequence[Message], texts: Sequence[str]) -> list[Message]:
-    """Return the conversation behind one system message: the caller's own and the passages."""
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    head = Message("system", grounding.render(texts, system))
-    return [head, *(m for m in messages if m.role != "system")]
+def copying(options: Options) -> Options:
+    """Keep the model's repetition penalty off an answer from passages, whose words it repeats."""
+    return dataclasses.replace(options, unset=options.unset - {"repetition_penalty"})
 
 
 def shortened(options: Options, model: Model, prompt_tokens: int) -> Options:

@@ -14,7 +14,6 @@ from services.gateway.domain.generation import (
     GenerationRequest,
     Model,
     TextDelta,
-    Usage,
     find_model,
 )
 from services.gateway.domain.ports import Retriever, TextGenerator, Tokenizer
@@ -31,12 +30,14 @@ from services.gateway.pipeline.merge import merged
 from services.gateway.pipeline.plan import Choice, Plan, plan_runs
 from services.gateway.pipeline.request_memo import MemoKey
 from services.gateway.pipeline.response_cache import Outcome, Policy, ResponseCache
+from services.gateway.pipeline.teller import Teller, whole
 
 
 class Pipeline:
     """Turns requests into plans and plans into text.
 
-    Passages leave at least `min_answer_tokens` of the context to the answer.
+    Passages leave at least `min_answer_tokens` of the context to the answer; there are
+    `default_top_k` at most where a request does not say.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Pipeline:
         cache: ResponseCache,
         generator: TextGenerator,
         min_answer_tokens: int = 64,
+        default_top_k: int = 1,
     ) -> None:
         self._admission = admission
         self._tokenizer = tokenizer
@@ -54,6 +56,7 @@ class Pipeline:
         self._cache = cache
         self._generator = generator
         self._min_answer_tokens = min_answer_tokens
+        self._default_top_k = default_top_k
 
     @asynccontextmanager
     async def admitted(
@@ -116,13 +119,16 @@ class Pipeline:
         prompt = request.prompt
         passages: tuple[Passage, ...] | None = None
         echoes = _echoed_texts(prompt)
+        answer_start = ""
         if isinstance(prompt, Conversation):
             passages, chat = await self._encode_conversation(prompt, model, context)
             if passages is not None:
-                options = context_window.shortened(request.options, model, len(chat))
+                options = context_window.copying(request.options)
+                options = context_window.shortened(options, model, len(chat))
                 request = dataclasses.replace(request, options=options)
             fitted = _fitted(request, chat.token_ids, prompt.field, model, tenant)
             requests = [dataclasses.replace(fitted, answer_prefix=chat.answer_prefix)]
+            answer_start = chat.answer_start
         else:
             encoded = prompt.token_ids or await self._tokenizer.encode(prompt.texts, context)
             requests = _fitted_prompts(request, prompt, encoded, model, tenant)
@@ -136,6 +142,7 @@ class Pipeline:
                 num_answered,
                 self._cache.counted(Outcome.BYPASS),
                 passages=passages,
+                answer_start=answer_start,
                 prompt_only=request.options.prompt_only,
             )
         key = MemoKey.of(tenant, model, request)
@@ -145,6 +152,7 @@ class Pipeline:
             Outcome.BYPASS,
             policy.store,
             passages=passages,
+            answer_start=answer_start,
             key=key,
             prompt_only=request.options.prompt_only,
         )
@@ -166,8 +174,10 @@ class Pipeline:
 
         Close it to cancel what still runs. A whole answer goes to the cache where the plan says so.
         """
+        teller = Teller(plan)
         if plan.cached is not None:
-            yield plan.choices[0], _told(plan, _whole(plan.cached))
+            (choice,) = plan.choices
+            yield choice, teller.told(choice, whole(plan.cached))
             return
         parts: list[str] = []
         streams = [
@@ -181,7 +191,8 @@ class Pipeline:
                     if delta.finish_reason is not None and delta.usage is not None:
                         answer = Answer("".join(parts), delta.finish_reason, delta.usage)
                         self._cache.keep(run.request, answer, context.request_id, plan.key)
-                yield run.choices[delta.sequence], _told(plan, delta)
+                choice = run.choices[delta.sequence]
+                yield choice, teller.told(choice, delta)
 
     async def _encode_conversation(
         self, conversation: Conversation, model: Model, context: RequestContext
@@ -190,9 +201,8 @@ class Pipeline:
         if retrieval is None:
             return None, await self._tokenizer.encode_chat(messages, context)
         query = _query(messages, retrieval)
-        passages = await self._retriever.search(
-            retrieval.collection, query, retrieval.top_k, context
-        )
+        top_k = retrieval.top_k or self._default_top_k
+        passages = await self._retriever.search(retrieval.collection, query, top_k, context)
         most_tokens = model.context_length - self._min_answer_tokens
         return await context_window.ground(
             self._tokenizer, messages, passages, most_tokens, context
@@ -237,19 +247,3 @@ def _fitted(
     return GenerationRequest(
         model, token_ids, sampling, options.stop, options.include_stop, tenant, options.priority
     )
-
-
-def _told(plan: Plan, delta: TextDelta) -> TextDelta:
-    """Return what the caller is told of a delta: of a prompt alone, its end and its scores."""
-    if not plan.prompt_only:
-        return delta
-    told = TextDelta("", prompt_logprobs=delta.prompt_logprobs, sequence=delta.sequence)
-    if delta.finish_reason is None:
-        return told
-    usage = dataclasses.replace(delta.usage or Usage(0, 0), completion_tokens=0)
-    return dataclasses.replace(told, finish_reason="length", usage=usage, timings=delta.timings)
-
-
-def _whole(answer: Answer) -> TextDelta:
-    tokens = answer.usage.completion_tokens
-    return TextDelta(answer.text, tokens, answer.finish_reason, answer.usage)

@@ -38,8 +38,8 @@ class Plan:
 
     Of each prompt's choices the `num_answered` best are answered. `store` keeps the answer of the
     only run, for `key` to find. `passages` are those in the prompt, in its order; None where none
-    were asked for. `reservation` has the places of the runs in the generator's queue. With
-    `prompt_only` what is drawn is not told.
+    were asked for. Each choice's text begins with `answer_start`. `reservation` has the places of
+    the runs in the generator's queue. With `prompt_only` what is drawn is not told.
     """
 
     runs: tuple[Run, ...]
@@ -48,6 +48,7 @@ class Plan:
     store: bool = False
     cached: Answer | None = None
     passages: tuple[Passage, ...] | None = None
+    answer_start: str = ""
     key: MemoKey | None = None
     reservation: Reservation | None = None
     prompt_only: bool = False

@@ -33,7 +33,8 @@ class EngineConfig:
     come later. Without `prefix_caching` no request reuses what another computed.
     On the `device` cuda, the first GPU that CUDA shows, steps of decodes alone are recorded and
     replayed where `graphs`; `attention`, `cpu_level`, `num_threads` and `batch_invariant` are those
-    of a CPU. `quantization` int8 rounds weights only there, fp8 (compute capability 9.0) does too.
+    of a CPU. `quantization` int8 and int4 round weights only there, fp8 (compute capability 9.0)
+    rows too.
     `kv_cache_dtype` fp8, on such a GPU, keeps keys and values in eight bits, those beyond 448 cut.
     """
 
@@ -74,7 +75,7 @@ class EngineConfig:
             raise EngineConfigError("attention", "must be auto or torch")
         if self.device not in ("cpu", "cuda"):
             raise EngineConfigError("device", "must be cpu or cuda")
-        known = ("int8", "int4") if self.device == "cpu" else ("int8", "fp8")
+        known = ("int8", "int4") if self.device == "cpu" else ("int8", "int4", "fp8")
         if self.quantization not in (None, *known):
             raise EngineConfigError("quantization", f"must be {', '.join(known)} or None")
         if self.kv_cache_dtype not in ((None,) if self.device == "cpu" else (None, "fp8")):

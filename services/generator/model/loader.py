@@ -191,20 +191,26 @@ class _Loader:
         weight = self._stacked(names, in_size, out_sizes)
         if isinstance(weight, PackedWeight):
             return self._parts.packed_linear(weight, bias, adds)
-        if isinstance(weight, GroupedWeight):
-            return self._parts.grouped_linear(weight, bias, adds)
-        return self._parts.linear(weight, bias, adds)
+        if isinstance(weight, torch.Tensor):
+            return self._parts.linear(weight, bias, adds)
+        return self._parts.grouped_linear(weight, bias, adds)
 
     def _expert(self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]) -> torch.Tensor:
         weight = self._stacked(names, in_size, out_sizes)
         if isinstance(weight, torch.Tensor):
             return weight
-        return weight.dequantized(self._parts.weight_dtype)
+        dtype = self._parts.weight_dtype
+        if isinstance(weight, PackedWeight):
+            return weight.dequantized(dtype)
+        return torch.cat([each.dequantized(dtype) for each in weight])
 
     def _stacked(
         self, names: Sequence[str], in_size: int, out_sizes: Sequence[int]
-    ) -> torch.Tensor | PackedWeight | GroupedWeight:
-        """Return the matrices of one input as one, [sum of `out_sizes`, `in_size`]."""
+    ) -> torch.Tensor | PackedWeight | list[GroupedWeight]:
+        """Return the matrices of one input as one, [sum of `out_sizes`, `in_size`].
+
+        Those in groups, each of its own kind, are left apart.
+        """
         weight_format = self._config.weight_format
         if weight_format is not None and f"{names[0]}.qweight" in self._weights:
             packed = read_packed(self._weights, weight_format, names, in_size, out_sizes)
@@ -214,7 +220,7 @@ class _Loader:
         ]
         grouped = [part for shape in shapes if (part := self._weights.grouped(*shape)) is not None]
         if len(grouped) == len(shapes):
-            return GroupedWeight.stacked(grouped)
+            return grouped
         return torch.cat([self._matrix(*shape) for shape in shapes])
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:

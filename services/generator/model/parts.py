@@ -71,9 +71,15 @@ class Parts(Protocol):
         ...
 
     def grouped_linear(
-        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+        self,
+        weights: Sequence[GroupedWeight],
+        bias: torch.Tensor | None = None,
+        adds: bool = False,
     ) -> Linear:
-        """Return the linear layer of a matrix of 4 or 8 bits in groups of inputs."""
+        """Return the linear layer of matrices of 4 or 8 bits in groups of the same inputs.
+
+        The outputs of one follow those of the other.
+        """
         ...
 
     def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:

@@ -1,6 +1,5 @@
 """The engine in a thread of its own: loaded there, then stepped; between two steps, commands."""
 
-import gc
 import logging
 import queue
 import threading
@@ -92,9 +91,3 @@ class EngineThread:
                 return None
             outputs += command(engine)
             waits = False
-
-
-def freeze_gc() -> None:
-    """Exempt all objects that exist now from garbage collection, which would stop a step."""
-    gc.collect()
-    gc.freeze()

@@ -27,9 +27,12 @@ class Counting:
     async def encode(self, texts: Sequence[str], context: Any) -> list[tuple[int, ...]]:
         raise AssertionError("not asked here")
 
-    async def encode_chat(self, messages: Sequence[Message], context: Any) -> ChatPrompt:
+    async def encode_chat(
+        self, messages: Sequence[Message], context: Any, passages: Sequence[str] | None = None
+    ) -> ChatPrompt:
         self.calls += 1
-        return ChatPrompt((0,) * sum(len(m.content) for m in messages))
+        texts = [*(m.content for m in messages), *(passages or ())]
+        return ChatPrompt((0,) * sum(map(len, texts)))
 
 
 def passage(i: int, score: float, length: int) -> Passage:
@@ -52,26 +55,13 @@ async def test_the_best_passages_that_fit(found: list[tuple[float, int]], most: 
 
     async def length(count: int) -> int:
         texts = [p.text for p in ranked[:count]]
-        return len(await counting.encode_chat(context_window.grounded(QUESTION, texts), context))
+        return len(await counting.encode_chat(QUESTION, context, texts))
 
     assert len(prompt) == await length(len(kept))
     if kept:
         assert len(prompt) <= most
     if len(kept) < len(ranked):
         assert await length(len(kept) + 1) > most
-
-
-def test_system_texts_become_one() -> None:
-    """The caller's system messages stand before the instruction, the rest keeps its order."""
-    messages = [
-        Message("system", "A"),
-        Message("user", "1"),
-        Message("system", "B"),
-        Message("assistant", "2"),
-    ]
-    made = context_window.grounded(messages, ["p"])
-    assert [m.role for m in made] == ["system", "user", "assistant"]
-    assert made[0].content.startswith("A\n\nB\n\n") and made[0].content.endswith("[1] p")
 
 
 WISHES = Defaults(

@@ -1,6 +1,7 @@
 """The order of a generation request, seen from outside: cache, passages, limits."""
 
 import asyncio
+import dataclasses
 import json
 from contextlib import aclosing
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 
 from mesh.context import RequestContext
-from services.gateway.domain.generation import GenerationRequest, Sampling
+from services.gateway.domain.generation import Defaults, GenerationRequest, Sampling
 from services.gateway.domain.request import Options
+from services.gateway.generation.routing import Report
 from services.gateway.pipeline import response_cache
 from services.gateway.pipeline.pipeline import Pipeline
 from services.gateway.pipeline.plan import Plan, plan_runs
@@ -154,8 +156,33 @@ async def test_answers_carry_their_citations(stack: Any) -> None:
         "end": 19,
     }
     prompt = stack.tokenizer.chats[-1]
-    assert prompt.startswith("<system>Be kind.\n\nAnswer from the passages")
-    assert "[2] The mill number 1 is old." in prompt and prompt.endswith("<user>Old?<assistant>")
+    assert prompt.startswith("<system>Be kind.<user>Old?<passage>The mill number 0 is old.")
+    assert prompt.count("<passage>") == 3 and prompt.endswith("is old.<assistant>")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+async def test_an_answer_begins_as_its_prompt_ends(stack: Any, cached: bool) -> None:
+    """What the tokenizer has it begin with is told first, of a cached answer as well."""
+    stack.tokenizer.answer_start = "Passage ["
+    plain = (await stack.chat(temperature=0))[2]["choices"][0]["message"]["content"]
+    if cached:
+        await stack.chat(**RAG, temperature=0)
+        await stack.lifecycle.drain()
+    _, headers, body = await stack.chat(**RAG, temperature=0, n=1)
+    assert (headers["x-infermesh-cache"] == "hit") is cached
+    assert body["choices"][0]["message"]["content"] == "Passage [" + plain
+
+
+async def test_each_streamed_choice_begins_so(stack: Any) -> None:
+    """Once, with its first text."""
+    stack.tokenizer.answer_start = "Passage ["
+    _, chunks = await streamed(stack, **RAG, n=2)
+    texts = {0: "", 1: ""}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+    assert all(text.startswith("Passage [") for text in texts.values())
+    assert all(text.count("Passage [") == 1 for text in texts.values())
 
 
 async def test_stream_carries_citations_first_and_last(stack: Any) -> None:
@@ -170,7 +197,20 @@ async def test_query_of_its_own(stack: Any) -> None:
     """A query in the request searches instead of the last user message."""
     await stack.chat(retrieval={"collection": "docs", "query": "mills"})
     assert stack.retriever.searches[0].query == "mills"
-    assert stack.retriever.searches[0].top_k == 4
+    assert stack.retriever.searches[0].top_k == 1
+
+
+async def test_words_of_passages_are_not_penalised(stack: Any) -> None:
+    """The model's own repetition penalty does not meet an answer that repeats passages."""
+    wishes = Defaults(temperature=0.5, repetition_penalty=1.5)
+    model = dataclasses.replace(stack.generator.served[0], defaults=wishes)
+    stack.queue.report(Report("r1", model, 0, 0, 0, False, frozenset()), 0.0)
+    stack.body.pop("temperature")
+    for fields in ({}, RAG, {**RAG, "repetition_penalty": 1.2}):
+        await stack.chat(**fields)
+    drawn = [request.sampling for request in stack.generator.requests]
+    assert [each.repetition_penalty for each in drawn] == [1.5, 1.0, 1.2]
+    assert {each.temperature for each in drawn} == {0.5}
 
 
 async def test_passages_that_do_not_fit_are_dropped(stack: Any) -> None:

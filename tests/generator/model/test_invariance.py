@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench.common.checkpoints import write_checkpoint
-from services.generator.backend.cpu.native import levels
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.loading import load_engine
 from tests.generator.backend.cpu.kernels import needs
@@ -154,8 +153,7 @@ def test_behind_a_cached_prefix_as_without(load: Load, alone: Alone, numbers: Nu
 @NUMBERS
 def test_after_a_preemption_as_without(load: Load, alone: Alone, numbers: Numbers) -> None:
     """A request that lost its blocks goes on as if it had kept them."""
-    halves = numbers[0] == "bfloat16" and levels.multiplies_bf16()
-    block_bytes = 2 * 16 * 2 * 2 * 16 * (2 if halves else 4)
+    block_bytes = 2 * 16 * 2 * 2 * 16 * (2 if numbers[0] == "bfloat16" else 4)
     engine = load(numbers, kv_cache_bytes=8 * block_bytes, output_quantile=0.0)
     assert together(engine, asked()) == alone(numbers)
     assert engine.stats().num_preemptions > 0

@@ -1,79 +1,62 @@
-"""Record what llama.cpp makes of the odd strings: one hash of all ids for each vocabulary.
+"""Record what llama.cpp makes of the odd strings, or show where the tokenizer differs.
 
-    npm install --ignore-scripts node-llama-cpp
-    python -m tests.tokenizer.gguf.record NODE_MODULES
+    npm install --ignore-scripts --prefix FOLDER node-llama-cpp
+    python -m tests.tokenizer.gguf.record FOLDER/node_modules [NAME ...] [--show]
 
-For the chat model's vocabulary under each pre-tokenizer's name, and for SentencePiece's.
+NAME is one of the record's (all, if none is given). With `--show` nothing is recorded: the strings
+whose ids differ are printed.
 """
 
-import json
-import subprocess
-import sys
+import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from mesh.gguf import GGUFFile
-from services.tokenizer.gguf.pre_tokenizers import PRE_TOKENIZERS
-from tests.tokenizer.gguf.expected import RECORD, digest
-from tests.tokenizer.gguf.odd_strings import odd_strings
-from tests.tokenizer.gguf.vocabularies import (
-    chat_model,
-    sentence_piece_vocabulary,
-    write_vocabulary,
-)
+from tests.tokenizer.gguf.cases import CASES, Case, our_ids
+from tests.tokenizer.gguf.expected import Expected, digests, expected, write
+from tests.tokenizer.gguf.families import FAMILIES, Family
+from tests.tokenizer.gguf.llama_cpp import tokenized
+from tests.tokenizer.gguf.vocabularies import write_vocabulary
 
-_SCRIPT = """
-import {getLlama} from "%s/node-llama-cpp/dist/index.js";
-import fs from "fs";
-const llama = await getLlama({build: "never", gpu: false, progressLogs: false, logLevel: "error"});
-const model = await llama.loadModel({modelPath: process.argv[2], vocabOnly: true, gpuLayers: 0});
-const texts = JSON.parse(fs.readFileSync(process.argv[3]));
-const ids = texts.map((text) => Array.from(model.tokenize(text, true)));
-fs.writeFileSync(process.argv[4], JSON.stringify(ids));
-process.exit(0);
-"""
+_MOST_SHOWN = 5
 
 
 def main() -> None:
-    """Write the record."""
-    modules, texts = Path(sys.argv[1]).resolve(), odd_strings()
+    """Run it: `--help` says how."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--show", action="store_true")
+    args = parser.parse_args()
+    record = expected() if args.names and not args.show else {}
+    for name in args.names or CASES:
+        record[name] = _recorded(args.modules, CASES[name], args.show)
+        print(name, *record[name].digests[:2], flush=True)
+    if not args.show:
+        families = FAMILIES.items()
+        write(record, {name: _ends(args.modules, family) for name, family in families})
+
+
+def _recorded(modules: Path, case: Case, is_shown: bool) -> Expected:
+    texts, metadata = case.strings(), case.metadata()
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "tokenize.mjs"
-        script.write_text(_SCRIPT % modules)
-        record = {}
-        for name, metadata in _vocabularies():
-            path = write_vocabulary(Path(folder) / f"{name}.gguf", metadata)
-            record[name] = digest(_ids(script, path, texts))
-            print(name, record[name], flush=True)
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        path = write_vocabulary(Path(folder) / "model.gguf", metadata)
+        theirs = tokenized(modules, path, texts)
+    if is_shown:
+        _show(texts, our_ids(metadata, texts), theirs.ids)
+    return Expected(theirs.adds_bos, digests(theirs.ids))
 
 
-def _vocabularies() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "sentence-piece", sentence_piece_vocabulary(adds_blank=True)
-    yield "sentence-piece-without-blank", sentence_piece_vocabulary(adds_blank=False)
-    model = chat_model()
-    assert model is not None, "infermesh pull smollm2-135m-instruct"
-    metadata = dict(GGUFFile.read(model).metadata)
-    kept = {
-        name: value
-        for name, value in metadata.items()
-        if name.startswith("tokenizer.ggml") or name == "general.architecture"
-    }
-    kept["llama.context_length"] = 128
-    for name in PRE_TOKENIZERS:
-        yield name, kept | {"tokenizer.ggml.pre": name}
+def _ends(modules: Path, family: Family) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_vocabulary(Path(folder) / "model.gguf", family.metadata())
+        return family.names(tokenized(modules, path, []).end_ids)
 
 
-def _ids(script: Path, model: Path, texts: Sequence[str]) -> list[list[int]]:
-    given, output = model.with_suffix(".texts"), model.with_suffix(".ids")
-    given.write_text(json.dumps(texts))
-    command = ["node", str(script), str(model), str(given), str(output)]
-    # it complains of missing tensors first, then takes the vocabulary alone
-    subprocess.run(command, capture_output=True, check=True)
-    ids: list[list[int]] = json.loads(output.read_text())
-    return ids
+def _show(texts: list[str], ours: list[list[int]], theirs: list[list[int]]) -> None:
+    differing = [each for each in zip(texts, ours, theirs, strict=True) if each[1] != each[2]]
+    print(f"{len(differing)} of {len(texts)} differ")
+    for text, own, other in sorted(differing, key=lambda each: len(each[0]))[:_MOST_SHOWN]:
+        print(f"  {text!a}\n    ours      {own}\n    llama.cpp {other}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
-"""Vocabularies to write into GGUF files: the chat model's, and a small one of SentencePiece."""
+"""Byte-level vocabularies to write into GGUF files: the chat model's, and one to tell borders."""
 
 import importlib.util
 import os
-from collections.abc import Iterator
+import random
 from pathlib import Path
 from typing import Any
 
 import gguf
 
+from mesh.gguf_vocabulary import CONTROL, NORMAL, USER_DEFINED
+from services.tokenizer.pieces import BYTE_ALPHABET
+
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTEXT_LENGTH = 128
-_WORDS = (
-    "the of and to in is that it was for on are as with his they at be this from have or by one "
-    "had not but what all were when we there can an your which their said if do will each about "
-    "how up out them then she many some so these would other into has more her two like him see "
-    "time could no make than first been its who now people my made over did down only way find"
+# of control characters, of characters beyond the first planes, and of no character
+_MISSING_BYTES = (0x1C, 0xF1, 0xC0, 0xC1, *range(0xF5, 0x100))
+_RUNS = ((1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (128, 128), (4, 2), (8, 4))
+_WHOLE_WORDS = (
+    *("Hello", "world", " Hello", " world", "camelCase", "camel", "Case", "123", "1234", "12345"),
+    *("日本語", "русский", "हिन्दी", " don", "'LL", "e\u0301", "\n\n\n", "a/b", "HTTPServer"),
 )
 
 
@@ -27,36 +31,46 @@ def chat_model() -> Path | None:
     return next((each / FILE for each in folders if (each / FILE).is_file()), None)
 
 
-def sentence_piece_vocabulary(adds_blank: bool, architecture: str = "llama") -> dict[str, Any]:
-    """Return metadata of a vocabulary with bytes, letters and the beginnings of common words."""
-    tokens, types = ["<unk>", "<s>", "</s>", "<turn>"], [2, 3, 3, 4]
-    tokens += [f"<0x{byte:02X}>" for byte in range(256)]
-    types += [6] * 256
-    letters = [chr(code) for code in range(0x21, 0x7F)] + [*"▁éßя中"]
-    pieces = dict.fromkeys(["▁▁", "▁▁▁▁", *_beginnings(), *letters])
-    tokens += pieces
-    types += [1] * len(pieces)
+def byte_level_vocabulary(pre: str) -> dict[str, Any]:
+    """Return metadata of a vocabulary that tells where its pre-tokenizer draws borders.
+
+    The last byte of any character merges with the first of any other, whatever they are, in an
+    order without sense, and runs of blanks in several steps. Some words are tokens that no merges
+    make. No text has the bytes that are missing, but two.
+    """
+    tokens = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<tool>"]
+    types = [CONTROL] * 4 + [USER_DEFINED]
+    merges = [f"{'Ġ' * left} {'Ġ' * right}" for left, right in _RUNS] + _merges_of_bytes()
+    tokens += [letter for letter, byte in BYTE_ALPHABET.items() if byte not in _MISSING_BYTES]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    letters = {byte: letter for letter, byte in BYTE_ALPHABET.items()}
+    tokens += ["".join(letters[byte] for byte in word.encode()) for word in _WHOLE_WORDS]
     return {
-        "general.architecture": architecture,
-        f"{architecture}.context_length": CONTEXT_LENGTH,
-        "tokenizer.ggml.model": "llama",
+        "general.architecture": "llama",
+        "llama.context_length": CONTEXT_LENGTH,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.scores": [-float(index) for index in range(len(tokens))],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_space_prefix": adds_blank,
+        "tokenizer.ggml.token_type": types + [NORMAL] * (len(tokens) - len(types)),
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
     }
 
 
-def _beginnings() -> Iterator[str]:
-    for length in range(2, 8):
-        for word in _WORDS.split():
-            for text in (f"▁{word}", word):
-                if len(text) >= length:
-                    yield text[:length]
+def _merges_of_bytes() -> list[str]:
+    """Return a merge of each byte that ends a character with each that begins one."""
+    ascii_bytes = [0x00, 0x07, *b"\t\n\x0b\x0c\r\x1b", *range(0x20, 0x80)]
+    first = [*ascii_bytes, *range(0xC2, 0xF5)]
+    last = [*ascii_bytes, *range(0x80, 0xC0)]
+    letters = {byte: letter for letter, byte in BYTE_ALPHABET.items()}
+    pairs = [(left, right) for left in last for right in first if (left, right) != (0x20, 0x20)]
+    random.Random(0).shuffle(pairs)
+    return [
+        f"{letters[left]} {letters[right]}"
+        for left, right in pairs
+        if left not in _MISSING_BYTES and right not in _MISSING_BYTES
+    ]
 
 
 def write_vocabulary(path: Path, metadata: dict[str, Any]) -> Path:

@@ -224,4 +224,4 @@ def _retrieval(read: Fields) -> Retrieval | None:
     top_k = inner.integer("top_k", 1, 100)
     query = inner.text("query", low=1)
     inner.finish()
-    return Retrieval(collection, 4 if top_k is None else top_k, query)
+    return Retrieval(collection, top_k, query)

@@ -41,11 +41,11 @@ def load_runner(config: EngineConfig, shape: ModelConfig, weights: Weights) -> L
     num_blocks = plan_num_blocks(
         config,
         shape.context_length,
-        block_bytes(shape, config.block_size, dtypes.rows),
+        block_bytes(shape, config.block_size, dtypes.cache),
         weights.num_parameters * dtypes.weights.itemsize,
     )
     model = load_model(config, shape, weights)
-    cache = KVCache(shape, num_blocks, config.block_size, model.dtype, HugePages(0).zeros)
+    cache = KVCache(shape, num_blocks, config.block_size, dtypes.cache, HugePages(0).zeros)
     return LoadedRunner(CpuRunner(model, cache), num_blocks)
 
 
@@ -77,17 +77,20 @@ def cpu_labels(shape: ModelConfig, config: EngineConfig) -> dict[str, str]:
 
 
 class Dtypes(NamedTuple):
-    """What rows are computed in, and what matrices are kept in."""
+    """What rows are computed in, and what matrices, and keys and values, are kept in."""
 
     rows: torch.dtype
     weights: torch.dtype
+    cache: torch.dtype
 
 
 def choose_dtypes(shape: ModelConfig, config: EngineConfig) -> Dtypes:
     """Return the dtypes for the level that serves, which is set here where the options name one.
 
     Where the processor multiplies no bfloat16, rows are float32 and matrices keep their 16 bits; so
-    do those of a float16 checkpoint, which any others would lose digits to become.
+    do those of a float16 checkpoint, which any others would lose digits to become. Keys and
+    values are float16 beside float32 rows, three bits more than bfloat16 has, where weights have 16
+    bits or less too, unless rows shall be exact.
     Raises EngineConfigError for a level that is not here.
     """
     if config.cpu_level is not None:
@@ -98,5 +101,8 @@ def choose_dtypes(shape: ModelConfig, config: EngineConfig) -> Dtypes:
     kept = compute_dtype(shape, config.dtype, widens_half=shape.dtype != "float16")
     multiplies = kept == torch.bfloat16 and levels.multiplies_bf16()
     if levels.current() is None and not multiplies:
-        return Dtypes(torch.float32, torch.float32)
-    return Dtypes(torch.bfloat16 if multiplies else torch.float32, kept)
+        return Dtypes(torch.float32, torch.float32, torch.float32)
+    rows = torch.bfloat16 if multiplies else torch.float32
+    is_rounded = kept != torch.float32 or shape.is_quantized or config.quantization is not None
+    keeps_half = is_rounded and not config.exact and config.dtype != "float32"
+    return Dtypes(rows, kept, torch.float16 if keeps_half and not multiplies else rows)

@@ -123,21 +123,25 @@ class CpuParts:
         """See `Parts`."""
         if self._quantized_bits is not None:
             grouped = GroupedWeight.quantized(weight, self._quantized_bits)
-            return self.grouped_linear(grouped, bias, adds)
+            return self.grouped_linear([grouped], bias, adds)
         return self._noted(self._float_linear(weight, bias, adds))
 
     def head(self, weight: torch.Tensor | GroupedWeight) -> Linear:
         """See `Parts`; quantised it takes 8 bits, since every logit is its own."""
         if isinstance(weight, GroupedWeight):
-            return self.grouped_linear(weight)
+            return self.grouped_linear([weight])
         if self._quantized_bits is not None:
-            return self.grouped_linear(GroupedWeight.quantized(weight, 8))
+            return self.grouped_linear([GroupedWeight.quantized(weight, 8)])
         return self.linear(weight)
 
     def grouped_linear(
-        self, weight: GroupedWeight, bias: torch.Tensor | None = None, adds: bool = False
+        self,
+        weights: Sequence[GroupedWeight],
+        bias: torch.Tensor | None = None,
+        adds: bool = False,
     ) -> Linear:
-        """See `Parts`; where nothing multiplies it, the weight becomes floats."""
+        """See `Parts`; where nothing multiplies them, the weights become floats."""
+        weight = GroupedWeight.stacked(weights)
         ours = grouped_linear(weight, self._dtype, bias, self._memory, self._exact)
         if ours is None:
             dtype = torch.float32 if self._exact else self.weight_dtype
@@ -161,7 +165,7 @@ class CpuParts:
         self, weight: PackedWeight, bias: torch.Tensor | None = None, adds: bool = False
     ) -> Linear:
         """See `Parts`."""
-        return self.grouped_linear(weight.grouped(), bias, adds)
+        return self.grouped_linear([weight.grouped()], bias, adds)
 
     def mixture(
         self,

@@ -1,6 +1,7 @@
 """Loading of a model onto a GPU; its KV cache gets what weights and steps leave."""
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ from services.generator.model.loader import build_decoder, compute_dtype
 
 # of what is free beside weights and the largest step: CUDA graphs and penalties need some later
 _FREE_SHARE = 0.9
+
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedRunner(NamedTuple):
@@ -74,9 +78,7 @@ def load_runner(
 def _load_model(
     config: EngineConfig, shape: ModelConfig, weights: Weights, dtype: torch.dtype, device: Device
 ) -> Decoder:
-    # quantised here, they take a byte each at least
-    kept = dtype if config.quantization is None else torch.int8
-    check_weights(weights.num_bytes(kept), device.free_bytes())
+    check_weights(_least_bytes(weights, dtype, config.quantization), device.free_bytes())
     parts = GpuParts(shape, device.device, dtype, config.quantization)
     try:
         model = build_decoder(shape, weights, dtype, parts)
@@ -84,7 +86,15 @@ def _load_model(
         field = "quantization" if config.quantization else "model"
         raise EngineConfigError(field, str(error)) from error
     device.release()
+    logger.info("GPU weights: %s", parts.describe())
     return model
+
+
+def _least_bytes(weights: Weights, dtype: torch.dtype, quantization: str | None) -> int:
+    """Return what weights take at least: quantised here a byte each, or half of one."""
+    if quantization is None:
+        return weights.num_bytes(dtype)
+    return weights.num_bytes(torch.int8) // (2 if quantization == "int4" else 1)
 
 
 def _plan_num_blocks(

@@ -60,8 +60,9 @@ class Warmup:
             yield [self._decode(1) for _ in range(count)]
         for params in _SAMPLING:
             yield [self._decode(1, params)]
-        scored = min(self.num_tokens, config.max_batched_tokens)
-        yield [Chunk(self._request(scored, SamplingParams(prompt_logprobs=0)), 0, scored)]
+        # a head of few bits is a kernel of ours, which has tiles for few rows and for many
+        for size in _doubling(2, min(self.num_tokens, config.max_batched_tokens)):
+            yield [Chunk(self._request(size, SamplingParams(prompt_logprobs=0)), 0, size)]
 
     def one_behind_the_other(self) -> tuple[Chunk, Chunk]:
         """Return two chunks of one request, of which the second takes what the first samples."""

@@ -55,6 +55,7 @@ class ModelConfig:
     dtype: str
     eos_token_ids: tuple[int, ...]
     weight_format: WeightFormat | None  # of quantised matrices
+    is_quantized: bool  # whether matrices have 8 bits or less
 
     @property
     def num_layers(self) -> int:
@@ -106,6 +107,7 @@ class ModelConfig:
         hidden_size = fields.positive("hidden_size")
         head_dim = fields.positive("head_dim", hidden_size // num_heads)
         ratio = family.mlp_ratio
+        weight_format = parse_weight_format(fields.get(SECTION))
         return cls(
             family=family,
             vocab_size=fields.positive("vocab_size"),
@@ -129,7 +131,8 @@ class ModelConfig:
             eos_token_ids=_ids(
                 fields.get("eos_token_id") if eos_token_id is None else eos_token_id
             ),
-            weight_format=parse_weight_format(fields.get(SECTION)),
+            weight_format=weight_format,
+            is_quantized=weight_format is not None,
         )
 
 

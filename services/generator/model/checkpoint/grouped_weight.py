@@ -13,7 +13,7 @@ class GroupedWeight(NamedTuple):
     """A matrix [out, in] of which an element is `scale * value + offset`, in float32.
 
     A scale and an offset are those of `group_size` consecutive inputs, 16 or 32. Values of 4 bits
-    lie within 16 numbers, from 0 or from -8 up.
+    lie within 16 numbers, from 0 or from -8 up. `kind` is what a file calls its type.
     """
 
     values: torch.Tensor  # int8 [out, in]
@@ -21,6 +21,7 @@ class GroupedWeight(NamedTuple):
     offsets: torch.Tensor | None  # float32 [out, groups]
     group_size: int
     bits: int
+    kind: str = ""
 
     @staticmethod
     def stacked(parts: "Sequence[GroupedWeight]") -> "GroupedWeight":

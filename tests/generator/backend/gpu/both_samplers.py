@@ -28,7 +28,7 @@ def on_device(
 
 
 def assert_same_logprobs(
-    actual: Sequence[TokenLogprobs], expected: Sequence[TokenLogprobs]
+    actual: Sequence[TokenLogprobs], expected: Sequence[TokenLogprobs], atol: float = 1e-5
 ) -> None:
     """Ids and ranks are equal, values near."""
     assert len(actual) == len(expected)
@@ -38,7 +38,7 @@ def assert_same_logprobs(
         )
         values = torch.tensor([one.logprob, *one.top_logprobs])
         due = torch.tensor([other.logprob, *other.top_logprobs])
-        torch.testing.assert_close(values, due, rtol=0, atol=1e-5)
+        torch.testing.assert_close(values, due, rtol=0, atol=atol)
 
 
 def assert_same(actual: Choices, expected: Choices) -> None:

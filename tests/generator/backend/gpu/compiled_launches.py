@@ -23,6 +23,7 @@ from services.generator.backend.gpu.loading import load_runner
 from services.generator.engine import Engine, EngineConfig, SamplingParams
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.model.checkpoint.config import ModelConfig
+from services.generator.model.checkpoint.grouped_weight import GROUP_SIZE, GroupedWeight
 
 CAPABILITY = 90
 QWEN3: dict[str, Any] = {**QWEN3_0_6B, "num_hidden_layers": 1}
@@ -43,6 +44,8 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen3-0.6b": (QWEN3, {}),
     "llama-3-8b": (LLAMA3, {}),
     "llama-3-8b int8": (LLAMA3, {"quantization": "int8"}),
+    "llama-3-8b int4": (LLAMA3, {"quantization": "int4"}),
+    "llama-3-8b q4_k": (LLAMA3, {}),
     "llama-3-8b fp8": (LLAMA3, {"quantization": "fp8", "kv_cache_dtype": "fp8"}),
     "mixture": (MIXTURE, {}),
     "gemma2": (GEMMA2, {}),
@@ -84,6 +87,23 @@ class ZeroWeights(RandomWeights):
         return torch.zeros(shape, dtype=torch.bfloat16)
 
 
+class FourBitWeights(ZeroWeights):
+    """Has all matrices, the head's too, as a GGUF file has them in Q4_K."""
+
+    def grouped(self, name: str, *shape: int) -> GroupedWeight | None:
+        if "embed" in name:
+            return None
+        rows, columns = shape
+        # which no float16 holds
+        scales = torch.full((rows, columns // GROUP_SIZE), 1 / 3)
+        values = torch.zeros(shape, dtype=torch.int8)
+        return GroupedWeight(values, scales, scales, GROUP_SIZE, bits=4)
+
+
+# of shapes that are not all floats
+WEIGHTS = {"llama-3-8b q4_k": FourBitWeights}
+
+
 def main() -> None:
     """Serve each shape in a process of its own, on as many as there are processors."""
     assert "TRITON_INTERPRET" not in os.environ, "the interpreter cannot compile"
@@ -106,7 +126,7 @@ def launches(name: str) -> dict[str, Any]:
     zero_what_is_empty()
     absent = OfflineDriver(CAPABILITY)
     driver.set_active(absent)
-    engine = load(*SHAPES[name])
+    engine = load(name)
     num_at_load = len(absent.loaded)
     serve(engine)
     assert not faults.lines, "\n".join(faults.lines)
@@ -118,8 +138,9 @@ def launches(name: str) -> dict[str, Any]:
     }
 
 
-def load(shape: dict[str, Any], options: dict[str, Any]) -> Engine:
+def load(name: str) -> Engine:
     """Load an engine of one layer."""
+    shape, options = SHAPES[name]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "config.json").write_text(json.dumps(shape))
@@ -133,7 +154,7 @@ def load(shape: dict[str, Any], options: dict[str, Any]) -> Engine:
             **options,
         )
         model = ModelConfig.read(folder)
-        weights = ZeroWeights(shape, "cpu", torch.bfloat16)
+        weights = WEIGHTS.get(name, ZeroWeights)(shape, "cpu", torch.bfloat16)
         runner, num_blocks = load_runner(config, model, weights, AbsentDevice())
         return Engine(config, model, runner, BlockPool(num_blocks, config.block_size))
 

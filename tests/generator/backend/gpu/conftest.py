@@ -11,7 +11,12 @@ from tests.generator.interpreter import IS_GPU
 
 # a machine with a GPU may have nothing but what the engine needs
 collect_ignore = (
-    [] if util.find_spec("transformers") else ["test_families.py", "test_packed_checkpoint.py"]
+    []
+    if util.find_spec("transformers") and util.find_spec("gguf")
+    else [
+        *("test_families.py", "test_gguf.py", "test_packed_checkpoint.py"),
+        "layers/test_grouped_linear.py",
+    ]
 )
 
 

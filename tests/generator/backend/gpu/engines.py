@@ -9,8 +9,7 @@ from services.generator.backend.gpu.loading import load_runner
 from services.generator.engine import Engine, EngineConfig, SamplingParams, TokenLogprobs
 from services.generator.engine.kv.block_pool import BlockPool
 from services.generator.loading import load_engine
-from services.generator.model.checkpoint.config import ModelConfig
-from services.generator.model.checkpoint.safetensors import Checkpoint
+from services.generator.model.checkpoint.model_files import open_weights, read_config
 from tests.generator.backend.gpu.both_samplers import assert_same_logprobs
 
 OPTIONS: dict[str, Any] = {
@@ -29,20 +28,20 @@ def on_cpu(folder: Path, **options: Any) -> Engine:
 def on_device(folder: Path, device: Device, **options: Any) -> Engine:
     """Return the engine with the runner of a GPU."""
     config = EngineConfig(folder, device="cuda", **{**OPTIONS, **options})
-    shape = ModelConfig.read(folder)
-    runner, num_blocks = load_runner(config, shape, Checkpoint(folder), device)
+    shape = read_config(folder)
+    runner, num_blocks = load_runner(config, shape, open_weights(folder), device)
     return Engine(config, shape, runner, BlockPool(num_blocks, config.block_size))
 
 
 Outputs = dict[str, tuple[list[int], list[TokenLogprobs]]]
 
 
-def assert_same_outputs(actual: Outputs, expected: Outputs) -> None:
+def assert_same_outputs(actual: Outputs, expected: Outputs, atol: float = 1e-5) -> None:
     """Tokens are equal, and their log-probabilities are near."""
     assert actual.keys() == expected.keys()
     for name, (token_ids, logprobs) in expected.items():
         assert actual[name][0] == token_ids
-        assert_same_logprobs(actual[name][1], logprobs)
+        assert_same_logprobs(actual[name][1], logprobs, atol)
 
 
 def run(

@@ -40,7 +40,7 @@ class _Arguments(ctypes.Structure):
         ("stride", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "dim", "window")),
         *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
-        ("is_bfloat16", ctypes.c_bool),
+        *((name, ctypes.c_bool) for name in ("is_bfloat16", "has_half_cache")),
     )
 
 
@@ -117,8 +117,13 @@ class NativeAttention:
     def calls(
         self, qkv: torch.Tensor, cache: LayerCache, out: torch.Tensor, plan: PlanArguments
     ) -> list[KernelCall]:
-        """Return what writes the plan's rows to the cache and attends with them."""
+        """Return what writes the plan's rows to the cache and attends with them.
+
+        The cache is of the rows' dtype, or of float16 beside float32.
+        """
         config = self._config
+        kept = cache.slots.dtype
+        assert kept == qkv.dtype or (qkv.dtype, kept) == (torch.float32, torch.float16), kept
         arguments = _Arguments(
             qkv=qkv.data_ptr(),
             cache=cache.slots.data_ptr(),
@@ -132,6 +137,7 @@ class NativeAttention:
             scale=config.attention_scale,
             soft_cap=config.attention_softcap or 0.0,
             is_bfloat16=qkv.dtype == torch.bfloat16,
+            has_half_cache=kept == torch.float16,
         )
         return [KernelCall(self._write, arguments), KernelCall(self._attend, arguments)]
 

@@ -45,7 +45,7 @@ class TorchAttention:
     def __call__(self, qkv: torch.Tensor, cache: LayerCache, plan: TorchPlan) -> torch.Tensor:
         """Map rotated [T, q_size + 2 kv_size] to [T, q_size]."""
         queries, keys_values = qkv[:, : self._q_size], qkv[:, self._q_size :]
-        cache.slots.index_copy_(0, plan.slots, keys_values)
+        cache.slots.index_copy_(0, plan.slots, _cached(keys_values, cache.slots.dtype))
         outputs: list[torch.Tensor] = []
         row = 0
         for group in plan.groups:
@@ -80,7 +80,7 @@ class TorchAttention:
         """Attend with a chunk's [rows, q_size] queries, whose keys and values are written."""
         heads, dim = self._num_kv_heads, self._head_dim
         if chunk.block_ids is not None:
-            context = cache.blocks.index_select(0, chunk.block_ids)
+            context = cache.blocks.index_select(0, chunk.block_ids).to(queries.dtype)
             keys_values = context.view(-1, 2 * heads * dim)[: chunk.context_length]
         keys, values = keys_values.view(-1, 2, heads, dim).permute(1, 2, 0, 3)
         grouped = queries.view(chunk.num_rows, heads, self._group_size, dim)
@@ -96,6 +96,14 @@ class TorchAttention:
             )
             out[first : first + _TILE_ROWS] = attended.transpose(0, 1)
         return out.view(chunk.num_rows, self._q_size)
+
+
+def _cached(keys_values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return keys and values as the cache holds them; none becomes infinite on the way."""
+    if dtype == keys_values.dtype:
+        return keys_values
+    most = torch.finfo(dtype).max
+    return keys_values.clamp(-most, most).to(dtype)
 
 
 _RowAttention = Callable[

@@ -7,6 +7,8 @@
 //
 // The cache is a sequence of stripes of STRIPE tokens, laid out as the products read them: of each
 // head the keys, [dim / PAIR][STRIPE][PAIR], then of each head the values, [STRIPE / PAIR][dim][PAIR].
+// Beside rows of float32 it may hold float16, which are widened as they are read: half the bytes of
+// contexts, whose reading is most of what a decode's attention takes.
 
 #include <algorithm>
 #include <cfloat>
@@ -31,13 +33,12 @@ constexpr int SPREAD = 4;
 constexpr int SPREAD = 2;
 #endif
 
-// What a word of queries or weights and words of keys or values add to a sum; PAIR is the number
-// of neighbouring dimensions or tokens to a word.
-template <typename T>
+// What a word of queries or weights and words of keys or values add to a sum, of rows of T beside a
+// cache of C; PAIR is the number of neighbouring dimensions or tokens to a word.
+template <typename T, typename C>
 struct Arithmetic;
 
-template <>
-struct Arithmetic<float> {
+struct FloatRows {
     static constexpr int PAIR = 1;
 
     static Vector multiply_add(Vector sum, Word a, Words b) {
@@ -50,9 +51,20 @@ struct Arithmetic<float> {
 };
 
 template <>
-struct Arithmetic<bfloat16> {
+struct Arithmetic<float, float> : FloatRows {
+    static Words words(const float* x) { return at(reinterpret_cast<const Word*>(x)); }
+};
+
+template <>
+struct Arithmetic<float, float16> : FloatRows {
+    static Words words(const float16* x) { return (Words)load(x); }
+};
+
+template <>
+struct Arithmetic<bfloat16, bfloat16> {
     static constexpr int PAIR = 2;
 
+    static Words words(const bfloat16* x) { return at(reinterpret_cast<const Word*>(x)); }
     static Vector multiply_add(Vector sum, Word a, Words b) {
 #ifdef __AVX512BF16__
         return _mm512_dpbf16_ps(sum, (__m512bh)all(a), (__m512bh)b);
@@ -95,7 +107,8 @@ struct Arguments {
     int32_t heads, kv_heads, dim;
     int32_t window;  // keys a query sees, itself included; 0 for all
     float scale, soft_cap;
-    bool is_bfloat16;
+    bool is_bfloat16;      // qkv, cache and out
+    bool has_half_cache;   // beside rows of float32
 };
 
 // A head's part of a stripe, for keys and for values, and a whole stripe, in elements.
@@ -107,30 +120,50 @@ struct Write : Arguments {};
 
 int64_t items(const Write& w) { return w.plan->rows; }
 
-template <typename T>
+// A head's keys or values as the cache holds them.
+inline const float* cached(const float* x, int, float*) { return x; }
+inline const bfloat16* cached(const bfloat16* x, int, bfloat16*) { return x; }
+inline const float16* cached(const float* x, int dim, float16* narrowed) {
+    for (int d = 0; d < dim; d += LANES) store_finite(load(x + d), narrowed + d);
+    return narrowed;
+}
+
+template <typename T, typename C>
 void run_as(const Write& w, int64_t begin, int64_t end) {
-    constexpr int PAIR = Arithmetic<T>::PAIR;
+    constexpr int PAIR = Arithmetic<T, C>::PAIR;
+    alignas(64) C narrowed[DIM];
     for (int64_t row = begin; row < end; ++row) {
         const int64_t slot = w.plan->slots[row], token = slot % STRIPE;
-        const T* key = static_cast<const T*>(w.qkv) + row * w.stride + w.heads * w.dim;
-        const T* value = key + w.kv_heads * w.dim;
-        T* keys = static_cast<T*>(w.cache) + slot / STRIPE * stripe_of(w);
-        T* values = keys + w.kv_heads * part_of(w);
-        for (int head = 0; head < w.kv_heads; ++head) {
+        const T* from = static_cast<const T*>(w.qkv) + row * w.stride + w.heads * w.dim;
+        C* keys = static_cast<C*>(w.cache) + slot / STRIPE * stripe_of(w);
+        C* values = keys + w.kv_heads * part_of(w);
+        for (int head = 0; head < w.kv_heads; ++head, from += w.dim) {
+            const C* key = cached(from, w.dim, narrowed);
             for (int d = 0; d < w.dim; d += PAIR)
-                std::memcpy(keys + (d / PAIR * STRIPE + token) * PAIR, key + d, sizeof(Word));
+                std::memcpy(keys + (d / PAIR * STRIPE + token) * PAIR, key + d, PAIR * sizeof(C));
+            const C* value = cached(from + w.kv_heads * w.dim, w.dim, narrowed);
             for (int d = 0; d < w.dim; ++d)
                 values[(token / PAIR * w.dim + d) * PAIR + token % PAIR] = value[d];
-            key += w.dim, value += w.dim, keys += part_of(w), values += part_of(w);
+            keys += part_of(w), values += part_of(w);
         }
     }
 }
 
-void run(const Write& w, int64_t begin, int64_t end) {
-    if (w.is_bfloat16)
-        run_as<bfloat16>(w, begin, end);
+// Calls f with a row's and a cached element.
+template <class F>
+inline void with_types(const Arguments& a, F f) {
+    if (a.is_bfloat16)
+        f(bfloat16(), bfloat16());
+    else if (a.has_half_cache)
+        f(float(), float16());
     else
-        run_as<float>(w, begin, end);
+        f(float(), float());
+}
+
+void run(const Write& w, int64_t begin, int64_t end) {
+    with_types(w, [&](auto row, auto kept) {
+        run_as<decltype(row), decltype(kept)>(w, begin, end);
+    });
 }
 
 // Positions of a tile, from its begin.
@@ -146,20 +179,34 @@ inline Span seen(const Arguments& a, int position, int tile) {
     return {std::max(lowest - tile, 0), std::min(position + 1 - tile, TILE)};
 }
 
-// scores[i] = queries[i] keys, [N, width] by [width][STRIPE] from each of SPREAD places.
-template <typename T, int N>
-void score(const Word* queries, const Word* const* keys, int width, float* scores) {
+// The first position that an item's queries see, and the tile that it lies in.
+inline int first_seen(const Arguments& a, const Item& item) {
+    return a.window ? std::max(0, item.position - a.window + 1) : 0;
+}
+inline int first_tile(const Arguments& a, const Item& item) {
+    return first_seen(a, item) / TILE * TILE;
+}
+
+// scores[i] = queries[i] keys, [N, width] by [width][STRIPE] from each of SPREAD places. Meanwhile
+// `coming`, whose places are as large, is asked for, if it is not null.
+template <typename A, int N, typename C>
+void score(const Word* queries, const C* const* keys, int width, float* scores,
+           const C* const (*coming)[2]) {
     Vector sums[N][SPREAD] = {};
     for (int w = 0; w < width; ++w) {
+        if (coming)
+            for (int s = 0; s < SPREAD; s += STRIPE / LANES) {
+                __builtin_prefetch(coming[s][0] + w * STRIPE * A::PAIR);
+                __builtin_prefetch(coming[s][1] + w * STRIPE * A::PAIR);
+            }
         Words column[SPREAD];
 #pragma GCC unroll 4
-        for (int s = 0; s < SPREAD; ++s) column[s] = at(keys[s] + w * STRIPE);
+        for (int s = 0; s < SPREAD; ++s) column[s] = A::words(keys[s] + w * STRIPE * A::PAIR);
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
             for (int s = 0; s < SPREAD; ++s)
-                sums[i][s] =
-                    Arithmetic<T>::multiply_add(sums[i][s], queries[i * width + w], column[s]);
+                sums[i][s] = A::multiply_add(sums[i][s], queries[i * width + w], column[s]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
@@ -167,30 +214,30 @@ void score(const Word* queries, const Word* const* keys, int width, float* score
         for (int s = 0; s < SPREAD; ++s) at(scores + i * TILE + s * LANES) = sums[i][s];
 }
 
-// outputs[i] = outputs[i] * shrink[i] + weights[i] values, for C vectors of N rows; values are
+// outputs[i] = outputs[i] * shrink[i] + weights[i] values, for V vectors of N rows; values are
 // [STRIPE / PAIR][dim] from each of a tile's places.
-template <typename T, int N, int C>
-void mix(const Word (*weights)[TILE], const Word* const* values, Span span, const float* shrink,
+template <typename A, int N, int V, typename C>
+void mix(const Word (*weights)[TILE], const C* const* values, Span span, const float* shrink,
          int dim, int d, float* outputs) {
-    constexpr int PAIR = Arithmetic<T>::PAIR, WORDS = STRIPE / PAIR;
-    Vector sums[N][C];
+    constexpr int PAIR = A::PAIR, WORDS = STRIPE / PAIR;
+    Vector sums[N][V];
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sums[i][c] = at(outputs + i * dim + d + c * LANES) * shrink[i];
+        for (int c = 0; c < V; ++c) sums[i][c] = at(outputs + i * dim + d + c * LANES) * shrink[i];
     const auto add = [&](int w, bool first, bool second) __attribute__((always_inline)) {
-        const Word* source = values[w / WORDS] + w % WORDS * dim + d;
-        Words row[C];
+        const C* source = values[w / WORDS] + (w % WORDS * dim + d) * PAIR;
+        Words row[V];
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) {
-            row[c] = at(source + c * LANES);
-            if (!first || !second) row[c] = Arithmetic<T>::keep(row[c], first, second);
+        for (int c = 0; c < V; ++c) {
+            row[c] = A::words(source + c * LANES * PAIR);
+            if (!first || !second) row[c] = A::keep(row[c], first, second);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-            for (int c = 0; c < C; ++c)
-                sums[i][c] = Arithmetic<T>::multiply_add(sums[i][c], weights[i][w], row[c]);
+            for (int c = 0; c < V; ++c)
+                sums[i][c] = A::multiply_add(sums[i][c], weights[i][w], row[c]);
     };
     // a pair of which only one is seen: the other may hold anything, and zero times NaN is NaN
     int w = span.first / PAIR;
@@ -200,16 +247,16 @@ void mix(const Word (*weights)[TILE], const Word* const* values, Span span, cons
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) at(outputs + i * dim + d + c * LANES) = sums[i][c];
+        for (int c = 0; c < V; ++c) at(outputs + i * dim + d + c * LANES) = sums[i][c];
 }
 
-template <typename T, int N>
-void mix(const Word (*weights)[TILE], const Word* const* values, Span span, const float* shrink,
+template <typename A, int N, typename C>
+void mix(const Word (*weights)[TILE], const C* const* values, Span span, const float* shrink,
          int dim, float* outputs) {
     int d = 0;
     for (; d + SPREAD * LANES <= dim; d += SPREAD * LANES)
-        mix<T, N, SPREAD>(weights, values, span, shrink, dim, d, outputs);
-    for (; d < dim; d += LANES) mix<T, N, 1>(weights, values, span, shrink, dim, d, outputs);
+        mix<A, N, SPREAD>(weights, values, span, shrink, dim, d, outputs);
+    for (; d < dim; d += LANES) mix<A, N, 1>(weights, values, span, shrink, dim, d, outputs);
 }
 
 // Calls f with a constant for `count`, which is 1 to MICRO.
@@ -224,10 +271,31 @@ inline void with_constant(int count, F f) {
     }
 }
 
+// Where a tile's stripes lie; those of which no query sees anything repeat one that is seen.
+template <typename C>
+struct Located {
+    const C *keys[TILE / STRIPE], *values[TILE / STRIPE];
+
+    Located(const Arguments& a, const Item& item, int head, int tile) {
+        const int32_t* blocks = a.plan->block_table + item.sequence * a.plan->table_width;
+        const int first = first_seen(a, item) / STRIPE;
+        const int last = (item.position + item.count - 1) / STRIPE;
+        const int block = a.plan->block_size / STRIPE;
+        for (int s = 0; s < TILE / STRIPE; ++s) {
+            const int stripe = std::min(std::max(tile / STRIPE + s, first), last);
+            const int64_t place =
+                static_cast<int64_t>(blocks[stripe / block]) * block + stripe % block;
+            keys[s] = static_cast<const C*>(a.cache) + place * stripe_of(a) + head * part_of(a);
+            values[s] = keys[s] + a.kv_heads * part_of(a);
+        }
+    }
+};
+
 // Attends with an item's queries, in the query heads that share one key head.
-template <typename T>
+template <typename T, typename C>
 struct Attention {
-    static constexpr int PAIR = Arithmetic<T>::PAIR;
+    using A = Arithmetic<T, C>;
+    static constexpr int PAIR = A::PAIR;
 
     const Arguments& a;
     const Item item;
@@ -246,7 +314,8 @@ struct Attention {
 
     int position(int row) const { return item.position + row / group; }
 
-    void run() {
+    // `following` is read next, once this is done.
+    void run(const Located<C>& following) {
         const int rows = item.count * group;
         for (int row = 0; row < rows; ++row) {
             const T* source = static_cast<const T*>(a.qkv) + (item.row + row / group) * a.stride +
@@ -257,21 +326,16 @@ struct Attention {
         }
         std::fill_n(outputs, rows * dim, 0.0f);
         const int last = position(rows - 1);
-        const int lowest = a.window ? std::max(0, item.position - a.window + 1) : 0;
-        Located tiles[2];
-        Located *here = tiles, *next = tiles + 1;
-        locate(lowest / TILE * TILE, lowest, last, *here);
-        for (int tile = lowest / TILE * TILE; tile <= last; tile += TILE) {
-            if (tile + TILE <= last) {
-                locate(tile + TILE, lowest, last, *next);
-                fetch(*next);
-            }
+        Located<C> here(a, item, head, first_tile(a, item));
+        for (int tile = first_tile(a, item); tile <= last; tile += TILE) {
+            const bool is_last = tile + TILE > last;
+            const Located<C> next = is_last ? following : Located<C>(a, item, head, tile + TILE);
             // rows before the tile see nothing of it, nor do rows whose window has left it
             const int begin = std::max(0, tile - item.position) * group;
             int end = rows;
             if (a.window) end = std::min(end, (tile + TILE + a.window - 1 - item.position) * group);
-            visit(tile, *here, begin, end);
-            std::swap(here, next);
+            visit(tile, here, next, begin, end);
+            here = next;
         }
         for (int row = 0; row < rows; ++row) {
             T* target = static_cast<T*>(a.out) +
@@ -282,42 +346,19 @@ struct Attention {
         }
     }
 
-    // Where a tile's stripes lie; those of which no query sees anything repeat one that is seen.
-    struct Located {
-        const Word *keys[TILE / STRIPE], *values[TILE / STRIPE];
-    };
-
-    void locate(int tile, int lowest, int last, Located& found) const {
-        const int32_t* blocks = a.plan->block_table + item.sequence * a.plan->table_width;
-        const int first = lowest / STRIPE, end = last / STRIPE, block = a.plan->block_size / STRIPE;
-        for (int s = 0; s < TILE / STRIPE; ++s) {
-            const int stripe = std::min(std::max(tile / STRIPE + s, first), end);
-            const T* keys = static_cast<const T*>(a.cache) +
-                            (static_cast<int64_t>(blocks[stripe / block]) * block + stripe % block) *
-                                stripe_of(a) +
-                            head * part_of(a);
-            found.keys[s] = reinterpret_cast<const Word*>(keys);
-            found.values[s] = reinterpret_cast<const Word*>(keys + a.kv_heads * part_of(a));
-        }
-    }
-
-    void fetch(const Located& tile) const {
-        const int words = STRIPE * width;
-        for (int s = 0; s < TILE / STRIPE; ++s)
-            for (int w = 0; w < words; w += 64 / sizeof(Word)) {
-                __builtin_prefetch(tile.keys[s] + w, 0, 2);
-                __builtin_prefetch(tile.values[s] + w, 0, 2);
-            }
-    }
-
-    void visit(int tile, const Located& located, int begin, int end) {
+    void visit(int tile, const Located<C>& here, const Located<C>& next, int begin, int end) {
         for (int v = 0; v < VECTORS; v += SPREAD) {
-            const Word* keys[SPREAD];
-            for (int s = 0; s < SPREAD; ++s)
-                keys[s] = located.keys[(v + s) * LANES / STRIPE] + (v + s) * LANES % STRIPE;
+            const C *keys[SPREAD], *coming[SPREAD][2];
+            for (int s = 0; s < SPREAD; ++s) {
+                const int stripe = (v + s) * LANES / STRIPE;
+                keys[s] = here.keys[stripe] + (v + s) * LANES % STRIPE * PAIR;
+                coming[s][0] = next.keys[stripe];
+                coming[s][1] = next.values[stripe];
+            }
             for (int row = begin; row < end; row += MICRO)
                 with_constant(std::min(MICRO, end - row), [&](auto n) {
-                    score<T, n>(queries + row * width, keys, width, scores[row] + v * LANES);
+                    score<A, n>(queries + row * width, keys, width, scores[row] + v * LANES,
+                                row == begin ? coming : nullptr);
                 });
         }
         for (int row = begin; row < end; ++row) weigh(row, seen(a, position(row), tile));
@@ -326,8 +367,7 @@ struct Attention {
             for (count = 1; count < std::min(MICRO, end - row); ++count)
                 if (!(seen(a, position(row + count), tile) == span)) break;
             with_constant(count, [&](auto n) {
-                mix<T, n>(weights + row, located.values, span, shrink + row, dim,
-                          outputs + row * dim);
+                mix<A, n>(weights + row, here.values, span, shrink + row, dim, outputs + row * dim);
             });
         }
     }
@@ -353,7 +393,7 @@ struct Attention {
         for (int s = 0; s < VECTORS; ++s) {
             part[s] = power_of_two(multiply_add(part[s], all(to_power), all(-top)));
             added += part[s];
-            Arithmetic<T>::store(part[s], weights[row] + s * LANES / PAIR);
+            A::store(part[s], weights[row] + s * LANES / PAIR);
         }
         shrink[row] = power_of_two(all(best[row] - top))[0];
         total[row] = total[row] * shrink[row] + sum(added);
@@ -363,17 +403,17 @@ struct Attention {
 
 int64_t items(const Arguments& a) { return a.plan->num_items * a.kv_heads; }
 
-template <typename T>
-void run_as(const Arguments& a, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-        Attention<T>(a, a.plan->items[i / a.kv_heads], i % a.kv_heads).run();
-}
-
 void run(const Arguments& a, int64_t begin, int64_t end) {
-    if (a.is_bfloat16)
-        run_as<bfloat16>(a, begin, end);
-    else
-        run_as<float>(a, begin, end);
+    with_types(a, [&](auto row, auto kept) {
+        using T = decltype(row);
+        using C = decltype(kept);
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t next = std::min(i + 1, end - 1);
+            const Item& following = a.plan->items[next / a.kv_heads];
+            Attention<T, C>(a, a.plan->items[i / a.kv_heads], i % a.kv_heads)
+                .run({a, following, static_cast<int>(next % a.kv_heads), first_tile(a, following)});
+        }
+    });
 }
 
 }  // namespace

@@ -55,6 +55,27 @@ inline void narrow(float x, bfloat16* out) {  // to nearest, ties to even
     out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline void narrow(float x, float16* out) {  // to nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000;
+    uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) {
+        magnitude = 0x7e00;
+    } else if (magnitude >= 0x477ff000) {  // from halfway past the largest number on
+        magnitude = 0x7c00;
+    } else if (magnitude < 0x38800000) {  // subnormal: the sum's last digit is 2^-24
+        float whole;
+        std::memcpy(&whole, &magnitude, sizeof whole);
+        whole += 0.5f;
+        std::memcpy(&magnitude, &whole, sizeof whole);
+        magnitude -= 0x3f000000;
+    } else {
+        magnitude = (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13;
+    }
+    out->bits = static_cast<uint16_t>(sign | magnitude);
+}
+
 inline Vector load(const float* x) {
     Vector out;
     std::memcpy(&out, x, sizeof out);
@@ -103,6 +124,22 @@ inline void store(Vector x, bfloat16* out) {
 }
 #endif
 
+inline void store(Vector x, float16* out) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < LANES; ++i) narrow(x[i], out + i);
+#endif
+}
+
+// As float16, where what is beyond its range becomes its end.
+inline void store_finite(Vector x, float16* out) {
+    const Vector most = Vector{} + 65504.0f, below = x > most ? most : x;
+    store(below < -most ? -most : below, out);
+}
+
 inline Vector all(float x) { return Vector{} + x; }
 inline Words all(Word x) { return Words{} + x; }
 inline Integers numbered() {
@@ -136,9 +173,21 @@ __attribute__((always_inline)) inline void accumulate(Vector& c, Vector a, Vecto
 #endif
 }
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+
+inline __m128 low_half(Vector x) { return _mm256_castps256_ps128(x); }
+inline __m128 high_half(Vector x) { return _mm256_extractf128_ps(x, 1); }
+
+#endif
+
+// Halves are added to halves, as the other levels do it.
 inline float sum(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return _mm512_reduce_add_ps(x);
+#elif defined(__AVX__)
+    const __m128 four = _mm_add_ps(low_half(x), high_half(x));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; ++i) x[i] += x[i + half];
@@ -147,10 +196,29 @@ inline float sum(Vector x) {
 }
 
 inline float largest(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return _mm512_reduce_max_ps(x);
+#elif defined(__AVX__)
+    const __m128 four = _mm_max_ps(low_half(x), high_half(x));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float top = x[0];
+    for (int i = 1; i < LANES; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+#endif
+}
+
+inline int32_t largest(Integers x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)x);
+#elif defined(__AVX2__)
+    const __m256i all = (__m256i)x;
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+#else
+    int32_t top = x[0];
     for (int i = 1; i < LANES; ++i) top = x[i] > top ? x[i] : top;
     return top;
 #endif

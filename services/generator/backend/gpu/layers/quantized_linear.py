@@ -17,7 +17,9 @@ from services.generator.model.checkpoint.packed_weight import PackedWeight
 from services.generator.model.quantize import quantize_rows
 
 
-class _QuantizedLinear(abc.ABC):
+class QuantizedLinear(abc.ABC):
+    """A linear layer whose product is in `x`'s dtype."""
+
     def __init__(self, shape: tuple[int, ...], bias: torch.Tensor | None) -> None:
         self.out_features, self.in_features = shape
         self._bias = bias
@@ -34,7 +36,7 @@ class _QuantizedLinear(abc.ABC):
         return f"{type(self).__name__}({self.in_features} -> {self.out_features})"
 
 
-class Int8Linear(_QuantizedLinear):
+class Int8Linear(QuantizedLinear):
     """Weights [out, in] rounded at load, symmetric per output; rows stay as they are (W8A16)."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -46,7 +48,7 @@ class Int8Linear(_QuantizedLinear):
         return linear_w8a16(x, self._data, self._scales, self._bias)
 
 
-class Fp8Linear(_QuantizedLinear):
+class Fp8Linear(QuantizedLinear):
     """Weights [out, in] rounded to E4M3 at load, per output; rows in each call, per row (W8A8).
 
     Raises KernelError on devices before sm_90.
@@ -63,7 +65,7 @@ class Fp8Linear(_QuantizedLinear):
         return linear_fp8(rows, self._data, units, self._scales, self._bias, x.dtype)
 
 
-class PackedLinear(_QuantizedLinear):
+class PackedLinear(QuantizedLinear):
     """Four-bit weights of a checkpoint, in the kernel's order; rows stay as they are (W4A16)."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:

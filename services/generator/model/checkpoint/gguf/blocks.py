@@ -28,6 +28,11 @@ def is_grouped(tensor: Tensor) -> bool:
     return tensor.type.name in _READERS
 
 
+def is_four_bits(tensor: Tensor) -> bool:
+    """Return whether `grouped` keeps four bits of a value."""
+    return is_grouped(tensor) and _READERS[tensor.type.name][1] == 4
+
+
 def grouped(name: str, tensor: Tensor) -> GroupedWeight:
     """Return a matrix [out, in] whose elements are exactly those of the file in float32.
 
@@ -46,6 +51,7 @@ def grouped(name: str, tensor: Tensor) -> GroupedWeight:
         None if offsets is None else offsets.reshape(rows, -1),
         group_size,
         bits,
+        tensor.type.name,
     )
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 from mesh.gguf import GGUFError, GGUFFile, find_gguf
 from mesh.gguf_vocabulary import end_token_ids
 from services.generator.model.checkpoint.config import ModelConfig
-from services.generator.model.checkpoint.gguf.hugging_face_fields import hugging_face_fields
+from services.generator.model.checkpoint.gguf.hugging_face_fields import (
+    hugging_face_fields,
+    is_quantized,
+)
 from services.generator.model.checkpoint.gguf.tensor_names import TENSOR_NAMES
 from services.generator.model.checkpoint.gguf.unread_tensors import refuse_unread_tensors
 from services.generator.model.errors import ModelConfigError
@@ -35,7 +38,7 @@ def model_config(file: GGUFFile) -> ModelConfig:
     family = dataclasses.replace(
         config.family, weights=TENSOR_NAMES[fields["architectures"][0]], is_transposed=False
     )
-    config = dataclasses.replace(config, family=family)
+    config = dataclasses.replace(config, family=family, is_quantized=is_quantized(file))
     refuse_unread_tensors(file, config)
     return config
 

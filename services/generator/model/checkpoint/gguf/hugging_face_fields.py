@@ -64,7 +64,7 @@ def hugging_face_fields(file: GGUFFile) -> dict[str, Any]:
 
 
 def _refuse_window(metadata: Metadata) -> None:
-    """Raise ModelConfigError for a window that would matter; files repeat one that is turned off."""
+    """Raise ModelConfigError for a window that matters; files repeat one that is turned off."""
     window = metadata.optional_size("attention.sliding_window")
     if window is not None and window < metadata.size("context_length"):
         problem = f"{window} is not supported: the file does not say of which layers"
@@ -114,9 +114,18 @@ def _intermediate_size(metadata: Metadata) -> int:
 
 
 def _dtype(file: GGUFFile) -> str:
+    return _DTYPES.get(_matrix_type(file), "float32")
+
+
+def is_quantized(file: GGUFFile) -> bool:
+    """Return whether the layers' matrices are of 8 bits or less."""
+    return _matrix_type(file) not in (*_DTYPES, "F32", "F64")
+
+
+def _matrix_type(file: GGUFFile) -> str:
     names = ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight")
-    kinds = [file.tensors[name].type.name for name in names if name in file.tensors]
-    return _DTYPES.get(kinds[0], "float32") if kinds else "float32"
+    types = [file.tensors[name].type.name for name in names if name in file.tensors]
+    return types[0] if types else "F32"
 
 
 def _llama_family(metadata: Metadata) -> str:

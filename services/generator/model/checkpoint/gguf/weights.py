@@ -13,6 +13,7 @@ from services.generator.model.errors import WeightError
 _INTERLEAVED = frozenset({"llama"})
 # whose norms are kept with the one that is added to them
 _RAISED = frozenset({"gemma2", "gemma3"})
+_EMBEDDING = "token_embd.weight"
 
 
 class GGUFWeights:
@@ -58,8 +59,16 @@ class GGUFWeights:
         return sum(math.prod(each.shape) for each in self._tensors.values())
 
     def num_bytes(self, dtype: torch.dtype) -> int:
-        """Return what all tensors take where each becomes `dtype`."""
-        return self.num_parameters * dtype.itemsize
+        """Return what all tensors take where matrices of four bits stay, others become `dtype`.
+
+        Experts and embeddings become `dtype` too.
+        """
+        return sum(
+            len(each.data)
+            if blocks.is_four_bits(each) and len(each.shape) == 2 and name != _EMBEDDING
+            else math.prod(each.shape) * dtype.itemsize
+            for name, each in self._tensors.items()
+        )
 
     def _find(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._tensors.get(name)

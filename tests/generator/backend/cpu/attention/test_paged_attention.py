@@ -19,6 +19,12 @@ from services.generator.model.kv_cache import KVCache
 from tests.generator.shape import shape
 
 BLOCK_SIZE = 16
+# of rows, and of keys and values
+FLOAT32 = (torch.float32, torch.float32)
+HALF_CACHE = (torch.float32, torch.float16)
+BFLOAT16 = (torch.bfloat16, torch.bfloat16)
+Dtypes = tuple[torch.dtype, torch.dtype]
+DTYPES = pytest.mark.parametrize("dtypes", [FLOAT32, HALF_CACHE, BFLOAT16], ids=str)
 HAS_COMPILER = compiler.library("paged_attention") is not None
 KERNELS = pytest.mark.parametrize(
     "kernels",
@@ -59,7 +65,9 @@ def naive(
 
 
 @KERNELS
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(
+    ("dtypes", "tolerance"), [(FLOAT32, 1e-5), (HALF_CACHE, 4e-3), (BFLOAT16, 0.05)], ids=str
+)
 @pytest.mark.parametrize("heads", [(1, 1, 8), (4, 4, 16), (6, 2, 10), (5, 1, 64), (8, 2, 80)])
 @pytest.mark.parametrize(
     ("window", "softcap"),
@@ -79,7 +87,7 @@ def test_pages_give_what_contiguous_memory_gives(
     window: int | None,
     softcap: float | None,
     heads: tuple[int, int, int],
-    dtype: torch.dtype,
+    dtypes: Dtypes,
     tolerance: float,
     kernels: str,
 ) -> None:
@@ -88,12 +96,13 @@ def test_pages_give_what_contiguous_memory_gives(
     With a window to the last tokens only, and to capped scores where there is a cap.
     """
     torch.manual_seed(0)
+    dtype, kept = dtypes
     num_heads, num_kv_heads, dim = heads
     config = shape(
         num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, head_dim=dim,
         attn_logit_softcapping=softcap,
     )  # fmt: skip
-    cache = KVCache(config, 64, BLOCK_SIZE, dtype)
+    cache = KVCache(config, 64, BLOCK_SIZE, kept)
     free = torch.randperm(64).tolist()
     chunks, histories = [], {}
     for case in cases:
@@ -148,13 +157,14 @@ def test_blocks_outside_the_window_are_not_read(num_new: int, kernels: str) -> N
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_decode_attends_alike_whatever_runs_beside_it(dtype: torch.dtype) -> None:
+@DTYPES
+def test_a_decode_attends_alike_whatever_runs_beside_it(dtypes: Dtypes) -> None:
     """Bit for bit: alone, beside longer and shorter contexts, and beside a prompt chunk."""
     torch.manual_seed(1)
+    dtype, kept = dtypes
     config = shape(num_attention_heads=6, num_key_value_heads=2, head_dim=32)
     attend = attention(config, None, dtype, "native")
-    cache = KVCache(config, 40, BLOCK_SIZE, dtype)
+    cache = KVCache(config, 40, BLOCK_SIZE, kept)
     cache.layers[0].slots.normal_()
     lengths = (150, 1, 64, 65, 200, 30)
     requests, first_block = [], 0
@@ -203,11 +213,12 @@ class Prompts:
         self,
         lengths: Sequence[int],
         heads: tuple[int, int, int],
-        dtype: torch.dtype,
+        dtypes: Dtypes,
         window: int | None = None,
         softcap: float | None = None,
     ) -> None:
         torch.manual_seed(2)
+        dtype, kept = dtypes
         num_heads, num_kv_heads, dim = heads
         self.config = shape(
             num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, head_dim=dim,
@@ -219,7 +230,7 @@ class Prompts:
         blocks = torch.randperm(sum(widths))
         self._block_ids = [part.tolist() for part in blocks.split(widths)]
         self._attend = attention(self.config, window, dtype, "native")
-        self.cache = KVCache(self.config, len(blocks), BLOCK_SIZE, dtype).layers[0]
+        self.cache = KVCache(self.config, len(blocks), BLOCK_SIZE, kept).layers[0]
         self.cache.slots.fill_(math.nan)
 
     def slots(self, sequence: int, first: int, end: int) -> list[int]:
@@ -250,7 +261,6 @@ class Prompts:
 
 
 NEEDS_COMPILER = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler is here")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 SHAPES = pytest.mark.parametrize("heads", [(9, 3, 64), (16, 8, 128), (3, 3, 16), (5, 1, 80)])
 VARIANTS = pytest.mark.parametrize(
     ("window", "softcap"), [(None, None), (None, 0.7), (1, None), (37, None), (100, 0.7)]
@@ -262,10 +272,10 @@ VARIANTS = pytest.mark.parametrize(
 @SHAPES
 @VARIANTS
 def test_a_row_is_the_same_however_its_prompt_is_cut(
-    window: int | None, softcap: float | None, heads: tuple[int, int, int], dtype: torch.dtype
+    window: int | None, softcap: float | None, heads: tuple[int, int, int], dtypes: Dtypes
 ) -> None:
     """Bit for bit: token by token, in chunks of 7, 16 and 64, and whole; later rows are NaN."""
-    prompts = Prompts([200], heads, dtype, window, softcap)
+    prompts = Prompts([200], heads, dtypes, window, softcap)
     whole = prompts.in_chunks(0, 200)
     assert whole.isfinite().all()
     for size in (1, 7, 16, 64):
@@ -277,10 +287,10 @@ def test_a_row_is_the_same_however_its_prompt_is_cut(
 @DTYPES
 @SHAPES
 def test_a_chunk_attends_alike_whatever_runs_beside_it(
-    heads: tuple[int, int, int], dtype: torch.dtype
+    heads: tuple[int, int, int], dtypes: Dtypes
 ) -> None:
     """Bit for bit: decodes, whole prompts and later chunks, alone and in one batch."""
-    prompts = Prompts([150, 65, 130, 100, 1], heads, dtype)
+    prompts = Prompts([150, 65, 130, 100, 1], heads, dtypes)
     for sequence, end in ((0, 149), (1, 64), (3, 41)):
         prompts.step([(sequence, 0, end)])
     pieces = [(0, 149, 150), (1, 64, 65), (4, 0, 1), (2, 0, 130), (3, 41, 100)]
@@ -291,9 +301,9 @@ def test_a_chunk_attends_alike_whatever_runs_beside_it(
 
 @NEEDS_COMPILER
 @DTYPES
-def test_threads_do_not_change_a_row(dtype: torch.dtype, num_threads: None) -> None:
+def test_threads_do_not_change_a_row(dtypes: Dtypes, num_threads: None) -> None:
     """Bit for bit with one thread and with two."""
-    prompts = Prompts([300, 120], (9, 3, 64), dtype)
+    prompts = Prompts([300, 120], (9, 3, 64), dtypes)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
@@ -303,27 +313,29 @@ def test_threads_do_not_change_a_row(dtype: torch.dtype, num_threads: None) -> N
 
 @NEEDS_COMPILER
 @DTYPES
-def test_what_comes_later_may_hold_anything(dtype: torch.dtype) -> None:
+def test_what_comes_later_may_hold_anything(dtypes: Dtypes) -> None:
     """A NaN in a chunk's last token reaches none of the rows before it."""
-    prompts = Prompts([78], (9, 3, 64), dtype)
+    prompts = Prompts([78], (9, 3, 64), dtypes)
     expected = prompts.in_chunks(0, 78)
     prompts.rows[0][77] = math.nan
     assert torch.equal(prompts.in_chunks(0, 78)[:77], expected[:77])
 
 
 @NEEDS_COMPILER
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize(
+    ("dtypes", "tolerance"), [(FLOAT32, 2e-6), (HALF_CACHE, 1e-3), (BFLOAT16, 8e-3)], ids=str
+)
 @SHAPES
 @VARIANTS
 def test_a_long_prompt_is_accurate(
     window: int | None,
     softcap: float | None,
     heads: tuple[int, int, int],
-    dtype: torch.dtype,
+    dtypes: Dtypes,
     tolerance: float,
 ) -> None:
     """Within a few roundings of float64, in proportion to the largest value."""
-    prompts = Prompts([333], heads, dtype, window, softcap)
+    prompts = Prompts([333], heads, dtypes, window, softcap)
     out = prompts.in_chunks(0, 333).double()
     num_heads, num_kv_heads, dim = heads
     rows = prompts.rows[0].double()
@@ -334,3 +346,18 @@ def test_a_long_prompt_is_accurate(
         expected = naive(queries[:, head], keys[:, shared], values[:, shared], window, softcap)
         error = (out[:, head * dim : (head + 1) * dim] - expected).abs().max()
         assert error < tolerance * values.abs().max()
+
+
+@KERNELS
+def test_keys_beyond_the_range_of_a_half_cache_become_its_end(kernels: str) -> None:
+    """No infinity arises, whose product with zero would be NaN."""
+    config = shape(num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    cache = KVCache(config, 1, BLOCK_SIZE, torch.float16)
+    qkv = torch.full((2, config.q_size + 2 * config.kv_size), 1e6)
+    qkv[:, : config.q_size] = 0
+    attend = attention(config, None, torch.float32, kernels)
+    tables = BlockTables(torch.tensor([0, 1]), [2], [2], [[0]])
+    attend(qkv, cache.layers[0], attend.plan(tables, BLOCK_SIZE))
+    decode = BlockTables(torch.tensor([2]), [1], [3], [[0]])
+    out = attend(qkv[:1], cache.layers[0], attend.plan(decode, BLOCK_SIZE))
+    assert torch.equal(out, torch.full_like(out, 65504.0))

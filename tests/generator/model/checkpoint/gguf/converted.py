@@ -1,7 +1,7 @@
 """A small Hugging Face checkpoint written as llama.cpp's converter writes it into a GGUF file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file
+
+from tests.generator.model.checkpoint.gguf.q4_k import q4_k_blocks
 
 Quantization = gguf.GGMLQuantizationType
 ARCHITECTURES = {
@@ -28,8 +30,16 @@ _INTERLEAVED = ("llama", "mistral", "mixtral")
 Tensors = dict[str, torch.Tensor]
 
 
-def convert(folder: Path, path: Path, kind: Quantization = Quantization.F32) -> Path:
-    """Write the folder's model into a file, its matrices as `kind` where rows are whole blocks."""
+def convert(
+    folder: Path,
+    path: Path,
+    kind: Quantization = Quantization.F32,
+    others: Mapping[str, Quantization] | None = None,
+) -> Path:
+    """Write the folder's model into a file, its matrices as `kind` where rows are whole blocks.
+
+    `others` are the kinds of matrices with these words in their names.
+    """
     config = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / "model.safetensors")
     architecture = ARCHITECTURES[config["model_type"]]
@@ -44,9 +54,9 @@ def convert(folder: Path, path: Path, kind: Quantization = Quantization.F32) -> 
     names = gguf.get_tensor_name_map(architecture, num_layers)
     for name, tensor in _stacked(_renamed(tensors, names), config).items():
         values = tensor.contiguous().numpy()
-        fits = values.ndim > 1 and values.shape[-1] % 32 == 0 and kind != Quantization.F32
-        data = gguf.quantize(values, kind) if fits else values
-        writer.add_tensor(name, data, raw_dtype=kind if fits else None)
+        words = [word for word in others or {} if word in name]
+        data, number = quantised(values, (others or {})[words[0]] if words else kind)
+        writer.add_tensor(name, data, raw_dtype=number)
     for name, numbers in _rope_tensors(config).items():
         writer.add_tensor(name, np.array(numbers, np.float32))
     writer.write_header_to_file()
@@ -54,6 +64,16 @@ def convert(folder: Path, path: Path, kind: Quantization = Quantization.F32) -> 
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def quantised(values: np.ndarray, kind: Quantization) -> tuple[np.ndarray, Quantization | None]:
+    """Return blocks and their kind, or the floats and None where rows are no whole blocks."""
+    block_size = max(32, gguf.GGML_QUANT_SIZES[kind][0])
+    if values.ndim < 2 or values.shape[-1] % block_size or kind == Quantization.F32:
+        return values, None
+    if kind == Quantization.Q4_K:
+        return q4_k_blocks(values), kind
+    return gguf.quantize(values, kind), kind
 
 
 def _entries(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -9,17 +9,33 @@ import triton
 import triton.language as tl
 
 BLOCK = 32  # values along K that four words hold
+SCALE_BITS = -0x2000  # of a unit, as float32
+ZERO_UNIT = 0x10C0  # of a zero of 0, without a scale
 
 
 def pack_int4(
     values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return words [ceil(K / 32), N, 4] and units [G, N], both int32, for `linear_w4a16`.
+    """Return the words of `pack_words` and units [G, N], both int32, for `linear_w4a16`.
 
     `values` [K, N] and `zeros` [G, N] are integers from 0 to 15, `scales` [G, N] floats, of which
-    11 significant bits are kept: all of a float16's or bfloat16's. Consecutive k, a pair, lie 16
-    bits apart in a word. A unit is a scale's float32 with the zero, and the bits of a float that
-    the kernel puts values in, in what is left of the mantissa.
+    11 significant bits are kept: all of a float16's or bfloat16's. A unit is a scale's float32 with
+    the zero, and the bits of a float that the kernel puts values in, in what is left of the
+    mantissa.
+    """
+    units = (scales.float().view(torch.int32) + 0x1000) & SCALE_BITS
+    return pack_words(values), units | zeros.int() | ZERO_UNIT
+
+
+def fits_units(scales: torch.Tensor) -> bool:
+    """Return whether units keep all bits of float32 scales."""
+    return not bool((scales.contiguous().view(torch.int32) & ~SCALE_BITS).any())
+
+
+def pack_words(values: torch.Tensor) -> torch.Tensor:
+    """Return words, int32 [ceil(K / 32), N, 4], of `values` [K, N], integers from 0 to 15.
+
+    Consecutive k, a pair, lie 16 bits apart in a word.
     """
     depth, columns = values.shape
     blocks = -(-depth // BLOCK)
@@ -30,14 +46,25 @@ def pack_int4(
     for place in range(4):
         for half in range(2):
             words |= padded[:, place, :, half].int() << 16 * half + 4 * place
-    units = (scales.float().view(torch.int32) + 0x1000) & -0x2000
-    return words.transpose(1, 2).contiguous(), units | zeros.int() | 0x10C0
+    return words.transpose(1, 2).contiguous()
 
 
 @triton.jit
 def unit_scale(b_units):
     """Return the scales that units hold."""
     return (b_units & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scale_and_offset(b_units):
+    """Return what the halves of int32 or int64 units hold, float16s or float32s, in float32."""
+    if b_units.dtype == tl.int32:
+        b_scales = b_units.to(tl.int16).to(tl.float16, bitcast=True)
+        b_offsets = (b_units >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    else:
+        b_scales = b_units.to(tl.int32).to(tl.float32, bitcast=True)
+        b_offsets = (b_units >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return b_scales.to(tl.float32), b_offsets.to(tl.float32)
 
 
 @triton.jit

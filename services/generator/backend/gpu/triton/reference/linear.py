@@ -25,6 +25,16 @@ def w4a16_weight(values: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor
     return ((values - zeros) * scales).T
 
 
+def w4a16_offset_weight(
+    values: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor, group: int
+) -> torch.Tensor:
+    """Return the weight [N, K] of values [K, N], scales and offsets [ceil(K / group), N]."""
+    depth = len(values)
+    wide = (part.double().repeat_interleave(group, 0)[:depth] for part in (scales, offsets))
+    scales, offsets = wide
+    return (values * scales + offsets).T
+
+
 def linear_fp8(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -1,0 +1,1 @@
+"""Grounding texts compared: free questions right, refusals right, citations right."""
