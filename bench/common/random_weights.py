@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from bench.common.checkpoints import parameter_shapes
 from services.generator.model.checkpoint.grouped_weight import GroupedWeight
+from services.generator.model.checkpoint.safetensors import TensorSize
 from services.generator.model.errors import WeightError
 
 
@@ -51,6 +52,11 @@ class RandomWeights:
     def grouped(self, name: str, *shape: int) -> GroupedWeight | None:
         """Return None: these are floats."""
         return None
+
+    def sizes(self) -> Iterator[TensorSize]:
+        """Yield the size of each tensor."""
+        for name, shape in self._shapes.items():
+            yield TensorSize(name, math.prod(shape), None, len(shape) > 1)
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return the bytes that they take as `dtype`."""

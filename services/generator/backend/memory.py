@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 def plan_num_blocks(
-    config: EngineConfig, context_length: int, block_bytes: int, weight_bytes: int = 0
+    config: EngineConfig,
+    context_length: int,
+    block_bytes: int,
+    weight_bytes: int = 0,
+    smaller_formats: Mapping[str, int] | None = None,
 ) -> int:
     """Return the number of KV blocks in the machine's memory, weights not loaded yet; log why.
 
@@ -33,7 +37,7 @@ def plan_num_blocks(
     or not even one block does.
     """
     free_bytes = available_memory_bytes()
-    check_weights(weight_bytes, free_bytes)
+    check_weights(weight_bytes, free_bytes, smaller_formats or {})
     beside = f"beside weights of {mib(weight_bytes)}"
     budget = MemoryBudget(free_bytes - weight_bytes, _FREE_SHARE, beside)
     return num_blocks_within(config, context_length, block_bytes, budget)
@@ -47,12 +51,23 @@ class MemoryBudget(NamedTuple):
     beside: str
 
 
-def check_weights(weight_bytes: int, free_bytes: int) -> None:
-    """Raise EngineConfigError if there is not so much memory for weights."""
-    if weight_bytes > free_bytes:
-        raise EngineConfigError(
-            "model", f"its weights take {mib(weight_bytes)}, {mib(free_bytes)} are free"
-        )
+def check_weights(weight_bytes: int, free_bytes: int, smaller_formats: Mapping[str, int]) -> None:
+    """Raise EngineConfigError if there is not so much memory for weights.
+
+    Of `smaller_formats`, with what the weights take in each, it names the largest that fits, else
+    the smallest.
+    """
+    if weight_bytes <= free_bytes:
+        return
+    problem = f"its weights take at least {mib(weight_bytes)}, {mib(free_bytes)} are free"
+    if smaller_formats:
+        fitting = {name: size for name, size in smaller_formats.items() if size <= free_bytes}
+        name = max(fitting, key=fitting.__getitem__) if fitting else ""
+        if not name:
+            name = min(smaller_formats, key=smaller_formats.__getitem__)
+        even = "" if fitting else "even "
+        problem += f"; {even}with {name} they take {mib(smaller_formats[name])}"
+    raise EngineConfigError("model", problem)
 
 
 def num_blocks_within(

@@ -1,6 +1,7 @@
 """How large the KV cache becomes."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from services.generator.backend import memory
 from services.generator.backend.cpu import loading as cpu_loading
 from services.generator.backend.memory import (
     available_memory_bytes,
+    check_weights,
     is_out_of_memory,
     plan_num_blocks,
     raising_out_of_memory,
@@ -127,3 +129,23 @@ def test_want_of_memory_is_raised_as_the_engines_own_error() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(ValueError, match="other"), raising_out_of_memory():
         raise ValueError("other")
+
+
+SIZES = {"quantization int8": 10 * 2**20, "quantization int4": 6 * 2**20}
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "message"),
+    [
+        (39, "at least 40.0 MiB, 39.0 MiB are free; with quantization int8 they take 10.0 MiB"),
+        (9, "at least 40.0 MiB, 9.0 MiB are free; with quantization int4 they take 6.0 MiB"),
+        (5, "5.0 MiB are free; even with quantization int4 they take 6.0 MiB"),
+    ],
+)
+def test_weights_that_do_not_fit_say_what_would(free_mib: int, message: str) -> None:
+    """The least memory and the next smaller format, else that no format is small enough."""
+    with pytest.raises(EngineConfigError, match=re.escape(message)):
+        check_weights(40 * 2**20, free_mib * 2**20, SIZES)
+    check_weights(40 * 2**20, 40 * 2**20, SIZES)
+    with pytest.raises(EngineConfigError, match=r"are free$"):
+        check_weights(40 * 2**20, 5 * 2**20, {})

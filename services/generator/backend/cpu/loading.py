@@ -9,6 +9,7 @@ from services.generator.backend.cpu.huge_pages import HugePages
 from services.generator.backend.cpu.native import compiler, levels
 from services.generator.backend.cpu.parts import CpuParts
 from services.generator.backend.cpu.runner import CpuRunner
+from services.generator.backend.cpu.weight_bytes import least_bytes, smaller_formats
 from services.generator.backend.memory import plan_num_blocks, raising_out_of_memory
 from services.generator.engine.config import EngineConfig
 from services.generator.engine.errors import EngineConfigError
@@ -38,11 +39,13 @@ def load_runner(config: EngineConfig, shape: ModelConfig, weights: Weights) -> L
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     dtypes = choose_dtypes(shape, config)
+    sizes = (shape, weights, dtypes.weights.itemsize, config.quantization)
     num_blocks = plan_num_blocks(
         config,
         shape.context_length,
         block_bytes(shape, config.block_size, dtypes.cache),
-        weights.num_parameters * dtypes.weights.itemsize,
+        least_bytes(*sizes),
+        smaller_formats(*sizes),
     )
     model = load_model(config, shape, weights)
     cache = KVCache(shape, num_blocks, config.block_size, dtypes.cache, HugePages(0).zeros)

@@ -78,7 +78,13 @@ def load_runner(
 def _load_model(
     config: EngineConfig, shape: ModelConfig, weights: Weights, dtype: torch.dtype, device: Device
 ) -> Decoder:
-    check_weights(_least_bytes(weights, dtype, config.quantization), device.free_bytes())
+    least = _least_bytes(weights, dtype, config.quantization)
+    smaller = {
+        f"quantization {name}": size
+        for name in ("int8", "int4")
+        if (size := _least_bytes(weights, dtype, name)) < least
+    }
+    check_weights(least, device.free_bytes(), smaller)
     parts = GpuParts(shape, device.device, dtype, config.quantization)
     try:
         model = build_decoder(shape, weights, dtype, parts)

@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,19 @@ from services.generator.model.errors import WeightError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+
+
+# beside packed words: what groups of values take is known by the values
+_BESIDE_PACKED = (".qzeros", ".scales", ".g_idx")
+
+
+class TensorSize(NamedTuple):
+    """A tensor's elements, and the bits of each that a product keeps; None for floats."""
+
+    name: str
+    num_values: int
+    bits: int | None
+    is_matrix: bool
 
 
 class Weights(Protocol):
@@ -29,9 +43,8 @@ class Weights(Protocol):
         """Return a matrix of 4 or 8 bits in groups, None if it is floats; WeightError as above."""
         ...
 
-    @property
-    def num_parameters(self) -> int:
-        """Elements of all tensors; a packed word counts as its eight."""
+    def sizes(self) -> Iterable[TensorSize]:
+        """Yield the size of each tensor, before any is read; a packed word is eight elements."""
         ...
 
     def num_bytes(self, dtype: torch.dtype) -> int:
@@ -62,14 +75,14 @@ class Checkpoint:
     def grouped(self, name: str, *shape: int) -> None:
         """Return None: these files have floats, or what `packed_checkpoint` reads."""
 
-    @property
-    def num_parameters(self) -> int:
-        """Elements of all tensors, from the files' headers; a packed word counts as its eight."""
-        return sum(
-            math.prod(self._open(shard).get_slice(name).get_shape())
-            * (VALUES if name.endswith(".qweight") else 1)
-            for name, shard in self._shard_by_name.items()
-        )
+    def sizes(self) -> Iterator[TensorSize]:
+        """Yield the size of each tensor, from the files' headers."""
+        for name, shard in self._shard_by_name.items():
+            shape = self._open(shard).get_slice(name).get_shape()
+            if name.endswith(".qweight"):
+                yield TensorSize(name, math.prod(shape) * VALUES, 4, True)
+            elif not name.endswith(_BESIDE_PACKED):
+                yield TensorSize(name, math.prod(shape), None, len(shape) > 1)
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return what all tensors take where floats become `dtype` and packed words stay."""

@@ -118,10 +118,13 @@ def test_families_are_packed_as_they_are_named(family: str, layout: str, tmp_pat
 
 @LAYOUTS
 def test_the_weights_are_counted_unpacked(layout: str, tmp_path: Path) -> None:
-    """So that the memory they will take is known before; scales and zeros come on top."""
+    """So that the memory they will take is known before: four bits each, and floats beside."""
     packed, floats = quantise(write_checkpoint(tmp_path / "llama"), layout, 32)
-    counts = [Checkpoint(folder).num_parameters for folder in (packed, floats)]
-    assert counts[1] < counts[0] < 1.1 * counts[1]
+    sizes = [[*Checkpoint(folder).sizes()] for folder in (packed, floats)]
+    counts = [sum(each.num_values for each in some) for some in sizes]
+    assert counts[0] == counts[1]
+    assert {each.bits for each in sizes[0]} == {4, None}
+    assert {each.bits for each in sizes[1]} == {None}
 
 
 def reversed_order(tensors: dict[str, torch.Tensor]) -> None:

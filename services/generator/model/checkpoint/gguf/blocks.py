@@ -28,9 +28,9 @@ def is_grouped(tensor: Tensor) -> bool:
     return tensor.type.name in _READERS
 
 
-def is_four_bits(tensor: Tensor) -> bool:
-    """Return whether `grouped` keeps four bits of a value."""
-    return is_grouped(tensor) and _READERS[tensor.type.name][1] == 4
+def kept_bits(tensor: Tensor) -> int | None:
+    """Return how many bits of a value `grouped` keeps, None where it takes no such type."""
+    return _READERS[tensor.type.name][1] if is_grouped(tensor) else None
 
 
 def grouped(name: str, tensor: Tensor) -> GroupedWeight:

@@ -1,12 +1,14 @@
 """The tensors of a GGUF file by their names there, memory-mapped."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from mesh.gguf import GGUFFile, Tensor
 from services.generator.model.checkpoint.gguf import blocks
 from services.generator.model.checkpoint.grouped_weight import GroupedWeight
+from services.generator.model.checkpoint.safetensors import TensorSize
 from services.generator.model.errors import WeightError
 
 # whose query and key rows are ordered for a rotation of neighbours, where ours turns halves
@@ -53,10 +55,12 @@ class GGUFWeights:
         order = self._row_order(name, shape[0])
         return weight if order is None else weight.reordered(order)
 
-    @property
-    def num_parameters(self) -> int:
-        """Elements of all tensors."""
-        return sum(math.prod(each.shape) for each in self._tensors.values())
+    def sizes(self) -> Iterator[TensorSize]:
+        """Yield the size of each tensor; stacks of experts become floats."""
+        for name, tensor in self._tensors.items():
+            dimensions = len(tensor.shape)
+            bits = blocks.kept_bits(tensor) if dimensions == 2 else None
+            yield TensorSize(name, math.prod(tensor.shape), bits, dimensions > 1)
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Return what all tensors take where matrices of four bits stay, others become `dtype`.
@@ -65,7 +69,7 @@ class GGUFWeights:
         """
         return sum(
             len(each.data)
-            if blocks.is_four_bits(each) and len(each.shape) == 2 and name != _EMBEDDING
+            if blocks.kept_bits(each) == 4 and len(each.shape) == 2 and name != _EMBEDDING
             else math.prod(each.shape) * dtype.itemsize
             for name, each in self._tensors.items()
         )

@@ -31,11 +31,12 @@ def read(
     tensors: dict[str, np.ndarray] | None = None,
     general: dict[str, Any] | None = None,
     num_tokens: int = 89,
+    block_type: gguf.GGMLQuantizationType = _Q4_0,
     **changes: Any,
 ) -> ModelConfig:
     """Return the configuration of a file of few tensors; `changes` have `__` for a dot.
 
-    Arrays of bytes are taken for blocks of Q4_0.
+    Arrays of bytes are taken for blocks of `block_type`.
     """
     writer = gguf.GGUFWriter(folder / "model.gguf", architecture)
     changed = {name.replace("__", "."): value for name, value in changes.items()}
@@ -47,7 +48,7 @@ def read(
     if num_tokens:
         writer.add_token_list([f"<{index}>" for index in range(num_tokens)])
     for name, array in (tensors or {}).items():
-        writer.add_tensor(name, array, raw_dtype=_Q4_0 if array.dtype == np.uint8 else None)
+        writer.add_tensor(name, array, raw_dtype=block_type if array.dtype == np.uint8 else None)
     if "token_embd.weight" not in (tensors or {}):
         writer.add_tensor("token_embd.weight", np.zeros((89, 64), np.float32))
     writer.write_header_to_file()
