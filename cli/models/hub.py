@@ -26,6 +26,10 @@ def pull_from_hub(reference: Reference, folder: Path) -> None:
 
     What an earlier pull left there is gone on with.
     """
+    try:
+        huggingface_hub.get_session()  # which reads the settings of proxies
+    except ValueError as error:
+        raise PullError(f"the hub cannot be asked: {error}") from error
     with _refusals(reference):
         commit, files = _files(reference)
         _keep(folder, files)

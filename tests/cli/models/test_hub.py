@@ -141,6 +141,14 @@ def test_a_setting_that_the_library_does_not_take_is_said_in_a_line(tmp_path: Pa
     assert ended.stderr == "infermesh pull: the hub's library cannot be loaded: Invalid IPv6 URL\n"
 
 
+def test_a_proxy_that_is_none_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
+    """One that does not answer, and one that cannot be."""
+    for url, reason in (("http://127.0.0.1:9", "refused"), ("garbage://x", "the hub cannot be")):
+        ended = pull("org/name", hub.url, tmp_path, HTTP_PROXY=url, http_proxy=url)
+        assert ended.returncode == 1 and "Traceback" not in ended.stderr
+        assert reason in ended.stderr.splitlines()[-1]
+
+
 def test_a_disk_that_is_full_is_not_the_hubs_fault(hub: Hub, tmp_path: Path) -> None:
     """Its folder is named; here no file may have more than a part of the model's bytes."""
     ended = pull(
