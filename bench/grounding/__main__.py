@@ -7,7 +7,8 @@ retriever ranks them: with the passage that answers it, and without. Sampled as 
 model's generation config and a seed for each question, without its repetition penalty; the model's
 own wording greedy as well. The wording and the number of passages are chosen together: by the
 questions that end well as served, of those with even numbers; then by right answers of any number.
-Prints a table; writes bench/results/grounding.json, where it keeps other models' figures.
+Prints a table; writes bench/results/grounding.json, where it keeps the figures of other models, and
+those of wordings that an earlier run of the same commit measured.
 """
 
 import argparse
@@ -99,11 +100,15 @@ def main() -> None:
         rows[name] = figures(model.replies(wording, asked, sampling))
         _show(name, rows[name], time.perf_counter() - started_s)
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    entry = {**describe(), "sampling": model.sampling, "own": _wording(own), "wordings": rows}
-    candidates = {name: rows[name] for name in options.wordings}
+    entry = {**describe(), "sampling": model.sampling, "own": _wording(own)}
+    earlier = known.get(model.checkpoint.id, {})
+    if earlier.get("commit") == entry["commit"]:
+        rows = {**earlier["wordings"], **rows}
+    entry["wordings"] = rows
+    candidates = {name: row for name, row in rows.items() if name in WORDINGS}
     if candidates:
         entry["best"] = _best(candidates)
-        print(f"best: {entry['best']}")
+        print(f"best of {len(candidates)}: {entry['best']}")
     known[model.checkpoint.id] = entry
     RESULT.write_text(json.dumps(known, indent=2) + "\n")
     print(f"written to {RESULT}")
