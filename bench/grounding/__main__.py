@@ -7,7 +7,8 @@ retriever ranks them: with the passage that answers it, and without. Sampled as 
 model's generation config and a seed for each question, without its repetition penalty; the model's
 own wording greedy as well. The wording and the number of passages are chosen together: by the
 questions that end well as served, of those with even numbers; then by right answers of any number.
-Prints a table; writes bench/results/grounding.json, where it keeps other models' figures.
+Prints a table; writes bench/results/grounding.json after each wording. Figures of other models stay,
+and so do those of the same commit: a run that was interrupted goes on.
 """
 
 import argparse
@@ -89,35 +90,49 @@ def main() -> None:
     model = Model(locate(options.model, Store(default_folder(os.environ))).path)
     asked = cases()
     own = Wording(Grounding.of(model.checkpoint))
-    rows = {}
+    head = {**describe(), "sampling": model.sampling, "own": _wording(own)}
+    rows = _measured(model.checkpoint.id, head)
     for name, wording, sampling in (
-        *((name, WORDINGS[name], model.sampling) for name in options.wordings),
         (OWN, own, model.sampling),
         (f"{OWN}, greedy", own, {"temperature": 0.0}),
+        *((name, WORDINGS[name], model.sampling) for name in options.wordings),
     ):
-        started_s = time.perf_counter()
-        rows[name] = figures(model.replies(wording, asked, sampling))
-        _show(name, rows[name], time.perf_counter() - started_s)
-    known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    entry = {**describe(), "sampling": model.sampling, "own": _wording(own), "wordings": rows}
-    candidates = {name: rows[name] for name in options.wordings}
-    if candidates:
-        entry["best"] = _best(candidates)
-        print(f"best: {entry['best']}")
-    known[model.checkpoint.id] = entry
-    RESULT.write_text(json.dumps(known, indent=2) + "\n")
-    print(f"written to {RESULT}")
+        if name not in rows:
+            started_s = time.perf_counter()
+            rows[name] = figures(model.replies(wording, asked, sampling))
+            _show(name, rows[name], time.perf_counter() - started_s)
+            _write(model.checkpoint.id, {**head, **_best(rows), "wordings": rows})
+    print(f"{_best(rows)}\nwritten to {RESULT}")
 
 
-def _best(rows: dict[str, Any]) -> dict[str, str]:
+def _known() -> dict[str, Any]:
+    return dict(json.loads(RESULT.read_text())) if RESULT.exists() else {}
+
+
+def _measured(model_id: str, head: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures that a run of this commit has left."""
+    earlier = _known().get(model_id, {})
+    return dict(earlier["wordings"]) if earlier.get("commit") == head["commit"] else {}
+
+
+def _write(model_id: str, entry: dict[str, Any]) -> None:
+    RESULT.write_text(json.dumps(_known() | {model_id: entry}, indent=2) + "\n")
+
+
+def _best(rows: dict[str, Any]) -> dict[str, Any]:
+    """Return the wording and the number of passages that the rule chooses."""
+
     def score(choice: tuple[str, str]) -> tuple[int, int]:
         name, count = choice
         counts = rows[name]["chosen on"]
         return counts[count]["served"], sum(each["right"] for each in counts.values())
 
-    choices = [(name, f"{count} passages") for name in rows for count in NUM_PASSAGES]
+    names = [name for name in rows if name in WORDINGS]
+    choices = [(name, f"{count} passages") for name in names for count in NUM_PASSAGES]
+    if not choices:
+        return {}
     name, count = max(choices, key=score)
-    return {"wording": name, "passages": count}
+    return {"best": {"wording": name, "passages": count}}
 
 
 def _wording(wording: Wording) -> dict[str, str]:

@@ -17,6 +17,7 @@ DOCUMENTS = sorted(
 # Files that the documents name and the repository does not hold.
 ELSEWHERE = {
     "config.json": "part of a checkpoint",
+    "grounding.json": "in a model's folder",
     "generation_config.json": "part of a checkpoint",
     "FILE.csv": "a reader's file",
     "azure_2023_conv.csv": "a public trace, fetched by hand",
