@@ -53,7 +53,7 @@ class GeneratorSettings(Settings):
     )
     cpu_level: str = Field(
         "",
-        pattern="^(|torch|avx2|avx512|avx512_vnni|avx512_bf16|amx|neon)$",
+        pattern="^(|torch|avx2|avx512|avx512_vnni|avx512_bf16|amx|neon|neon_dotprod)$",
         description="instructions that kernels may use; default: all that the processor has",
     )
     speculative_tokens: int = Field(

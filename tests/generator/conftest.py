@@ -1,6 +1,8 @@
 """One tiny checkpoint for all tests of this folder, and requests without an engine."""
 
+import atexit
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,12 +13,19 @@ from services.generator.backend.cpu.native import levels
 from services.generator.engine.kv.prefix_cache import root_hash
 from services.generator.engine.request import Request
 from services.generator.engine.sampling_params import SamplingParams
+from tests.generator.backend.cpu.native import aarch64
 from tests.generator.tiny import write_checkpoint
 
 CPU_LEVEL = "INFERMESH_GENERATOR_CPU_LEVEL"
 # as `make test-levels` sets it, like what holds libraries down
 if CPU_LEVEL in os.environ:
     levels.use(os.environ[CPU_LEVEL])
+# as `make test-aarch64` sets it: all modules after this one find that processor's kernels
+if os.environ.get("TEST_PROCESSOR") == "aarch64":
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    emulator = aarch64.Emulator(pytest.MonkeyPatch(), Path(folder.name))
+    atexit.register(emulator.close)
 
 
 @pytest.fixture(scope="session")

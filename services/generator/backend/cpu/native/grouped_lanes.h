@@ -3,6 +3,9 @@
 #pragma once
 
 #include "grouped_weight.h"
+#ifndef __AVX2__
+#include "neon_bytes.h"
+#endif
 
 namespace {
 
@@ -69,8 +72,6 @@ inline Bytes odd_bytes(Bytes x) { return _mm256_srai_epi16(x, 8); }
 
 #endif
 
-#ifdef __AVX2__
-
 inline Bytes spread_four(const char* x) {
     int32_t four;
     std::memcpy(&four, x, sizeof four);
@@ -88,11 +89,14 @@ inline void unpack(const char* data, Bytes (&steps)[COUNT]) {
     }
 }
 
-#endif
+#if defined(__AVX512VNNI__) || !defined(__AVX2__)
 
-#if defined(__AVX512VNNI__)
-
+#ifdef __AVX512VNNI__
 constexpr int BYTE_ZERO = 128;  // bytes are unsigned in memory
+inline Bytes dot(Bytes sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+#else
+constexpr int BYTE_ZERO = 0;
+#endif
 constexpr bool TAKES_PAIRS = false;
 
 template <int BITS, int PARTS>
@@ -111,7 +115,7 @@ struct Values {
         Bytes sum = spread_integer(correction);
 #pragma GCC unroll 8
         for (int s = 0; s < STEPS / PARTS; ++s)
-            sum = _mm512_dpbusd_epi32(sum, steps[s], spread_four(x + s * STEP));
+            sum = ::dot(sum, steps[s], spread_four(x + s * STEP));
         return floats(sum);
     }
 };
@@ -161,42 +165,6 @@ struct Values<8, 2> {
     }
 };
 
-#else
-
-constexpr int WIDTH = LANES;
-constexpr int BYTE_ZERO = 0;
-constexpr bool TAKES_PAIRS = false;
-typedef Vector Floats;
-
-inline Floats fused(Floats a, Floats b, Floats c) { return multiply_add(a, b, c); }
-inline Floats spread(float x) { return all(x); }
-template <typename T>
-inline Floats get(const T* x) { return load(x); }
-inline void put(float* x, Floats value) { store(value, x); }
-
-template <int BITS, int PARTS>
-struct Values {
-    const char* data;
-
-    explicit Values(const char* data) : data(data) {}
-
-    Floats dot(const char* x, int32_t correction) const {
-        Floats out;
-        for (int lane = 0; lane < WIDTH; ++lane) {
-            int32_t sum = correction;
-            for (int i = 0; i < INPUTS / PARTS; ++i) {
-                const int s = i / STEP, place = lane * STEP + i % STEP;
-                const char byte = data[(BITS == 8 ? s : s / 2) * PANEL * STEP + place];
-                const int32_t value = BITS == 8 ? static_cast<signed char>(byte)
-                                                : (s % 2 ? byte >> 4 : byte) & 15;
-                sum += value * static_cast<signed char>(x[i]);
-            }
-            out[lane] = static_cast<float>(sum);
-        }
-        return out;
-    }
-};
-
 #endif
 
 constexpr int VECTORS = PANEL / WIDTH;
@@ -222,6 +190,8 @@ inline Bytes shifted_left(Bytes x, int count) {
 #endif
 }
 
+#endif
+
 template <int BITS>
 inline void widen_values(const char* data, int steps, int zero, float* out) {
     const Floats low = spread(static_cast<float>(zero));
@@ -238,21 +208,5 @@ inline void widen_values(const char* data, int steps, int zero, float* out) {
             }
         }
 }
-
-#else
-
-template <int BITS>
-inline void widen_values(const char* data, int steps, int zero, float* out) {
-    for (int i = 0; i < steps * STEP; ++i)
-        for (int lane = 0; lane < PANEL; ++lane) {
-            const int s = i / STEP;
-            const char byte = data[(BITS == 8 ? s : s / 2) * PANEL * STEP + lane * STEP + i % STEP];
-            const int half = (s % 2 ? byte >> 4 : byte) & 15;
-            out[i * PANEL + lane] =
-                static_cast<float>(BITS == 8 ? static_cast<signed char>(byte) : half - zero);
-        }
-}
-
-#endif
 
 }  // namespace

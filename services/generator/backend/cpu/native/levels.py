@@ -54,6 +54,10 @@ LEVELS = (
         multiplies_bf16=True,
     ),
     Level("neon", "aarch64", frozenset({"asimd"}), ("-march=armv8-a",), "generic"),
+    Level(
+        *("neon_dotprod", "aarch64", frozenset({"asimd", "asimddp"})),
+        *(("-march=armv8.2-a+dotprod",), "generic+v8_2a+dotprod"),
+    ),
 )
 NAMES = (TORCH, *(level.name for level in LEVELS))
 _MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}

@@ -56,6 +56,8 @@ inline void look_again(int& looks) {
     if (++looks < PATIENCE) {
 #ifdef __SSE2__
         _mm_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
 #endif
     } else {
         looks = 0;

@@ -10,6 +10,8 @@
 
 #ifdef __AVX__
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -83,32 +85,22 @@ inline Vector load(const float* x) {
 }
 
 inline Vector load(const bfloat16* x) {
+#ifdef __AVX__
     Vector out;
     for (int i = 0; i < LANES; ++i) out[i] = widen(x[i]);
     return out;
+#else
+    return (Vector)vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(x)), 16);
+#endif
 }
 
-// Of a processor without such an instruction, exact too: subnormals come by way of a float32 product.
 inline Vector load(const float16* x) {
 #if defined(__AVX512F__)
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
-#elif defined(__F16C__)
+#elif defined(__AVX__)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 #else
-    Vector out;
-    for (int i = 0; i < LANES; ++i) {
-        const uint32_t magnitude = (x[i].bits & 0x7fffu) << 13, sign = (x[i].bits & 0x8000u) << 16;
-        uint32_t bits = magnitude;
-        if (magnitude >= 0x0f800000) bits |= 0x7f800000;  // infinity and NaN
-        float value;
-        std::memcpy(&value, &bits, sizeof value);
-        if (magnitude < 0x0f800000) value *= 5.192296858534828e33f;  // 2^112, between the biases
-        std::memcpy(&bits, &value, sizeof bits);
-        bits |= sign;
-        std::memcpy(&value, &bits, sizeof value);
-        out[i] = value;
-    }
-    return out;
+    return (Vector)vcvt_f32_f16(vld1_f16(reinterpret_cast<const float16_t*>(x)));
 #endif
 }
 
@@ -153,11 +145,10 @@ inline const Words& at(const Word* x) { return *reinterpret_cast<const Words*>(x
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
 #ifdef __AVX512F__
     return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
+#elif defined(__AVX__)
     return _mm256_fmadd_ps(a, b, c);
 #else
-    for (int i = 0; i < LANES; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return c;
+    return (Vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #endif
 }
 
@@ -166,7 +157,7 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 __attribute__((always_inline)) inline void accumulate(Vector& c, Vector a, Vector b) {
 #ifdef __AVX512F__
     asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
-#elif defined(__FMA__)
+#elif defined(__AVX__)
     asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
 #else
     c = multiply_add(a, b, c);
