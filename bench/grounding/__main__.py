@@ -7,8 +7,8 @@ retriever ranks them: with the passage that answers it, and without. Sampled as 
 model's generation config and a seed for each question, without its repetition penalty; the model's
 own wording greedy as well. The wording and the number of passages are chosen together: by the
 questions that end well as served, of those with even numbers; then by right answers of any number.
-Prints a table; writes bench/results/grounding.json after each wording. Figures of other models
-stay, and so do those of the same commit: a run that was interrupted goes on.
+Prints a table; writes bench/results/grounding.json after each wording. Other models stay there,
+and so do those of the same commit: a run that was interrupted goes on.
 """
 
 import argparse
