@@ -113,5 +113,5 @@ DEFAULT = Grounding(
         "Answer from the passages and cite them as [n]."
     ),
     answer_start="[",
-    empty_start="The passages do not say",
+    empty_start="The passages do not say.",
 )
