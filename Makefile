@@ -57,10 +57,19 @@ test: setup  ## run the tests but the slow ones; ARGS="tests/cache -k lookup"
 test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) -m "not slow" tests/generator $(ARGS)
 
+.PHONY: test-aarch64
+test-aarch64: setup  ## run the tests of CPU kernels on an emulated ARM processor
+	@if command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null; then \
+	  TEST_PROCESSOR=aarch64 $(PYTEST) tests/generator/backend/cpu $(ARGS); \
+	else \
+	  echo "test-aarch64: skipped, needs aarch64-linux-gnu-g++ and qemu-aarch64" \
+	    "(Debian: g++-aarch64-linux-gnu qemu-user)"; \
+	fi
+
 .PHONY: test-all
-test-all: setup  ## run all tests, at both levels, and the long schedules: before a release
+test-all: setup  ## run all tests, at all levels and on ARM, and the long schedules: before a release
 	$(PYTEST)
-	$(MAKE) --no-print-directory test-levels schedules
+	$(MAKE) --no-print-directory test-levels test-aarch64 schedules
 
 .PHONY: check
 check: setup  ## lint, format, types, layers, fresh generated code
