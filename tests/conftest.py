@@ -25,7 +25,7 @@ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
 # what libraries and our own compiler take for the processor, where it is not asked
 LEVELS = (
     *("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
-    *("INFERMESH_GENERATOR_CPU_LEVEL", "CXX"),
+    *("INFERMESH_GENERATOR_CPU_LEVEL", "CXX", "TEST_PROCESSOR"),
 )
 
 
