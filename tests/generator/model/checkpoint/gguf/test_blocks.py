@@ -56,7 +56,7 @@ def test_groups_mean_what_the_file_does(kind: str) -> None:
     assert blocks.is_grouped(tensor)
     assert np.array_equal(weight.dequantized(torch.float32).numpy(), expected)
     assert weight.bits == (4 if kind.startswith("Q4") else 8)
-    assert blocks.is_four_bits(tensor) == (weight.bits == 4)
+    assert blocks.kept_bits(tensor) == weight.bits
     if weight.bits == 4:
         assert int(weight.values.max()) - int(weight.values.min()) < 16
 
