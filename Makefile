@@ -65,12 +65,12 @@ test-levels: setup  ## run the engine's tests as on a processor with AVX2 alone;
 LIST_LEVELS := from services.generator.backend.cpu.native import levels; \
   print(levels.TORCH, *(each.name for each in levels.available()))
 
-.PHONY: test-aarch64
-test-aarch64: setup  ## run the tests of CPU kernels on an emulated ARM processor
+.PHONY: test-arm
+test-arm: setup  ## run the tests of CPU kernels on an emulated ARM processor
 	@if command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null; then \
 	  TEST_PROCESSOR=aarch64 $(PYTEST) tests/generator/backend/cpu $(ARGS); \
 	else \
-	  echo "test-aarch64: skipped, needs aarch64-linux-gnu-g++ and qemu-aarch64" \
+	  echo "test-arm: skipped, needs aarch64-linux-gnu-g++ and qemu-aarch64" \
 	    "(Debian: g++-aarch64-linux-gnu qemu-user)"; \
 	fi
 
@@ -78,7 +78,7 @@ test-aarch64: setup  ## run the tests of CPU kernels on an emulated ARM processo
 test-all: setup  ## run all tests, at all levels and on ARM, and the long schedules: before a release
 	$(PYTEST) -m "not models"
 	$(MAKE) --no-print-directory test-levels LEVELS=all
-	$(MAKE) --no-print-directory test-aarch64 schedules
+	$(MAKE) --no-print-directory test-arm schedules
 
 # one process: each loads a model of its own
 .PHONY: test-models

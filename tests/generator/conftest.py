@@ -20,7 +20,7 @@ CPU_LEVEL = "INFERMESH_GENERATOR_CPU_LEVEL"
 # as `make test-levels` sets it, like what holds libraries down
 if CPU_LEVEL in os.environ:
     levels.use(os.environ[CPU_LEVEL])
-# as `make test-aarch64` sets it: all modules after this one find that processor's kernels
+# as `make test-arm` sets it: all modules after this one find that processor's kernels
 if os.environ.get("TEST_PROCESSOR") == "aarch64":
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)

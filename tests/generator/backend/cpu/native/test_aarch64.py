@@ -1,6 +1,6 @@
 """Kernels of ARM's levels: clean to compile, and of this processor's bits where that is promised.
 
-`make test-aarch64` runs all other tests of CPU kernels on an emulated processor.
+`make test-arm` runs all other tests of CPU kernels on an emulated processor.
 """
 
 import os
